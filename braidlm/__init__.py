@@ -1,0 +1,1 @@
+"""BraidLM: declare, cost, train, test and compare hybrid state-space/attention models."""
