@@ -1,0 +1,147 @@
+"""Pure functions that give patterns: how many layers of each kind, and where.
+
+Each helper returns a pattern string for `Spec.parse`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+from braidlm.errors import InputError
+
+Placement = Literal["front", "middle", "even", "end"]
+
+
+def even_spread(
+    n_layers: int,
+    attention_ratio: float,
+    mlp_ratio: float = 0.0,
+    *,
+    symbols: tuple[str, str, str] = ("M", "*", "-"),
+) -> str:
+    """Spread attention evenly, starting and ending with the SSM, then spread MLPs over what is left.
+
+    Gives Megatron's own strings, e.g. ``(56, .08, .5)`` is the NVIDIA 8B hybrid.
+
+    Args:
+        n_layers: number of sublayers.
+        attention_ratio: share of attention sublayers, 0 to 1.
+        mlp_ratio: share of MLP sublayers, 0 to 1; together at most 1.
+        symbols: letters of SSM, attention and MLP.
+
+    Raises:
+        InputError: for ratios outside these bounds.
+
+    Source: Waleffe et al. 2024 (arXiv 2406.07887); Megatron-LM's hybrid layer allocation.
+    """
+    if n_layers < 1:
+        raise InputError(f"n_layers = {n_layers}: at least 1 is needed")
+    if min(attention_ratio, mlp_ratio) < 0 or attention_ratio + mlp_ratio > 1:
+        raise InputError(
+            f"attention_ratio = {attention_ratio}, mlp_ratio = {mlp_ratio}: "
+            "both must be at least 0 and together at most 1"
+        )
+    ssm, attention, mlp = symbols
+    n_attention = round(n_layers * attention_ratio)
+    n_mlp = round(n_layers * mlp_ratio)
+    n_ssm = n_layers - n_attention
+    layers = _spread([ssm] * n_layers, ssm, attention, n_ssm / (n_attention + 1))
+    if n_mlp > 0:
+        layers = _spread(layers, ssm, mlp, (n_ssm - n_mlp) / n_mlp)
+    return "".join(layers)
+
+
+def _spread(layers: list[str], old: str, new: str, gap: float) -> list[str]:
+    """Replace every `old` at which `gap` of them have been passed since the last `new`."""
+    out, left = [], gap
+    for layer in layers:
+        if layer == old and left < 0.5:
+            out.append(new)
+            left += gap
+        else:
+            out.append(layer)
+            left -= layer == old
+    return out
+
+
+def attention_positions(n_layers: int, n_attention: int, placement: Placement) -> tuple[int, ...]:
+    """Return the 0-based layers that hold attention among `n_layers` mixers.
+
+    - ``front``: the first layer, then spread evenly (the placement that costs quality);
+    - ``middle``: spread evenly, away from both ends;
+    - ``even``: the last layer of each of `n_attention` equal runs, as in Jamba and Qwen3-Next;
+    - ``end``: spread evenly so that the last layer is attention and the first is not.
+
+    Raises:
+        InputError: if there are more attention layers than layers.
+
+    Source: Bae et al. 2025 (arXiv 2510.04800), section on placement.
+    """
+    if not 0 <= n_attention <= n_layers:
+        raise InputError(f"n_attention = {n_attention}: must be between 0 and n_layers = {n_layers}")
+    if placement == "front":
+        return tuple(i * n_layers // n_attention for i in range(n_attention))
+    if placement == "middle":
+        return tuple((2 * i + 1) * n_layers // (2 * n_attention) for i in range(n_attention))
+    if placement == "even":
+        return tuple((i + 1) * n_layers // n_attention - 1 for i in range(n_attention))
+    if placement == "end":
+        return tuple(
+            n_layers - 1 - (n_attention - 1 - i) * n_layers // n_attention
+            for i in range(n_attention)
+        )
+    raise InputError(f"placement = {placement!r}: allowed are front, middle, even, end")
+
+
+def interleave(
+    n_layers: int,
+    n_attention: int,
+    placement: Placement = "middle",
+    *,
+    ssm: str = "M",
+    attention: str = "*",
+    mlp: str = "-",
+) -> str:
+    """Return ``n_layers`` mixers, `n_attention` of them attention, each followed by an MLP.
+
+    Args:
+        mlp: the letter after each mixer; empty for none.
+
+    Source: Bae et al. 2025 (arXiv 2510.04800): "inter" hybrids.
+    """
+    return at_layers(
+        n_layers,
+        attention_positions(n_layers, n_attention, placement),
+        special=attention,
+        other=ssm,
+        mlp=mlp,
+    )
+
+
+def parallel(
+    n_layers: int, layers: Sequence[int] | None = None, *, branches: str = "M*", mlp: str = "-"
+) -> str:
+    """Return `n_layers` mixers that are parallel sublayers at `layers` (everywhere if None).
+
+    The first of `branches` stands alone at the other layers.
+
+    Source: Bae et al. 2025 (arXiv 2510.04800): "intra" hybrids; Falcon-H1 and Hymba: everywhere.
+    """
+    chosen = range(n_layers) if layers is None else layers
+    return at_layers(n_layers, chosen, special="{" + branches + "}", other=branches[0], mlp=mlp)
+
+
+def at_layers(
+    n_layers: int, layers: Sequence[int], *, special: str, other: str = "M", mlp: str = "-"
+) -> str:
+    """Return `n_layers` mixers: `special` at the 0-based `layers`, `other` elsewhere.
+
+    Raises:
+        InputError: if a layer is not between 0 and ``n_layers - 1``.
+    """
+    for layer in layers:
+        if not 0 <= layer < n_layers:
+            raise InputError(f"layer {layer}: must be between 0 and {n_layers - 1}")
+    chosen = set(layers)
+    return "".join((special if i in chosen else other) + mlp for i in range(n_layers))

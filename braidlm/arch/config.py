@@ -1,0 +1,75 @@
+"""The base of every declaration: frozen, typed, and clear about what is wrong."""
+
+from __future__ import annotations
+
+import difflib
+from typing import Any, Self
+
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+
+from braidlm.errors import InputError
+
+
+def nearest(word: str, allowed: list[str]) -> str:
+    """Return ``" (did you mean 'x'?)"`` for the allowed name closest to `word`, or an empty string."""
+    close = difflib.get_close_matches(word, allowed, n=1, cutoff=0.5)
+    return f" (did you mean '{close[0]}'?)" if close else ""
+
+
+class Config(BaseModel):
+    """A frozen record whose unknown keys are refused and whose values are never coerced.
+
+    Calling the class validates too, with pydantic's own ValidationError (a ValueError).
+    """
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True
+    )
+
+    @classmethod
+    def of(cls, data: Any, where: str = "") -> Self:
+        """Validate plain data, as read from TOML or JSON.
+
+        Args:
+            data: a dict of fields.
+            where: path of the data in its file, put before the field's name in messages.
+
+        Raises:
+            InputError: naming the first wrong field, its value, and what is allowed.
+        """
+        try:
+            return cls.model_validate(data)
+        except ValidationError as error:
+            raise InputError(sentence(error, where)) from None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known_keys_and_tuples(cls, data: Any) -> Any:
+        """Name the nearest field for an unknown one; read a list as the tuple it stands for."""
+        if not isinstance(data, dict):
+            return data
+        allowed = list(cls.model_fields)
+        for key in data:
+            if key not in cls.model_fields:
+                raise ValueError(
+                    f"unknown field '{key}'{nearest(str(key), allowed)}; allowed: {', '.join(allowed)}"
+                )
+        return {k: _tuples(v) for k, v in data.items()}
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(_tuples(v) for v in value) if isinstance(value, list) else value
+
+
+def sentence(error: ValidationError, where: str = "") -> str:
+    """Turn pydantic's report into one sentence: path, value, what is allowed."""
+    first = error.errors()[0]
+    path = ".".join(str(p) for p in (*filter(None, [where]), *first["loc"]))
+    message = first["msg"].removeprefix("Value error, ")
+    more = error.error_count() - 1
+    tail = f" (and {more} more)" if more else ""
+    if first["type"] == "missing":
+        return f"{path}: this field is required{tail}"
+    if first["type"] == "value_error":
+        return f"{path}: {message}{tail}" if path else f"{message}{tail}"
+    return f"{path} = {first['input']!r}: {message[0].lower()}{message[1:]}{tail}"

@@ -1,0 +1,107 @@
+"""The one table of defaults: what a letter means and what a short declaration leaves out.
+
+`fill` turns a short declaration of a mixer into a complete one; nothing else in the package
+guesses a size. `braid describe --defaults` prints the table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from braidlm.errors import InputError
+
+LETTERS: dict[str, str] = {"M": "mamba2", "*": "attention", "-": "mlp"}
+"""Letters that need no declaration, and the kind of mixer each stands for."""
+
+REFUSED: dict[str, str] = {
+    "D": "Megatron's sparse attention, which this package does not have",
+}
+"""Letters of other systems that must not be taken for something else."""
+
+D_MODEL = 512
+VOCAB_SIZE = 32_000
+
+TABLE: tuple[tuple[str, str, str], ...] = (
+    ("spec", "d_model", "512"),
+    ("spec", "vocab_size", "32000"),
+    ("spec", "init_std", "d_model ** -0.5"),
+    ("attention", "head_dim", "min(64, d_model)"),
+    ("attention", "n_heads", "d_model / head_dim"),
+    ("attention", "n_kv_heads", "n_heads"),
+    ("attention", "v_head_dim", "head_dim"),
+    ("mlp", "d_ff", "8/3 d_model, up to a multiple of 64, if gated; else 4 d_model"),
+    ("mamba2", "expand", "2 (inner width / d_model)"),
+    ("mamba2", "head_dim", "min(64, inner width)"),
+    ("mamba2", "n_heads", "expand * d_model / head_dim"),
+    ("cross_attention", "n_heads, n_kv_heads, head_dim", "those of the attention branch"),
+)
+"""Rows (what, field, default) of the sizes that depend on others; fixed defaults are in the schema."""
+
+Fields = dict[str, Any]
+
+
+def fill(fields: Fields, d_model: int, where: str) -> Fields:
+    """Complete one mixer's declaration.
+
+    Args:
+        fields: what was declared, with `kind`.
+        d_model: width of the residual stream.
+        where: path of the declaration, for messages.
+
+    Returns:
+        A new dict in which every size is given.
+
+    Raises:
+        InputError: if a size is not a whole number or was given twice.
+    """
+    filler = _FILLERS.get(fields.get("kind", ""))
+    return dict(fields) if filler is None else filler(dict(fields), d_model, where)
+
+
+def fill_cross_attention(cross: Fields, attention: Fields) -> Fields:
+    """Complete a cross attention with the shape of the attention branch."""
+    shape = {k: attention[k] for k in ("n_heads", "n_kv_heads", "head_dim") if k in attention}
+    return {**shape, **cross}
+
+
+def _attention(fields: Fields, d_model: int, where: str) -> Fields:
+    head_dim = fields.setdefault("head_dim", min(64, d_model))
+    fields.setdefault("n_heads", _whole(d_model, head_dim, f"{where}.head_dim", "d_model"))
+    fields.setdefault("n_kv_heads", fields["n_heads"])
+    fields.setdefault("v_head_dim", head_dim)
+    return fields
+
+
+def _mlp(fields: Fields, d_model: int, where: str) -> Fields:
+    gated = fields.get("gated", True)
+    fields.setdefault("d_ff", -(-8 * d_model // (3 * 64)) * 64 if gated else 4 * d_model)
+    return fields
+
+
+def _mamba2(fields: Fields, d_model: int, where: str) -> Fields:
+    if "expand" in fields and "n_heads" in fields:
+        raise InputError(f"{where}: give either expand or n_heads, not both")
+    expand = fields.pop("expand", 2)
+    if not isinstance(expand, int | float) or expand <= 0:
+        raise InputError(f"{where}.expand = {expand!r}: must be a number greater than 0")
+    inner = expand * d_model
+    head_dim = fields.setdefault("head_dim", min(64, int(inner)))
+    fields.setdefault("n_heads", _whole(inner, head_dim, f"{where}.head_dim", "expand * d_model"))
+    return fields
+
+
+def _whole(total: Any, part: Any, field: str, name: str) -> int:
+    """Divide, refusing a remainder."""
+    if not isinstance(part, int) or part < 1:
+        raise InputError(f"{field} = {part!r}: must be a whole number of at least 1")
+    if total % part:
+        raise InputError(f"{field} = {part}: must divide {name} = {total:g}, or give n_heads")
+    return int(total // part)
+
+
+_FILLERS: dict[str, Callable[[Fields, int, str], Fields]] = {
+    "attention": _attention,
+    "mlp": _mlp,
+    "mamba2": _mamba2,
+}

@@ -1,0 +1,194 @@
+"""Declarations of everything around a model: data, training and tasks."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from braidlm.arch.config import Config
+
+
+class TextSource(Config):
+    """Documents of text, tokenised once into shards."""
+
+    kind: Literal["text"] = "text"
+    """The source's kind."""
+    name: str = "text"
+    """Name in metrics and results."""
+    path: str
+    """A file or folder (.txt, .jsonl, also .gz and .xz), or "python-docs", which every machine has."""
+    field: str = "text"
+    """Key of the text in a .jsonl record."""
+    weight: float = Field(default=1.0, gt=0)
+    """Share of rows, relative to the other sources."""
+
+
+class MQARSource(Config):
+    """Multi-query associative recall as training data.
+
+    Source: Arora et al. 2023 (arXiv 2312.04927), zoology's generator.
+    """
+
+    kind: Literal["mqar"] = "mqar"
+    """The source's kind."""
+    name: str = "mqar"
+    """Name in metrics and results."""
+    weight: float = Field(default=1.0, gt=0)
+    """Share of rows, relative to the other sources."""
+    vocab_size: int = Field(default=64, gt=3)
+    """Symbols: the lower half are keys, the upper half values."""
+    token_offset: int = Field(default=0, ge=0)
+    """Id of the first symbol in the model's vocabulary."""
+    n_pairs: tuple[int, ...] = (8,)
+    """Key-value pairs of an item; drawn evenly from these."""
+    length: int = Field(default=64, gt=3)
+    """Tokens of an item."""
+    alpha: float = Field(default=0.01, gt=0)
+    """Exponent of the gap's distribution p(g) ~ alpha g^(alpha - 1): small favours near repeats."""
+    num_passes: int = Field(default=1, gt=0)
+    """How often the list of pairs is shown."""
+    random_non_queries: bool = True
+    """Whether positions without a query hold random symbols instead of one filler."""
+
+    @model_validator(mode="after")
+    def _pairs_fit(self) -> Self:
+        half = self.vocab_size // 2
+        for n in self.n_pairs:
+            if not 1 <= n <= half - 1:
+                raise ValueError(
+                    f"n_pairs = {n}: must be between 1 and {half - 1} (vocab_size / 2 - 1)"
+                )
+            if 2 * n * self.num_passes + 2 * n > self.length:
+                raise ValueError(
+                    f"length = {self.length}: must be at least "
+                    f"{2 * n * self.num_passes + 2 * n} for {n} pairs"
+                )
+        return self
+
+
+AnySource = Annotated[TextSource | MQARSource, Field(discriminator="kind")]
+
+
+class DataConfig(Config):
+    """What a model is trained on."""
+
+    tokenizer: str = "bytes"
+    """"bytes" (built in), or the path of a `tokenizers` JSON file."""
+    seq_len: int = Field(default=256, gt=1)
+    """Tokens of one training row."""
+    sources: tuple[AnySource, ...] = Field(min_length=1)
+    """The mixture."""
+    held_out: float = Field(default=0.02, ge=0, lt=1)
+    """Share of each text source's documents that are kept for evaluation, chosen by their hash."""
+    cache_dir: str = "data"
+    """Folder of tokenised shards."""
+
+    @model_validator(mode="after")
+    def _names_differ(self) -> Self:
+        names = [s.name for s in self.sources]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"sources: the name '{name}' is used twice; names must differ")
+        for source in self.sources:
+            if isinstance(source, MQARSource) and source.length > self.seq_len:
+                raise ValueError(
+                    f"source '{source.name}': length = {source.length} is longer than "
+                    f"seq_len = {self.seq_len}"
+                )
+        return self
+
+
+class TrainConfig(Config):
+    """How a model is trained."""
+
+    steps: int = Field(default=1000, gt=0)
+    """Optimizer steps."""
+    batch_size: int = Field(default=16, gt=0)
+    """Rows per optimizer step."""
+    micro_batch_size: int = Field(default=0, ge=0)
+    """Rows per forward pass; 0 is the whole batch. It must divide batch_size."""
+    lr: float = Field(default=1e-3, gt=0)
+    """Peak learning rate."""
+    schedule: Literal["cosine", "trapezoid"] = "cosine"
+    """cosine: to min_lr_ratio; trapezoid (WSD): stable, then down over decay_fraction."""
+    warmup_steps: int = Field(default=0, ge=0)
+    """Steps of linear warm-up; a run shorter than this never leaves it."""
+    min_lr_ratio: float = Field(default=0.1, ge=0, le=1)
+    """Last learning rate of the main phase, as a share of `lr`."""
+    decay_fraction: float = Field(default=0.2, ge=0, le=1)
+    """trapezoid: share of the steps that cool down."""
+    anneal_fraction: float = Field(default=0.0, ge=0, lt=1)
+    """Share of the steps that make a last linear phase after the schedule."""
+    anneal_lr_ratio: float = Field(default=0.0, ge=0, le=1)
+    """Learning rate at the end of that phase, as a share of `lr`."""
+    weight_decay: float = Field(default=0.1, ge=0)
+    """Decoupled weight decay of matrices; norms, biases, A_log, D and dt_bias have none."""
+    beta1: float = Field(default=0.9, ge=0, lt=1)
+    """AdamW's first decay."""
+    beta2: float = Field(default=0.95, ge=0, lt=1)
+    """AdamW's second decay."""
+    adam_eps: float = Field(default=1e-8, gt=0)
+    """AdamW's epsilon."""
+    grad_clip: float = Field(default=1.0, ge=0)
+    """Largest gradient norm; 0 is no limit."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """auto: bf16 autocast where the hardware multiplies it, else fp32; what ran is recorded."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto: the GPU if there is one."""
+    deterministic: bool = False
+    """Whether torch must use deterministic algorithms."""
+    threads: int = Field(default=0, ge=0)
+    """CPU threads; 0 is torch's own choice."""
+    log_every: int = Field(default=10, gt=0)
+    """Steps between rows of metrics.jsonl."""
+    checkpoint_every: int = Field(default=500, gt=0)
+    """Steps between checkpoints; the last step always has one."""
+    keep_checkpoints: int = Field(default=2, gt=0)
+    """Newest checkpoints that are kept."""
+
+    @model_validator(mode="after")
+    def _parts_fit(self) -> Self:
+        if self.micro_batch_size and self.batch_size % self.micro_batch_size:
+            raise ValueError(
+                f"micro_batch_size = {self.micro_batch_size}: must divide "
+                f"batch_size = {self.batch_size}"
+            )
+        return self
+
+
+class LMTask(Config):
+    """Language modelling on held-out documents."""
+
+    kind: Literal["lm"] = "lm"
+    """The task's kind."""
+    name: str = "held-out"
+    """Name of the result."""
+    source: str = "text"
+    """Name of the text source whose held-out documents are read."""
+    n_documents: int = Field(default=100, gt=0)
+    """Documents at most."""
+    seq_len: int = Field(default=256, gt=1)
+    """Longest context; a longer document is cut into pieces that are scored apart."""
+    bins: int = Field(default=8, gt=0)
+    """Bins of the loss by position."""
+
+
+class MQARTask(Config):
+    """Recall of values by their keys, exactly and by degrees."""
+
+    kind: Literal["mqar"] = "mqar"
+    """The task's kind."""
+    name: str = "recall"
+    """Name of the result."""
+    source: str = "mqar"
+    """Name of the MQAR source whose distribution is tested, on other items."""
+    n_pairs: tuple[int, ...] = ()
+    """Pairs to test; empty: those of the source."""
+    length: int = Field(default=0, ge=0)
+    """Tokens of an item; 0: that of the source."""
+    n_items: int = Field(default=200, gt=0)
+    """Items per number of pairs."""
+
+
+AnyTask = Annotated[LMTask | MQARTask, Field(discriminator="kind")]

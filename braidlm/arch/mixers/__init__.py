@@ -1,0 +1,29 @@
+"""Declarations of the mixers, one file each, and the union that a spec chooses from."""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from braidlm.arch.mixers.attention import AttentionConfig, RopeScaling
+from braidlm.arch.mixers.base import MixerConfig
+from braidlm.arch.mixers.mamba2 import Mamba2Config
+from braidlm.arch.mixers.mlp import MLPConfig
+
+KINDS: dict[str, type[MixerConfig]] = {
+    "attention": AttentionConfig,
+    "mamba2": Mamba2Config,
+    "mlp": MLPConfig,
+}
+"""Every kind of mixer by name."""
+
+AnyMixer = Annotated[AttentionConfig | Mamba2Config | MLPConfig, Field(discriminator="kind")]
+
+__all__ = [
+    "KINDS",
+    "AnyMixer",
+    "AttentionConfig",
+    "MLPConfig",
+    "Mamba2Config",
+    "MixerConfig",
+    "RopeScaling",
+]

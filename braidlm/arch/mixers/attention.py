@@ -1,0 +1,115 @@
+"""Declaration of causal softmax attention with grouped key/value heads."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal, Self
+
+from pydantic import Field, model_validator
+
+from braidlm.arch.config import Config
+from braidlm.arch.mixers.base import MixerConfig, Role, causal_attention_flops, matmul_flops
+
+
+class RopeScaling(Config):
+    """How rotary frequencies are stretched beyond the trained length."""
+
+    kind: Literal["linear", "llama3"] = "linear"
+    """linear divides all frequencies by `factor`; llama3 only the low ones, smoothly."""
+    factor: float = Field(gt=0)
+    """Stretch, e.g. 32 for Llama 3.2."""
+    low_freq_factor: float = Field(default=1.0, gt=0)
+    """llama3: wavelengths longer than original_length / this are divided by `factor`."""
+    high_freq_factor: float = Field(default=4.0, gt=0)
+    """llama3: wavelengths shorter than original_length / this stay as they are."""
+    original_length: int = Field(default=8192, gt=0)
+    """llama3: tokens of context of the original training."""
+
+    @model_validator(mode="after")
+    def _bands_are_ordered(self) -> Self:
+        if self.high_freq_factor <= self.low_freq_factor:
+            raise ValueError(
+                f"high_freq_factor = {self.high_freq_factor}: must be greater than "
+                f"low_freq_factor = {self.low_freq_factor}"
+            )
+        return self
+
+
+class AttentionConfig(MixerConfig):
+    """Causal attention: u = softmax(q k^T * scale) v, heads concatenated."""
+
+    role: ClassVar[Role] = "attention"
+    kind: Literal["attention"] = "attention"
+    """The mixer's name."""
+    n_heads: int = Field(gt=0)
+    """Query heads. Default: d_model / head_dim."""
+    n_kv_heads: int = Field(gt=0)
+    """Key/value heads; divides n_heads. Default: n_heads."""
+    head_dim: int = Field(gt=0)
+    """Channels of a query or key head. Default: 64, or d_model if that is smaller."""
+    v_head_dim: int = Field(gt=0)
+    """Channels of a value head. Default: head_dim."""
+    position: Literal["rope", "none"] = "rope"
+    """Position encoding of queries and keys. Default: rope."""
+    rope_theta: float = Field(default=10_000.0, gt=0)
+    """Base of the rotary frequencies (Su et al. 2021)."""
+    rope_fraction: float = Field(default=1.0, gt=0, le=1)
+    """Share of each head's channels that is rotated."""
+    rope_scaling: RopeScaling | None = None
+    """Stretching of the frequencies. Default: none."""
+    softmax_scale: float | None = Field(default=None, gt=0)
+    """Factor on the scores. Default: head_dim ** -0.5."""
+
+    @model_validator(mode="after")
+    def _heads_divide(self) -> Self:
+        if self.n_heads % self.n_kv_heads:
+            raise ValueError(
+                f"n_kv_heads = {self.n_kv_heads}: must divide n_heads = {self.n_heads}"
+            )
+        if self.position == "rope" and self.rope_dim % 2:
+            raise ValueError(
+                f"rope_fraction = {self.rope_fraction}: rotates {self.rope_dim} of "
+                f"head_dim = {self.head_dim} channels, which must be an even number"
+            )
+        return self
+
+    @property
+    def rope_dim(self) -> int:
+        """Channels of each head that are rotated."""
+        return int(self.head_dim * self.rope_fraction) if self.position == "rope" else 0
+
+    @property
+    def width(self) -> int:
+        """Channels of u: n_heads * v_head_dim."""
+        return self.n_heads * self.v_head_dim
+
+    @property
+    def n_norm_groups(self) -> int:
+        """One group per head."""
+        return self.n_heads
+
+    @property
+    def kv_width(self) -> int:
+        """Channels of one token's keys and values together."""
+        return self.n_kv_heads * (self.head_dim + self.v_head_dim)
+
+    def n_params(self, d_model: int) -> int:
+        """Parameters of the q, k and v projections."""
+        return d_model * (self.n_heads * self.head_dim + self.kv_width)
+
+    def kv_bytes_per_token(self, dtype_bytes: int = 2) -> int:
+        """Bytes of one token's keys and values."""
+        return self.kv_width * dtype_bytes
+
+    def model_flops(self, d_model: int, n_tokens: int) -> int:
+        """Projections, and the causal half of the score and value products."""
+        return self._projection_flops(d_model, n_tokens) + causal_attention_flops(
+            n_tokens, self.n_heads, self.head_dim, self.v_head_dim
+        )
+
+    def executed_matmul_flops(self, d_model: int, batch: int, n_tokens: int) -> int:
+        """Projections, and the full square of scores: the counter does not know causality."""
+        square = 2 * n_tokens * n_tokens * self.n_heads * (self.head_dim + self.v_head_dim)
+        return batch * (self._projection_flops(d_model, n_tokens) + square)
+
+    def _projection_flops(self, d_model: int, n_tokens: int) -> int:
+        return matmul_flops(n_tokens, (d_model, self.n_heads * self.head_dim + self.kv_width))

@@ -1,0 +1,68 @@
+"""What every mixer's declaration owes: its width, parameters, state bytes and FLOPs, exactly.
+
+A mixer reads x (B, T, d_model) and yields u (B, T, width) *before* an output projection; the
+block owns that projection, so one declaration serves a sublayer of its own and a branch of a
+parallel one. All figures here leave the output projection out; `arch.cost` adds it.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import ClassVar, Literal
+
+from braidlm.arch.config import Config
+
+Role = Literal["attention", "recurrent", "channel"]
+
+
+class MixerConfig(Config):
+    """A mixer's declaration. FLOP conventions are defined in ``docs/cost.md``."""
+
+    role: ClassVar[Role]
+    """attention: exact, its cache grows; recurrent: fixed state; channel: no memory at all."""
+
+    @property
+    @abstractmethod
+    def width(self) -> int:
+        """Channels of u, the input of the output projection."""
+
+    @property
+    def n_norm_groups(self) -> int:
+        """Groups of a per-head group norm over u: the number of heads."""
+        return 1
+
+    @abstractmethod
+    def n_params(self, d_model: int) -> int:
+        """Parameters, without the output projection."""
+
+    def kv_bytes_per_token(self, dtype_bytes: int = 2) -> int:
+        """Bytes that one more token of context adds to the cache of one sequence."""
+        return 0
+
+    def state_bytes(self, dtype_bytes: int = 4, conv_columns: int | None = None) -> int:
+        """Bytes of fixed-size state of one sequence.
+
+        Args:
+            dtype_bytes: bytes of one number; states are held in fp32.
+            conv_columns: columns kept of the convolution's input; None is what is really
+                allocated, ``d_conv - 1``; some papers count `d_conv`.
+        """
+        return 0
+
+    @abstractmethod
+    def model_flops(self, d_model: int, n_tokens: int) -> int:
+        """Forward FLOPs over one sequence of `n_tokens`, canonical convention."""
+
+    @abstractmethod
+    def executed_matmul_flops(self, d_model: int, batch: int, n_tokens: int) -> int:
+        """Forward FLOPs of the matrix products that run, as torch's FlopCounterMode counts them."""
+
+
+def matmul_flops(n_tokens: int, *shapes: tuple[int, int]) -> int:
+    """FLOPs of multiplying `n_tokens` rows with matrices of these shapes: 2 per weight and row."""
+    return 2 * n_tokens * sum(a * b for a, b in shapes)
+
+
+def causal_attention_flops(n_tokens: int, n_heads: int, qk_dim: int, v_dim: int) -> int:
+    """FLOPs of causal softmax attention: each of the T(T+1)/2 pairs costs 2 (qk_dim + v_dim)."""
+    return n_tokens * (n_tokens + 1) * n_heads * (qk_dim + v_dim)

@@ -1,0 +1,151 @@
+"""A recipe: one TOML file that says everything about a run."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Self
+
+from pydantic import Field, model_validator
+
+from braidlm.arch.config import Config
+from braidlm.arch.experiment import AnyTask, DataConfig, LMTask, MQARTask, TrainConfig
+from braidlm.arch.spec import Spec
+from braidlm.errors import InputError
+
+
+class Recipe(Config):
+    """A model, its data, its training and its tasks."""
+
+    name: str = "run"
+    """Name of the run in reports."""
+    seed: int = Field(default=0, ge=0)
+    """Seed of the initial weights and of the order of the data."""
+    spec: Spec
+    """The model; in a recipe file this table is called ``[model]``."""
+    data: DataConfig
+    """The data."""
+    train: TrainConfig = TrainConfig()
+    """The training."""
+    tasks: tuple[AnyTask, ...] = ()
+    """What is asked of the model afterwards."""
+
+    @classmethod
+    def load(cls, path: str | Path, overrides: Sequence[str] = ()) -> Self:
+        """Read a recipe file and apply overrides such as ``train.steps=4``.
+
+        Raises:
+            InputError: for a file that cannot be read, or a field that cannot be.
+        """
+        return cls.from_dict(override(read_toml(path), overrides), str(path))
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any], where: str = "") -> Self:
+        """Read a recipe from plain data; sizes that were left out are filled in.
+
+        Raises:
+            InputError: naming the first wrong field.
+        """
+        prefix = f"{where}: " if where else ""
+        try:
+            fields = dict(data)
+            if "model" not in fields:
+                raise InputError("model: this table is required")
+            fields["spec"] = Spec.of(fields.pop("model"), "model")
+            return cls.of(fields)
+        except InputError as error:
+            raise InputError(f"{prefix}{error}") from None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data that `from_dict` turns into the same recipe."""
+        data = self.model_dump(mode="json", exclude_none=True)
+        return {"model" if k == "spec" else k: v for k, v in data.items()}
+
+    @model_validator(mode="after")
+    def _parts_agree(self) -> Self:
+        kinds = {s.name: s.kind for s in self.data.sources}
+        for source in self.data.sources:
+            if source.kind == "mqar":
+                self._symbols_fit(source.name, source.token_offset + source.vocab_size)
+        for task in self.tasks:
+            needed = {LMTask: "text", MQARTask: "mqar"}[type(task)]
+            if kinds.get(task.source) != needed:
+                named = [n for n, k in kinds.items() if k == needed]
+                raise ValueError(
+                    f"task '{task.name}': source = '{task.source}' is no {needed} source of this "
+                    f"recipe; allowed: {', '.join(named) or 'none is declared'}"
+                )
+        names = [(t.kind, t.name) for t in self.tasks]
+        for kind, name in names:
+            if names.count((kind, name)) > 1:
+                raise ValueError(f"tasks: two {kind} tasks are named '{name}'; names must differ")
+        return self
+
+    def _symbols_fit(self, name: str, end: int) -> None:
+        if end > self.spec.vocab_size:
+            raise ValueError(
+                f"source '{name}': token_offset + vocab_size = {end} must not exceed the model's "
+                f"vocab_size = {self.spec.vocab_size}"
+            )
+
+
+def read_toml(path: str | Path) -> dict[str, Any]:
+    """Read a TOML file.
+
+    Raises:
+        InputError: if it is missing, unreadable or not TOML.
+    """
+    try:
+        return tomllib.loads(Path(path).read_bytes().decode())
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: is not valid TOML ({error})") from None
+
+
+def override(data: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """Return `data` with each ``a.b=value`` applied; lists are indexed by number or by name.
+
+    A value is read as TOML (``4``, ``true``, ``"x"``, ``[1, 2]``) and otherwise taken as text.
+
+    Raises:
+        InputError: for text without ``=``, or a path that leads through something else.
+    """
+    for text in overrides:
+        path, equals, value = text.partition("=")
+        if not equals or not all(path.split(".")):
+            raise InputError(f"--set {text}: must look like a.b=value")
+        data = _set(data, path.split("."), _value(value), text)
+    return data
+
+
+def _set(node: Any, path: list[str], value: Any, text: str) -> Any:
+    """Return a copy of `node` in which the leaf at `path` is `value`."""
+    key, rest = path[0], path[1:]
+    if isinstance(node, list):
+        return _set_in_list(node, path, value, text)
+    if not isinstance(node, dict):
+        raise InputError(f"--set {text}: '{key}' lies inside a plain value ({node!r})")
+    return {**node, key: _set(node.get(key, {}), rest, value, text) if rest else value}
+
+
+def _set_in_list(node: list[Any], path: list[str], value: Any, text: str) -> list[Any]:
+    key, rest = path[0], path[1:]
+    names = [x.get("name", x.get("kind")) if isinstance(x, dict) else None for x in node]
+    if key in names:
+        at = names.index(key)
+    elif key.isdecimal() and int(key) < len(node):
+        at = int(key)
+    else:
+        known = ", ".join(n for n in names if n) or f"0 to {len(node) - 1}"
+        raise InputError(f"--set {text}: '{key}' is no entry of this list; allowed: {known}")
+    new = _set(node[at], rest, value, text) if rest else value
+    return [*node[:at], new, *node[at + 1 :]]
+
+
+def _value(text: str) -> Any:
+    try:
+        return tomllib.loads(f"x = {text}")["x"]
+    except tomllib.TOMLDecodeError:
+        return text

@@ -1,0 +1,246 @@
+"""The declaration of a model: everything that decides its function and its cost."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Self
+
+from pydantic import Field, field_validator, model_validator
+
+from braidlm.arch import defaults
+from braidlm.arch.config import Config, nearest
+from braidlm.arch.fusion import Fusion
+from braidlm.arch.mixers import KINDS, AnyMixer, MixerConfig
+from braidlm.arch.pattern import parse
+from braidlm.errors import InputError
+
+
+class Letter(Config):
+    """A letter of the pattern and the mixer it names."""
+
+    letter: str = Field(min_length=1, max_length=1)
+    mixer: AnyMixer
+
+
+class ParallelLetter(Config):
+    """A letter of the pattern that names a parallel sublayer with a fusion of its own."""
+
+    letter: str = Field(min_length=1, max_length=1)
+    branches: str = Field(min_length=2)
+    """Letters of the branches, e.g. "M*"."""
+    fusion: Fusion
+
+
+@dataclass(frozen=True)
+class Sublayer:
+    """One residual sublayer, resolved: norm, one mixer or several in parallel, add."""
+
+    index: int
+    symbol: str
+    letters: tuple[str, ...]
+    branches: tuple[MixerConfig, ...]
+    fusion: Fusion | None
+
+    @property
+    def is_parallel(self) -> bool:
+        """Whether several branches read the same input."""
+        return self.fusion is not None
+
+
+class Spec(Config):
+    """A hybrid language model. Sizes that were left out are filled in and become explicit."""
+
+    pattern: str
+    """The sublayers, in the grammar of `braidlm.arch.pattern`; stored in canonical form."""
+    d_model: int = Field(default=defaults.D_MODEL, gt=0)
+    """Width of the residual stream."""
+    vocab_size: int = Field(default=defaults.VOCAB_SIZE, gt=1)
+    """Rows of the embedding."""
+    tie_embeddings: bool = True
+    """Whether the head is the embedding."""
+    norm_eps: float = Field(default=1e-5, gt=0)
+    """Added to the mean square in every norm."""
+    init_std: float = Field(gt=0)
+    """Standard deviation of every initial weight matrix. Default: d_model ** -0.5."""
+    depth_scaled_init: bool = False
+    """Whether output projections start smaller by sqrt(number of sublayers), as in GPT-2."""
+    mixers: tuple[Letter, ...]
+    """Letters and their mixers, sorted by letter."""
+    parallel: tuple[ParallelLetter, ...] = ()
+    """Letters that name parallel sublayers, sorted by letter."""
+    fusion: Fusion
+    """How the branches of ``{...}`` are combined."""
+
+    @classmethod
+    def parse(
+        cls,
+        pattern: str,
+        *,
+        d_model: int = defaults.D_MODEL,
+        vocab_size: int = defaults.VOCAB_SIZE,
+    ) -> Self:
+        """Declare a model in one line, every other field at its default.
+
+        Raises:
+            InputError: for a pattern or a size that cannot be.
+        """
+        return cls.of({"pattern": pattern, "d_model": d_model, "vocab_size": vocab_size})
+
+    @field_validator("pattern")
+    @classmethod
+    def _canonical(cls, pattern: str) -> str:
+        return str(parse(pattern))
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill(cls, data: Any) -> Any:
+        """Make every size explicit; see `braidlm.arch.defaults`."""
+        if not isinstance(data, dict) or not isinstance(data.get("pattern"), str):
+            return data
+        d_model = data.get("d_model", defaults.D_MODEL)
+        if not isinstance(d_model, int) or d_model < 1:
+            raise InputError(f"d_model = {d_model!r}: must be a whole number of at least 1")
+        parallel = _parallel_table(data.get("parallel", ()))
+        mixers = _mixer_table(data.get("mixers", ()))
+        groups = [tuple(parallel[s]["branches"]) if s in parallel else (s,) for s in _used(data)]
+        for letter in sorted({x for g in (*groups, *_groups(data)) for x in g} - set(parallel)):
+            mixers.setdefault(letter, {"kind": _default_kind(letter, [*mixers, *parallel])})
+        mixers = {k: defaults.fill(v, d_model, f"mixers.{k}") for k, v in mixers.items()}
+        return {
+            "init_std": d_model**-0.5,
+            **data,
+            "mixers": tuple(
+                Letter(letter=k, mixer=_mixer(v, f"mixers.{k}"))  # pyright: ignore[reportArgumentType]
+                for k, v in sorted(mixers.items())
+            ),
+            "parallel": tuple(
+                ParallelLetter(
+                    letter=k,
+                    branches=p["branches"],
+                    fusion=_fusion(p["fusion"], [tuple(p["branches"])], mixers, f"parallel.{k}"),
+                )
+                for k, p in sorted(parallel.items())
+            ),
+            "fusion": _fusion(data.get("fusion", {}), _groups(data), mixers, "fusion"),
+        }
+
+    @model_validator(mode="after")
+    def _every_fusion_can_be(self) -> Self:
+        clash = {x.letter for x in self.mixers} & {x.letter for x in self.parallel}
+        if clash:
+            raise InputError(f"letter '{min(clash)}' is declared both as a mixer and as parallel")
+        for sublayer in self.sublayers:
+            if sublayer.fusion is not None:
+                sublayer.fusion.check(sublayer.branches)
+        return self
+
+    @cached_property
+    def sublayers(self) -> tuple[Sublayer, ...]:
+        """Every sublayer, in order."""
+        mixers = {x.letter: x.mixer for x in self.mixers}
+        parallel = {x.letter: x for x in self.parallel}
+        out = []
+        for index, names in enumerate(parse(self.pattern).expand()):
+            symbol = names[0] if len(names) == 1 else "{" + "".join(names) + "}"
+            fusion = self.fusion if len(names) > 1 else None
+            if len(names) == 1 and names[0] in parallel:
+                names, fusion = tuple(parallel[symbol].branches), parallel[symbol].fusion
+            out.append(Sublayer(index, symbol, names, tuple(mixers[n] for n in names), fusion))
+        return tuple(out)
+
+    @property
+    def n_layers(self) -> int:
+        """Number of residual sublayers."""
+        return len(self.sublayers)
+
+
+def _used(data: dict[str, Any]) -> list[str]:
+    """Letters that stand alone in the pattern."""
+    return [names[0] for names in parse(data["pattern"]).expand() if len(names) == 1]
+
+
+def _groups(data: dict[str, Any]) -> list[tuple[str, ...]]:
+    """Branches of each sublayer written in braces."""
+    return [names for names in parse(data["pattern"]).expand() if len(names) > 1]
+
+
+def _mixer_table(given: Any) -> dict[str, dict[str, Any]]:
+    """Read ``{"A": {...}}`` (TOML) or the stored tuple of letters."""
+    rows = _rows(given, "mixers")
+    table = {letter: dict(row.get("mixer", row)) for letter, row in rows.items()}
+    for letter, fields in table.items():
+        fields.pop("letter", None)
+        if "kind" not in fields:
+            fields["kind"] = _default_kind(letter, [])
+    return table
+
+
+def _parallel_table(given: Any) -> dict[str, dict[str, Any]]:
+    """Read ``{"P": {"branches": "M*", "combine": ...}}`` (TOML) or the stored tuple."""
+    out = {}
+    for letter, row in _rows(given, "parallel").items():
+        branches = row.pop("branches", None)
+        if not isinstance(branches, str) or len(branches) < 2:
+            raise InputError(
+                f"parallel.{letter}.branches = {branches!r}: must name at least two letters"
+            )
+        row.pop("letter", None)
+        out[letter] = {"letter": letter, "branches": branches, "fusion": row.get("fusion", row)}
+    return out
+
+
+def _rows(given: Any, where: str) -> dict[str, dict[str, Any]]:
+    if isinstance(given, dict):
+        rows = dict(given)
+    elif isinstance(given, (list, tuple)):
+        stored = [x.model_dump() if isinstance(x, Config) else x for x in given]
+        rows = {r["letter"]: r for r in stored if isinstance(r, dict) and "letter" in r}
+    else:
+        raise InputError(f"{where} = {given!r}: must be a table of letters")
+    for letter, row in rows.items():
+        if not isinstance(row, dict):
+            raise InputError(f"{where}.{letter} = {row!r}: must be a table of fields")
+        if len(letter) != 1 or not (letter.isascii() and (letter.isalpha() or letter in "*+-")):
+            raise InputError(f"{where}.{letter}: a letter is one of A-Z, a-z, '*', '+', '-'")
+    return {letter: dict(row) for letter, row in rows.items()}
+
+
+def _default_kind(letter: str, declared: list[str]) -> str:
+    if letter in defaults.REFUSED:
+        raise InputError(f"letter '{letter}' is {defaults.REFUSED[letter]}")
+    if letter not in defaults.LETTERS:
+        known = ", ".join(sorted({*defaults.LETTERS, *declared}))
+        raise InputError(
+            f"letter '{letter}' names no mixer: declare [mixers.{letter}] with a kind, "
+            f"or use one of {known}"
+        )
+    return defaults.LETTERS[letter]
+
+
+def _mixer(fields: dict[str, Any], where: str) -> MixerConfig:
+    kind = fields["kind"]
+    if kind not in KINDS:
+        allowed = list(KINDS)
+        raise InputError(
+            f"{where}.kind = {kind!r}{nearest(str(kind), allowed)}: allowed are {', '.join(allowed)}"
+        )
+    return KINDS[kind].of(fields, where)
+
+
+def _fusion(
+    given: Any, groups: list[tuple[str, ...]], mixers: dict[str, dict[str, Any]], where: str
+) -> Fusion:
+    """Read a fusion; give a cross attention the shape of the attention branch it first meets."""
+    fields = given.model_dump() if isinstance(given, Config) else given
+    if isinstance(fields, dict) and fields.get("combine") == "cross_attention":
+        letters = (x for group in groups for x in group if x in mixers)
+        attention = next((mixers[x] for x in letters if mixers[x]["kind"] == "attention"), None)
+        if attention is None:
+            raise InputError(
+                f"{where}.combine = 'cross_attention': needs a parallel sublayer with an attention "
+                "and a recurrent branch, such as {M*}"
+            )
+        cross = defaults.fill_cross_attention(fields.get("cross") or {}, attention)
+        fields = {**fields, "cross": cross}
+    return Fusion.of(fields, where)
