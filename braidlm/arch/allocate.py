@@ -79,7 +79,9 @@ def attention_positions(n_layers: int, n_attention: int, placement: Placement) -
     Source: Bae et al. 2025 (arXiv 2510.04800), section on placement.
     """
     if not 0 <= n_attention <= n_layers:
-        raise InputError(f"n_attention = {n_attention}: must be between 0 and n_layers = {n_layers}")
+        raise InputError(
+            f"n_attention = {n_attention}: must be between 0 and n_layers = {n_layers}"
+        )
     if placement == "front":
         return tuple(i * n_layers // n_attention for i in range(n_attention))
     if placement == "middle":

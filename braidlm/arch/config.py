@@ -48,9 +48,9 @@ class Config(BaseModel):
         """Name the nearest field for an unknown one; read a list as the tuple it stands for."""
         if not isinstance(data, dict):
             return data
-        allowed = list(cls.model_fields)
+        allowed = [field.alias or name for name, field in cls.model_fields.items()]
         for key in data:
-            if key not in cls.model_fields:
+            if key not in allowed:
                 raise ValueError(
                     f"unknown field '{key}'{nearest(str(key), allowed)}; allowed: {', '.join(allowed)}"
                 )

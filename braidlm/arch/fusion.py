@@ -170,9 +170,7 @@ class Fusion(Config):
             flops += batch * 4 * n_tokens * n_tokens * self.cross.width
         return flops
 
-    def _matrices(
-        self, branches: Sequence[MixerConfig], d_model: int
-    ) -> list[tuple[int, int]]:
+    def _matrices(self, branches: Sequence[MixerConfig], d_model: int) -> list[tuple[int, int]]:
         """Shapes (in, out) of every matrix that the fusion owns."""
         widths = [b.width for b in branches]
         if self.cross is not None:

@@ -22,7 +22,7 @@ class Recipe(Config):
     """Name of the run in reports."""
     seed: int = Field(default=0, ge=0)
     """Seed of the initial weights and of the order of the data."""
-    spec: Spec
+    spec: Spec = Field(alias="model")
     """The model; in a recipe file this table is called ``[model]``."""
     data: DataConfig
     """The data."""
@@ -47,20 +47,14 @@ class Recipe(Config):
         Raises:
             InputError: naming the first wrong field.
         """
-        prefix = f"{where}: " if where else ""
         try:
-            fields = dict(data)
-            if "model" not in fields:
-                raise InputError("model: this table is required")
-            fields["spec"] = Spec.of(fields.pop("model"), "model")
-            return cls.of(fields)
+            return cls.of(data)
         except InputError as error:
-            raise InputError(f"{prefix}{error}") from None
+            raise InputError(f"{where}: {error}" if where else str(error)) from None
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data that `from_dict` turns into the same recipe."""
-        data = self.model_dump(mode="json", exclude_none=True)
-        return {"model" if k == "spec" else k: v for k, v in data.items()}
+        return self.model_dump(mode="json", by_alias=True, exclude_none=True)
 
     @model_validator(mode="after")
     def _parts_agree(self) -> Self:
