@@ -1,0 +1,65 @@
+"""The residual sublayer: hidden + mix(norm(hidden))."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from torch import Tensor, nn
+
+from braidlm import mixers
+from braidlm.arch import Spec, Sublayer
+from braidlm.mixers.norm import RMSNorm
+from braidlm.parallel import Parallel
+from braidlm.segments import Segments
+
+
+class Stream(NamedTuple):
+    """What flows between sublayers."""
+
+    hidden: Tensor
+    """(B, T, d_model): the residual stream."""
+    embedding: Tensor
+    """(B, T, d_model): the embedded tokens, for sublayers that read them again."""
+
+
+class Single(nn.Module):
+    """One mixer and its output projection."""
+
+    def __init__(self, sublayer: Sublayer, spec: Spec) -> None:
+        super().__init__()
+        (config,) = sublayer.branches
+        self.mixer = mixers.build(config, spec.d_model, spec.norm_eps)
+        self.out_proj = nn.Linear(config.width, spec.d_model, bias=False)
+
+    def reset_parameters(self, std: float, out_std: float) -> None:
+        """Draw the initial weights."""
+        self.mixer.reset_parameters(std)
+        nn.init.normal_(self.out_proj.weight, std=out_std)
+
+    def forward(
+        self, x: Tensor, segments: Segments | None, state: Any, return_state: bool
+    ) -> tuple[Tensor, Any]:
+        """Map x (B, T, d_model) to the sublayer's output of the same shape."""
+        u, state = self.mixer(x, segments, state, return_state)
+        return self.out_proj(u), state
+
+
+class Block(nn.Module):
+    """One residual sublayer."""
+
+    def __init__(self, sublayer: Sublayer, spec: Spec) -> None:
+        super().__init__()
+        self.norm = RMSNorm(spec.d_model, spec.norm_eps)
+        self.mix = (Parallel if sublayer.is_parallel else Single)(sublayer, spec)
+
+    def reset_parameters(self, std: float, out_std: float) -> None:
+        """Draw the initial weights."""
+        self.norm.reset_parameters()
+        self.mix.reset_parameters(std, out_std)
+
+    def forward(
+        self, stream: Stream, segments: Segments | None, state: Any, return_state: bool
+    ) -> tuple[Stream, Any]:
+        """Return the stream after this sublayer and the sublayer's new state."""
+        y, state = self.mix(self.norm(stream.hidden), segments, state, return_state)
+        return stream._replace(hidden=stream.hidden + y), state

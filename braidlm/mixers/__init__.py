@@ -1,0 +1,49 @@
+"""The mixers as modules: x (B, T, d_model) -> u (B, T, width), with their state passed explicitly.
+
+The output projection belongs to the block, so that one module serves alone and as a branch.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from braidlm.arch.mixers import AttentionConfig, Mamba2Config, MixerConfig, MLPConfig
+from braidlm.mixers.attention import Attention
+from braidlm.mixers.mamba2 import Mamba2
+from braidlm.mixers.mlp import MLP
+from braidlm.segments import Segments
+
+
+class Mixer(Protocol):
+    """What a block asks of a mixer."""
+
+    def __call__(
+        self, x: Tensor, segments: Segments | None, state: Any, return_state: bool
+    ) -> tuple[Tensor, Any]:
+        """Return u (B, T, width) and the state after the last token of each document, or None."""
+        ...
+
+    def reset_parameters(self, std: float) -> None:
+        """Draw the initial weights; matrices are normal with this standard deviation."""
+        ...
+
+
+def build(config: MixerConfig, d_model: int, norm_eps: float) -> Attention | Mamba2 | MLP:
+    """Build the mixer that `config` declares.
+
+    Raises:
+        ValueError: for a declaration without a module.
+    """
+    match config:
+        case AttentionConfig():
+            return Attention(config, d_model)
+        case Mamba2Config():
+            return Mamba2(config, d_model, norm_eps)
+        case MLPConfig():
+            return MLP(config, d_model)
+    raise ValueError(f"no module implements {type(config).__name__}")
+
+
+__all__ = ["MLP", "Attention", "Mamba2", "Mixer", "build"]

@@ -1,0 +1,78 @@
+"""Causal softmax attention with grouped key/value heads and rotary positions."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from braidlm.arch.mixers import AttentionConfig
+from braidlm.ops.attention import KVCache, attention
+from braidlm.ops.rope import RopeScaling, apply_rope, rope_frequencies
+from braidlm.segments import Segments, token_positions
+
+
+class Attention(nn.Module):
+    """Attention whose state is a `KVCache` of rotated keys and values, one per document."""
+
+    inv_freq: Tensor
+
+    def __init__(self, config: AttentionConfig, d_model: int) -> None:
+        super().__init__()
+        self.n_heads, self.n_kv_heads = config.n_heads, config.n_kv_heads
+        self.head_dim, self.v_head_dim = config.head_dim, config.v_head_dim
+        self.scale = config.softmax_scale
+        self.rope = _rope_arguments(config)
+        self.widths = [
+            config.n_heads * config.head_dim,
+            config.n_kv_heads * config.head_dim,
+            config.n_kv_heads * config.v_head_dim,
+        ]
+        self.in_proj = nn.Linear(d_model, sum(self.widths), bias=False)
+        self.register_buffer("inv_freq", torch.empty(config.rope_dim // 2), persistent=False)
+        self._fill_frequencies()
+
+    def reset_parameters(self, std: float) -> None:
+        """Draw the initial weights; recompute the rotary frequencies."""
+        nn.init.normal_(self.in_proj.weight, std=std)
+        self._fill_frequencies()
+
+    def _fill_frequencies(self) -> None:
+        if self.rope is not None:
+            self.inv_freq.copy_(rope_frequencies(*self.rope))
+
+    def forward(
+        self, x: Tensor, segments: Segments | None, state: KVCache | None, return_state: bool
+    ) -> tuple[Tensor, KVCache | None]:
+        """Map x (B, T, d_model) to u (B, T, n_heads * v_head_dim)."""
+        batch, length, _ = x.shape
+        q, k, v = self.in_proj(x).split(self.widths, dim=-1)
+        q = q.view(batch, length, self.n_heads, self.head_dim)
+        k = k.view(batch, length, self.n_kv_heads, self.head_dim)
+        v = v.view(batch, length, self.n_kv_heads, self.v_head_dim)
+        if self.rope is not None:
+            offset = None if state is None else state.length
+            positions = token_positions(batch, length, segments, offset, x.device)
+            q = apply_rope(q, positions, self.inv_freq)
+            k = apply_rope(k, positions, self.inv_freq)
+        u, new_state = attention(
+            q,
+            k,
+            v,
+            segments=segments,
+            cache=state,
+            scale=self.scale,
+            return_state=return_state,
+        )
+        return u.flatten(2), new_state
+
+
+def _rope_arguments(config: AttentionConfig) -> tuple[int, float, RopeScaling | None] | None:
+    if config.position == "none":
+        return None
+    s = config.rope_scaling
+    scaling = None
+    if s is not None:
+        scaling = RopeScaling(
+            s.kind, s.factor, s.low_freq_factor, s.high_freq_factor, s.original_length
+        )
+    return config.rope_dim, config.rope_theta, scaling

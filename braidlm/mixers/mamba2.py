@@ -1,0 +1,147 @@
+"""Mamba-2: input projection, short convolution, state-space scan, gated norm.
+
+With z, x, B, C, dt from one projection, and x, B, C convolved and passed through SiLU::
+
+    dt_t = softplus(dt_t + dt_bias)
+    S_t  = exp(-exp(A_log) dt_t) S_{t-1} + dt_t x_t B_t^T
+    y_t  = S_t C_t + D x_t
+    u_t  = RMSNorm(y_t * SiLU(z_t))
+
+Source: Dao and Gu 2024 (arXiv 2405.21060).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from braidlm.arch.mixers import Mamba2Config
+from braidlm.ops.conv import causal_conv
+from braidlm.ops.dispatch import state_dtype
+from braidlm.ops.norm import gated_rms_norm
+from braidlm.ops.ssd import ssd
+from braidlm.segments import Segments
+
+
+class Mamba2State(NamedTuple):
+    """Fixed-size memory of each document, in at least fp32."""
+
+    ssm: Tensor
+    """(n_docs, n_heads, head_dim, d_state)."""
+    conv: Tensor
+    """(n_docs, d_conv - 1, d_inner + 2 n_groups d_state): the convolution's last inputs."""
+
+
+class Dynamics(nn.Module):
+    """A_log, D and dt_bias, one number per head: kept apart so that they can stay in fp32."""
+
+    def __init__(self, config: Mamba2Config) -> None:
+        super().__init__()
+        self.A_range = (config.A_init_min, config.A_init_max)
+        self.dt_range = (config.dt_min, config.dt_max, config.dt_init_floor)
+        self.A_log = nn.Parameter(torch.empty(config.n_heads))
+        self.D = nn.Parameter(torch.empty(config.n_heads))
+        self.dt_bias = nn.Parameter(torch.empty(config.n_heads))
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Draw A uniformly and the step size log-uniformly; D is 1."""
+        low, high, floor = self.dt_range
+        self.A_log.uniform_(*self.A_range).log_()
+        self.D.fill_(1.0)
+        dt = torch.exp(torch.empty_like(self.dt_bias).uniform_(math.log(low), math.log(high)))
+        dt = dt.clamp_min(floor)
+        self.dt_bias.copy_(dt + torch.log(-torch.expm1(-dt)))  # the inverse of softplus
+
+
+class Mamba2(nn.Module):
+    """The mixer; its state is a `Mamba2State`."""
+
+    def __init__(self, config: Mamba2Config, d_model: int, norm_eps: float) -> None:
+        super().__init__()
+        self.n_heads, self.head_dim = config.n_heads, config.head_dim
+        self.n_groups, self.d_state = config.n_groups, config.d_state
+        self.chunk_size, self.norm_eps = config.chunk_size, norm_eps
+        self.norm_first = config.norm == "norm_first"
+        self.widths = [config.d_inner, config.conv_width, config.n_heads]
+        bc = config.n_groups * config.d_state
+        self.conv_widths = [config.d_inner, bc, bc]
+        self.in_proj = nn.Linear(d_model, config.in_proj_width, bias=False)
+        self.conv_weight = nn.Parameter(torch.empty(config.conv_width, config.d_conv))
+        self.conv_bias = nn.Parameter(torch.empty(config.conv_width)) if config.conv_bias else None
+        self.dynamics = Dynamics(config)
+        self.norm_weight = (
+            None if config.norm == "none" else nn.Parameter(torch.empty(config.d_inner))
+        )
+
+    def reset_parameters(self, std: float) -> None:
+        """Draw the initial weights; the convolution as torch's own Conv1d does."""
+        nn.init.normal_(self.in_proj.weight, std=std)
+        bound = self.conv_weight.shape[1] ** -0.5
+        nn.init.uniform_(self.conv_weight, -bound, bound)
+        if self.conv_bias is not None:
+            nn.init.uniform_(self.conv_bias, -bound, bound)
+        self.dynamics.reset_parameters()
+        if self.norm_weight is not None:
+            nn.init.ones_(self.norm_weight)
+
+    def forward(
+        self, x: Tensor, segments: Segments | None, state: Mamba2State | None, return_state: bool
+    ) -> tuple[Tensor, Mamba2State | None]:
+        """Map x (B, T, d_model) to u (B, T, d_inner)."""
+        z, xbc, dt = self.in_proj(x).split(self.widths, dim=-1)
+        xbc, conv = causal_conv(
+            xbc,
+            self.conv_weight,
+            self.conv_bias,
+            activation="silu",
+            segments=segments,
+            initial_state=None if state is None else state.conv,
+            return_state=return_state,
+        )
+        u, ssm = self._scan(xbc, dt, segments, None if state is None else state.ssm, return_state)
+        u = self._gate(u, z)
+        if ssm is None or conv is None:
+            return u, None
+        return u, Mamba2State(ssm, conv)
+
+    def _scan(
+        self,
+        xbc: Tensor,
+        dt: Tensor,
+        segments: Segments | None,
+        state: Tensor | None,
+        return_state: bool,
+    ) -> tuple[Tensor, Tensor | None]:
+        precise = state_dtype(xbc.dtype)
+        heads, b, c = xbc.split(self.conv_widths, dim=-1)
+        heads = heads.unflatten(-1, (self.n_heads, self.head_dim))
+        y, ssm = ssd(
+            heads,
+            F.softplus(dt.to(precise) + self.dynamics.dt_bias.to(precise)),
+            -torch.exp(self.dynamics.A_log.to(precise)),
+            b.unflatten(-1, (self.n_groups, self.d_state)),
+            c.unflatten(-1, (self.n_groups, self.d_state)),
+            chunk_size=self.chunk_size,
+            segments=segments,
+            initial_state=state,
+            return_state=return_state,
+        )
+        y = torch.addcmul(y, heads, self.dynamics.D.to(y.dtype)[:, None])
+        return y.flatten(2), ssm
+
+    def _gate(self, y: Tensor, z: Tensor) -> Tensor:
+        if self.norm_weight is None:
+            return y * F.silu(z)
+        return gated_rms_norm(
+            y,
+            z,
+            self.norm_weight,
+            self.norm_eps,
+            n_groups=self.n_groups,
+            norm_before_gate=self.norm_first,
+        )

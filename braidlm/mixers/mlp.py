@@ -1,0 +1,38 @@
+"""The MLP, gated or not: a mixer of channels, without memory."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from braidlm.arch.mixers import MLPConfig
+from braidlm.segments import Segments
+
+_ACTIVATIONS = {
+    "silu": F.silu,
+    "gelu": F.gelu,
+    "relu2": lambda x: F.relu(x).square(),
+}
+
+
+class MLP(nn.Module):
+    """u = act(gate) * up if gated, else act(up); the block's projection goes down."""
+
+    def __init__(self, config: MLPConfig, d_model: int) -> None:
+        super().__init__()
+        self.gated = config.gated
+        self.activation = _ACTIVATIONS[config.activation]
+        self.in_proj = nn.Linear(d_model, config.d_ff * (1 + config.gated), bias=False)
+
+    def reset_parameters(self, std: float) -> None:
+        """Draw the initial weights."""
+        nn.init.normal_(self.in_proj.weight, std=std)
+
+    def forward(
+        self, x: Tensor, segments: Segments | None, state: None, return_state: bool
+    ) -> tuple[Tensor, None]:
+        """Map x (B, T, d_model) to u (B, T, d_ff); each token by itself."""
+        if not self.gated:
+            return self.activation(self.in_proj(x)), None
+        gate, up = self.in_proj(x).chunk(2, dim=-1)
+        return self.activation(gate) * up, None

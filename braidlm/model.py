@@ -1,0 +1,103 @@
+"""The one model: embedding, the blocks that a spec declares, norm, head."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal, NamedTuple
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from braidlm.arch import Spec
+from braidlm.blocks import Block, Stream
+from braidlm.mixers.norm import RMSNorm
+from braidlm.ops.loss import linear_cross_entropy
+from braidlm.segments import Segments
+
+
+class Output(NamedTuple):
+    """What a forward pass gives."""
+
+    hidden: Tensor
+    """(B, T, d_model), after the final norm: what `HybridLM.head` reads."""
+    state: tuple[Any, ...] | None
+    """One state per sublayer, each with one entry per document; None if not asked for."""
+    aux: dict[str, Tensor]
+    """What is not the answer, such as telemetry; empty unless a mixer has something to say."""
+
+
+class HybridLM(nn.Module):
+    """Any hybrid language model, as its spec declares it.
+
+    ``model(tokens, segments, state)`` continues from `state`; nothing is remembered inside. The
+    weights are drawn from torch's global generator: call ``torch.manual_seed`` first.
+    """
+
+    def __init__(self, spec: Spec) -> None:
+        super().__init__()
+        self.spec = spec
+        self.embedding = nn.Embedding(spec.vocab_size, spec.d_model)
+        self.blocks = nn.ModuleList(Block(sublayer, spec) for sublayer in spec.sublayers)
+        self.norm = RMSNorm(spec.d_model, spec.norm_eps)
+        self.lm_head = nn.Linear(spec.d_model, spec.vocab_size, bias=False)
+        if spec.tie_embeddings:
+            self.lm_head.weight = self.embedding.weight
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw all weights anew, as the spec's initialisation says."""
+        std = self.spec.init_std
+        out_std = std * self.spec.n_layers**-0.5 if self.spec.depth_scaled_init else std
+        nn.init.normal_(self.embedding.weight, std=std)
+        for block in self.blocks:
+            block.reset_parameters(std, out_std)  # pyright: ignore[reportCallIssue]
+        self.norm.reset_parameters()
+        if not self.spec.tie_embeddings:
+            nn.init.normal_(self.lm_head.weight, std=std)
+
+    def forward(
+        self,
+        tokens: Tensor,
+        segments: Segments | None = None,
+        state: Sequence[Any] | None = None,
+        return_state: bool = True,
+    ) -> Output:
+        """Run the model over new tokens.
+
+        Args:
+            tokens: (B, T) int64.
+            segments: where documents lie in the rows; None: each row is one document.
+            state: what an earlier call returned, one entry per document of this call. Under
+                ``no_grad`` its caches may be written in place: use the returned state from then on.
+            return_state: whether the new state is wanted; training does without.
+
+        Returns:
+            The hidden states (B, T, d_model) and the new state.
+        """
+        embedded = self.embedding(tokens)
+        stream = Stream(embedded, embedded)
+        before = [None] * len(self.blocks) if state is None else state
+        after = []
+        for block, old in zip(self.blocks, before, strict=True):
+            stream, new = block(stream, segments, old, return_state)
+            after.append(new)
+        return Output(self.norm(stream.hidden), tuple(after) if return_state else None, {})
+
+    def head(self, hidden: Tensor) -> Tensor:
+        """Return logits (..., vocab_size) of hidden states (..., d_model)."""
+        return F.linear(hidden, self.lm_head.weight)
+
+    def loss(
+        self,
+        tokens: Tensor,
+        targets: Tensor,
+        segments: Segments | None = None,
+        reduction: Literal["mean", "sum", "none"] = "mean",
+    ) -> Tensor:
+        """Return the cross-entropy of `targets` (B, T) in nats; targets of -100 do not count.
+
+        Full logits are never held. With ``reduction="none"`` the result is (B, T), zero where the
+        target does not count.
+        """
+        hidden = self(tokens, segments, return_state=False).hidden
+        return linear_cross_entropy(hidden, self.lm_head.weight, targets, reduction=reduction)
