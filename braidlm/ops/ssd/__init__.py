@@ -1,0 +1,128 @@
+"""SSD, the state-space recurrence of Mamba-2 (scalar decay per head)."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from braidlm.ops import dispatch
+from braidlm.ops.dispatch import Call, Implementation, Operator, check_shape
+from braidlm.ops.ssd.chunk import ssd_chunk, ssd_step
+from braidlm.ops.ssd.naive import ssd_naive
+from braidlm.segments import Segments, check_segments
+
+
+def _why_not_step(call: Call) -> str | None:
+    if call.shapes["T"] != 1 or call.is_packed:
+        return "a step takes one token per row and no segments"
+    return None
+
+
+SSD = Operator(
+    "ssd",
+    (
+        Implementation("step", ssd_step, _why_not_step),
+        Implementation("chunk", ssd_chunk, dispatch.always),
+        Implementation("naive", ssd_naive, dispatch.always),
+    ),
+)
+
+
+def ssd(
+    x: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    *,
+    chunk_size: int = 64,
+    segments: Segments | None = None,
+    initial_state: Tensor | None = None,
+    return_state: bool = True,
+    impl: str = "auto",
+) -> tuple[Tensor, Tensor | None]:
+    """S_t = exp(A dt_t) S_{t-1} + dt_t x_t B_t^T;  y_t = S_t C_t, inside each document.
+
+    Axes: B rows, T tokens, H heads of width P, G groups of state width N. Head h reads group
+    h // (H // G). The decay, the state and the sums over chunks are at least fp32; matrix products
+    run in the dtype of `x`.
+
+    Args:
+        x: (B, T, H, P) inputs.
+        dt: (B, T, H) step sizes, already positive (softplus applied), at least 0.
+        A: (H,) negative rates.
+        B: (B, T, G, N) input projections.
+        C: (B, T, G, N) output projections.
+        chunk_size: tokens handled by one matrix product; it changes speed, not the result.
+        segments: where documents lie; None: each row is one document.
+        initial_state: (n_docs, H, P, N) state before the first token, zeros by default.
+        return_state: whether the final states are computed.
+        impl: "auto", "step", "chunk" or "naive".
+
+    Returns:
+        y (B, T, H, P) in the dtype of `x` (finite and meaningless at padding), and the state after
+        the last token of each document (n_docs, H, P, N), at least fp32, or None.
+
+    Raises:
+        ValueError: a shape that does not fit, or a chunk size below 1.
+        InputError: an unknown `impl`, or one that cannot run this call.
+
+    Source: Dao and Gu, "Transformers are SSMs" (arXiv 2405.21060), sections 5 and 6.
+    """
+    _check(x, dt, A, B, C, chunk_size, segments, initial_state)
+    call = Call(
+        device=x.device.type,
+        dtype=x.dtype,
+        shapes={
+            "B": x.shape[0],
+            "T": x.shape[1],
+            "H": x.shape[2],
+            "P": x.shape[3],
+            "N": B.shape[3],
+        },
+        needs_grad=dispatch.needs_grad(x, dt, A, B, C, initial_state),
+        is_packed=segments is not None,
+        has_state=initial_state is not None,
+    )
+    chosen = SSD.choose(impl, call)
+    with dispatch.own_precision(x):
+        return chosen.function(
+            x,
+            dt,
+            A,
+            B,
+            C,
+            chunk_size=chunk_size,
+            segments=segments,
+            initial_state=initial_state,
+            return_state=return_state,
+        )
+
+
+def _check(
+    x: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    chunk_size: int,
+    segments: Segments | None,
+    initial_state: Tensor | None,
+) -> None:
+    if x.dim() != 4 or B.dim() != 4:
+        raise ValueError(
+            f"ssd: x has shape {tuple(x.shape)} and B {tuple(B.shape)}; "
+            "they must be (B, T, H, P) and (B, T, G, N)."
+        )
+    batch, length, n_heads, head_dim = x.shape
+    n_groups, d_state = B.shape[2:]
+    if length < 1 or chunk_size < 1:
+        raise ValueError(f"ssd: T={length} and chunk_size={chunk_size} must be at least 1.")
+    if n_groups < 1 or n_heads % n_groups:
+        raise ValueError(f"ssd: H={n_heads} heads must be a multiple of G={n_groups} groups.")
+    check_shape("ssd", "dt", dt, (batch, length, n_heads))
+    check_shape("ssd", "A", A, (n_heads,))
+    check_shape("ssd", "B", B, (batch, length, n_groups, d_state))
+    check_shape("ssd", "C", C, (batch, length, n_groups, d_state))
+    n_docs = check_segments(segments, batch, length)
+    if initial_state is not None:
+        check_shape("ssd", "initial_state", initial_state, (n_docs, n_heads, head_dim, d_state))

@@ -1,0 +1,139 @@
+"""SSD by matrix products: inside a chunk as masked attention, between chunks as a scan of states.
+
+README.md of this folder derives every line. Axes: K = B * n_chunks blocks of c tokens, H heads of
+width P in G groups of R heads, N state width. A chunk's state is laid out (G, N, R * P), so that one
+product per group serves all its heads.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from braidlm.ops.dispatch import state_dtype
+from braidlm.ops.ssd import packed
+from braidlm.ops.ssd.blocks import Blocks, cut, scan_chunks
+from braidlm.segments import Segments
+
+
+def ssd_step(
+    x: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    *,
+    chunk_size: int,
+    segments: Segments | None,
+    initial_state: Tensor | None,
+    return_state: bool,
+) -> tuple[Tensor, Tensor | None]:
+    """One token per row: the recurrence as it stands; see `ssd` for the arguments."""
+    del chunk_size, segments
+    acc = state_dtype(x.dtype)
+    batch, _, n_heads, head_dim = x.shape
+    n_groups, d_state = B.shape[2:]
+    step = dt[:, 0].to(acc)
+    b, c = B[:, 0].to(acc), C[:, 0].to(acc)
+    u = (x[:, 0] * step[..., None]).view(batch, n_groups, -1, 1)
+    state = (u * b[:, :, None, :]).view(batch, n_heads, head_dim, d_state)
+    if initial_state is not None:
+        decay = torch.exp(step * A.to(acc))
+        state = torch.addcmul(state, initial_state.to(acc), decay[..., None, None])
+    y = torch.matmul(state.view(batch, n_groups, -1, d_state), c[..., None])
+    return y.view(batch, 1, n_heads, head_dim).to(x.dtype), (state if return_state else None)
+
+
+def ssd_chunk(
+    x: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    *,
+    chunk_size: int,
+    segments: Segments | None,
+    initial_state: Tensor | None,
+    return_state: bool,
+) -> tuple[Tensor, Tensor | None]:
+    """Matrix products inside chunks, a scan between them; see `ssd` for the arguments."""
+    blocks = cut(x, dt, A, B, C, chunk_size, segments)
+    s = blocks.sizes
+    u = (blocks.x * blocks.dt[..., None]).to(x.dtype)
+    y = _inside(blocks, u)
+    entering = last = None
+    starts_from_rows = segments is None and initial_state is not None
+    if s.n_chunks > 1 or starts_from_rows or (segments is None and return_state):
+        entering, last = _states(blocks, u, segments, initial_state)
+        if s.n_chunks > 1 or starts_from_rows:
+            y = y + _from_state(blocks, entering)
+    if segments is not None and initial_state is not None:
+        where, addition = packed.outputs_of_initial(blocks, segments, initial_state)
+        y = y.index_add(0, where, addition.to(y.dtype))
+    y = y.reshape(s.batch, -1, s.n_heads, s.head_dim)[:, : s.length]
+    if not return_state:
+        return y, None
+    if segments is not None:
+        return y, packed.final_states(blocks, segments, u, entering, initial_state)
+    assert last is not None
+    final = last.permute(0, 1, 3, 4, 2).reshape(s.batch, s.n_heads, s.head_dim, s.d_state)
+    return y, final
+
+
+def _inside(blocks: Blocks, u: Tensor) -> Tensor:
+    """(K, c, H, P): what the tokens of a chunk give to each other."""
+    s = blocks.sizes
+    scores = torch.bmm(blocks.C, blocks.B.transpose(1, 2))
+    cum = blocks.cum.transpose(1, 2).contiguous()
+    i = torch.arange(s.chunk, device=u.device)
+    sees = i[:, None] >= i[None, :]
+    if blocks.doc is not None:
+        sees = (sees & (blocks.doc[:, :, None] == blocks.doc[:, None, :]))[:, None]
+    log_decay = (cum[..., :, None] - cum[..., None, :]).masked_fill(~sees, -torch.inf)
+    decay = torch.exp(log_decay).view(-1, s.n_groups, s.per_group, s.chunk, s.chunk)
+    weights = (decay * scores.view(-1, s.n_groups, 1, s.chunk, s.chunk)).to(u.dtype)
+    by_head = u.transpose(1, 2).reshape(-1, s.chunk, s.head_dim)
+    y = torch.bmm(weights.view(-1, s.chunk, s.chunk), by_head)
+    return y.view(-1, s.n_heads, s.chunk, s.head_dim).transpose(1, 2)
+
+
+def _states(
+    blocks: Blocks, u: Tensor, segments: Segments | None, initial: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """The state entering each chunk (K, G, N, R, P) and the last one of each row (B, G, N, R, P)."""
+    s = blocks.sizes
+    to_end = blocks.cum[:, -1:] - blocks.cum
+    gain = blocks.cum[:, -1]
+    if blocks.doc is not None:
+        reaches = blocks.doc == blocks.doc[:, -1:]
+        to_end = to_end.masked_fill(~reaches[..., None], -torch.inf)
+        gain = gain.masked_fill(blocks.entering != blocks.doc[:, -1:], -torch.inf)
+    inflow = (u * torch.exp(to_end)[..., None]).to(u.dtype)
+    inflow = inflow.view(-1, s.chunk, s.n_groups, s.per_group * s.head_dim)
+    inflow = inflow.transpose(1, 2).reshape(-1, s.chunk, s.per_group * s.head_dim)
+    added = torch.bmm(blocks.B.transpose(1, 2), inflow).to(blocks.cum.dtype)
+    added = added.view(-1, s.n_groups, s.d_state, s.per_group, s.head_dim)
+    first = added.new_zeros(s.batch, *added.shape[1:])
+    if initial is not None and segments is not None:
+        where, addition = packed.states_of_initial(blocks, segments, initial.to(added.dtype))
+        added = added.index_add(0, where, addition)
+    elif initial is not None:
+        first = initial.to(added.dtype).view(
+            s.batch, s.n_groups, s.per_group, s.head_dim, s.d_state
+        )
+        first = first.permute(0, 1, 4, 2, 3).contiguous()
+    gain = torch.exp(gain).view(s.batch, s.n_chunks, s.n_groups, 1, s.per_group, 1)
+    entering, last = scan_chunks(added.view(s.batch, s.n_chunks, *added.shape[1:]), gain, first)
+    return entering.flatten(0, 1), last
+
+
+def _from_state(blocks: Blocks, entering: Tensor) -> Tensor:
+    """(K, c, H, P): what the state that enters a chunk gives to its tokens."""
+    s = blocks.sizes
+    state = entering.to(blocks.C.dtype).reshape(-1, s.d_state, s.per_group * s.head_dim)
+    read = torch.bmm(blocks.C, state).view(-1, s.n_groups, s.chunk, s.per_group, s.head_dim)
+    read = read.transpose(1, 2).reshape(-1, s.chunk, s.n_heads, s.head_dim)
+    decay = torch.exp(blocks.cum)
+    if blocks.doc is not None:
+        decay = decay * (blocks.doc == blocks.entering)[..., None]
+    return (read * decay[..., None]).to(read.dtype)

@@ -1,0 +1,199 @@
+"""Where the documents of a batch lie: the one truth about packing and padding.
+
+Every mask, reset, rotary position, `cu_seqlens` and per-document state derives from `Segments`.
+`segments=None` means everywhere: each row is one document, and state index == row.
+Axes: B rows, T tokens per row, n_docs documents of the whole batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from braidlm.errors import InputError
+
+PADDING = -1
+
+
+@dataclass(frozen=True, eq=False)
+class Segments:
+    """The documents of one (B, T) batch, in row-major order.
+
+    Two tokens may see each other if and only if `doc` is equal and not `PADDING`.
+    Build one with `from_lengths`, `from_mask` or `from_doc_ids`; the fields are never checked again.
+    """
+
+    doc: Tensor
+    """(B, T) int64: index of the token's document in 0..n_docs-1, or -1 at padding."""
+    position: Tensor
+    """(B, T) int64: tokens since the first one of the document in this call (padding: of its run)."""
+    rows: Tensor
+    """(n_docs,) int64: the row of each document."""
+    starts: Tensor
+    """(n_docs,) int64: the column of each document's first token."""
+    lengths: Tensor
+    """(n_docs,) int64: tokens of each document, at least 1."""
+
+    @classmethod
+    def from_lengths(
+        cls, lengths: Sequence[Sequence[int]], total: int | None = None, device: str = "cpu"
+    ) -> Segments:
+        """Documents packed from the left of each row; the rest of the row is padding.
+
+        Args:
+            lengths: for each row the lengths of its documents, in order, each at least 1.
+            total: T, the columns of the batch; by default the fullest row.
+            device: where the tensors live.
+
+        Raises:
+            InputError: a length below 1, or a row that holds more than `total` tokens.
+        """
+        fullest = max((sum(row) for row in lengths), default=0)
+        total = fullest if total is None else total
+        if any(n < 1 for row in lengths for n in row):
+            raise InputError(f"lengths={lengths} holds a document of less than one token.")
+        if fullest > total or total < 1:
+            raise InputError(
+                f"total={total} must be at least 1 and hold the longest row, {fullest}."
+            )
+        ids = torch.full((len(lengths), total), PADDING, dtype=torch.int64)
+        for r, row in enumerate(lengths):
+            runs = torch.repeat_interleave(
+                torch.arange(len(row)), torch.tensor(row, dtype=torch.int64)
+            )
+            ids[r, : len(runs)] = runs
+        return cls.from_doc_ids(ids.to(device))
+
+    @classmethod
+    def from_mask(cls, mask: Tensor) -> Segments:
+        """A padded batch: each row holds exactly one document, so document index == row.
+
+        Args:
+            mask: (B, T) bool, true at real tokens; each row has one unbroken run of true.
+
+        Raises:
+            InputError: a mask that is not (B, T) bool, or a row without exactly one run of true.
+        """
+        if mask.dtype != torch.bool or mask.dim() != 2:
+            raise InputError(
+                f"mask is {mask.dtype} of shape {tuple(mask.shape)}; it must be (B, T) bool."
+            )
+        built = cls.from_doc_ids(mask.to(torch.int64) - 1)
+        per_row = torch.bincount(built.rows, minlength=mask.shape[0])
+        if bool((per_row != 1).any()):
+            row = int((per_row != 1).nonzero()[0, 0])
+            raise InputError(
+                f"mask row {row} has {int(per_row[row])} runs of true; each row must have exactly one."
+            )
+        return built
+
+    @classmethod
+    def from_doc_ids(cls, ids: Tensor) -> Segments:
+        """Any contiguous runs: a document is a longest run of one id inside a row.
+
+        Args:
+            ids: (B, T) integers, -1 at padding. Documents are numbered anew in row-major order, so
+                ids may repeat from row to row; an id that returns later in a row is a new document.
+
+        Raises:
+            InputError: ids that are not (B, T) integers, or an id below -1.
+        """
+        if ids.dim() != 2 or ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool:
+            raise InputError(
+                f"ids is {ids.dtype} of shape {tuple(ids.shape)}; it must be (B, T) integers."
+            )
+        if ids.numel() and int(ids.min()) < PADDING:
+            raise InputError(f"ids holds {int(ids.min())}; an id is 0 or more, or -1 for padding.")
+        ids = ids.to(torch.int64)
+        is_first = torch.ones_like(ids, dtype=torch.bool)
+        is_first[:, 1:] = ids[:, 1:] != ids[:, :-1]
+        is_real = ids != PADDING
+        opens = is_first & is_real
+        numbered = opens.flatten().cumsum(0).view_as(ids) - 1
+        columns = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
+        run_start = torch.where(is_first, columns, 0).cummax(dim=1).values
+        rows, starts = opens.nonzero(as_tuple=True)
+        lengths = torch.bincount(numbered[is_real], minlength=len(rows))
+        doc = torch.where(is_real, numbered, PADDING)
+        return cls(doc, columns - run_start, rows, starts, lengths)
+
+    @property
+    def n_docs(self) -> int:
+        """Number of documents: the leading dimension of every state of a packed call."""
+        return self.rows.shape[0]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(B, T) of the batch."""
+        return self.doc.shape[0], self.doc.shape[1]
+
+    @property
+    def is_real(self) -> Tensor:
+        """(B, T) bool: true at tokens that belong to a document."""
+        return self.doc >= 0
+
+    @property
+    def last(self) -> Tensor:
+        """(n_docs,) int64: the column of each document's last token."""
+        return self.starts + self.lengths - 1
+
+    @cached_property
+    def spans(self) -> tuple[tuple[int, int, int], ...]:
+        """(row, start, length) of each document as Python integers (waits for the device)."""
+        table = torch.stack((self.rows, self.starts, self.lengths), dim=1).tolist()
+        return tuple((row, start, length) for row, start, length in table)
+
+    @cached_property
+    def max_length(self) -> int:
+        """Tokens of the longest document; 0 without documents."""
+        return max((length for _, _, length in self.spans), default=0)
+
+    @property
+    def cu_seqlens(self) -> Tensor:
+        """(n_docs + 1,) int32: offsets of the documents among the real tokens in row-major order."""
+        zero = self.lengths.new_zeros(1)
+        return torch.cat((zero, self.lengths.cumsum(0))).to(torch.int32)
+
+    def to(self, device: str | torch.device) -> Segments:
+        """The same documents with every tensor on `device`."""
+        return Segments(*(getattr(self, field.name).to(device) for field in fields(self)))
+
+
+def token_positions(
+    batch: int, length: int, segments: Segments | None, offset: Tensor | None, device: torch.device
+) -> Tensor:
+    """Position of each token in its whole document, earlier calls included.
+
+    Args:
+        batch: B, rows.
+        length: T, tokens per row.
+        segments: where documents lie; None: each row is one document.
+        offset: (n_docs,) int64, tokens of each document that earlier calls have seen, or None.
+        device: where the result lives.
+
+    Returns:
+        (B, T) int64. At padding the number is finite and meaningless.
+    """
+    if segments is None:
+        here = torch.arange(length, device=device).expand(batch, length)
+        return here if offset is None else here + offset[:, None]
+    if offset is None or segments.n_docs == 0:
+        return segments.position
+    return segments.position + offset[segments.doc.clamp_min(0)]
+
+
+def check_segments(segments: Segments | None, batch: int, length: int) -> int:
+    """The number of documents of a (batch, length) call.
+
+    Raises:
+        ValueError: `segments` describes a batch of another shape.
+    """
+    if segments is None:
+        return batch
+    if segments.shape != (batch, length):
+        raise ValueError(f"segments has shape {segments.shape}; the input has ({batch}, {length}).")
+    return segments.n_docs
