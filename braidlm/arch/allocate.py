@@ -20,7 +20,7 @@ def even_spread(
     *,
     symbols: tuple[str, str, str] = ("M", "*", "-"),
 ) -> str:
-    """Spread attention evenly, starting and ending with the SSM, then spread MLPs over what is left.
+    """Spread attention evenly, SSM first and last, then spread MLPs over what is left.
 
     Gives Megatron's own strings, e.g. ``(56, .08, .5)`` is the NVIDIA 8B hybrid.
 

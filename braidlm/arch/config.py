@@ -11,7 +11,7 @@ from braidlm.errors import InputError
 
 
 def nearest(word: str, allowed: list[str]) -> str:
-    """Return ``" (did you mean 'x'?)"`` for the allowed name closest to `word`, or an empty string."""
+    """Return ``" (did you mean 'x'?)"`` for the closest allowed name, or an empty string."""
     close = difflib.get_close_matches(word, allowed, n=1, cutoff=0.5)
     return f" (did you mean '{close[0]}'?)" if close else ""
 
@@ -52,7 +52,8 @@ class Config(BaseModel):
         for key in data:
             if key not in allowed:
                 raise ValueError(
-                    f"unknown field '{key}'{nearest(str(key), allowed)}; allowed: {', '.join(allowed)}"
+                    f"unknown field '{key}'{nearest(str(key), allowed)}; "
+                    f"allowed: {', '.join(allowed)}"
                 )
         return {k: _tuples(v) for k, v in data.items()}
 

@@ -36,7 +36,7 @@ TABLE: tuple[tuple[str, str, str], ...] = (
     ("mamba2", "n_heads", "expand * d_model / head_dim"),
     ("cross_attention", "n_heads, n_kv_heads, head_dim", "those of the attention branch"),
 )
-"""Rows (what, field, default) of the sizes that depend on others; fixed defaults are in the schema."""
+"""Rows (what, field, default) of sizes that depend on others; the schema has the fixed ones."""
 
 Fields = dict[str, Any]
 

@@ -17,7 +17,7 @@ class TextSource(Config):
     name: str = "text"
     """Name in metrics and results."""
     path: str
-    """A file or folder (.txt, .jsonl, also .gz and .xz), or "python-docs", which every machine has."""
+    """A file or folder (.txt, .jsonl, also .gz and .xz), or "python-docs", present everywhere."""
     field: str = "text"
     """Key of the text in a .jsonl record."""
     weight: float = Field(default=1.0, gt=0)

@@ -3,15 +3,15 @@
 A branch yields u_i (B, T, w_i). First v_i = s_i * Norm_i(u_i); then, with W the output
 projection(s) to d_model:
 
-============== ============================================ ==========================
-combine        separate                                     joint
-============== ============================================ ==========================
-mean           mean_i W_i v_i                               W mean_i v_i
-add            sum_i W_i v_i                                W sum_i v_i
-subtract       W_1 v_1 - W_2 v_2                            W (v_1 - v_2)
-concat         (refused: it is add + separate)              W [v_1; v_2; ...]
-cross_attention (refused: it has its own projection)        W_o Attn(q = W_q v_a, k, v = W_k v_s, W_v v_s)
-============== ============================================ ==========================
+=============== ============================== =========================================
+combine         separate                       joint
+=============== ============================== =========================================
+mean            mean_i W_i v_i                 W mean_i v_i
+add             sum_i W_i v_i                  W sum_i v_i
+subtract        W_1 v_1 - W_2 v_2              W (v_1 - v_2)
+concat          (refused: it is add)           W [v_1; v_2; ...]
+cross_attention (refused: it has its own W)    W Attn(q = W_q v_a, k = W_k v_s, v = W_v v_s)
+=============== ============================== =========================================
 
 `docs/fusion.md` gives the reason for each refusal and says which are one function class.
 """
@@ -24,7 +24,13 @@ from typing import Any, Literal, Self
 from pydantic import Field, model_validator
 
 from braidlm.arch.config import Config
-from braidlm.arch.mixers.base import MixerConfig, causal_attention_flops, matmul_flops
+from braidlm.arch.mixers.base import (
+    MixerConfig,
+    backward_attention_flops,
+    causal_attention_flops,
+    executed_attention_flops,
+    matmul_flops,
+)
 from braidlm.errors import InputError
 
 
@@ -167,7 +173,18 @@ class Fusion(Config):
         """Matrices, and the full square of a cross attention's scores."""
         flops = matmul_flops(batch * n_tokens, *self._matrices(branches, d_model))
         if self.cross is not None:
-            flops += batch * 4 * n_tokens * n_tokens * self.cross.width
+            dim = self.cross.head_dim
+            flops += batch * executed_attention_flops(n_tokens, self.cross.n_heads, dim, dim)
+        return flops
+
+    def executed_backward_flops(
+        self, branches: Sequence[MixerConfig], d_model: int, batch: int, n_tokens: int
+    ) -> int:
+        """Two products for each matrix; the fused kernel's own for a cross attention."""
+        flops = 2 * matmul_flops(batch * n_tokens, *self._matrices(branches, d_model))
+        if self.cross is not None:
+            dim = self.cross.head_dim
+            flops += batch * backward_attention_flops(n_tokens, self.cross.n_heads, dim, dim)
         return flops
 
     def _matrices(self, branches: Sequence[MixerConfig], d_model: int) -> list[tuple[int, int]]:

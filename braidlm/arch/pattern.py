@@ -124,7 +124,7 @@ class _Parser:
         return tuple(found)
 
     def item(self, depth: int) -> tuple[Symbols | Group, ...]:
-        """Read one item. A group that repeats nothing is its items; a group of one item is the item."""
+        """Read one item; a group that repeats nothing, or holds one item, is dissolved."""
         if self.peek() == "(":
             return self.group(depth)
         if self.peek() == "{":

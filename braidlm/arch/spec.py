@@ -223,7 +223,8 @@ def _mixer(fields: dict[str, Any], where: str) -> MixerConfig:
     if kind not in KINDS:
         allowed = list(KINDS)
         raise InputError(
-            f"{where}.kind = {kind!r}{nearest(str(kind), allowed)}: allowed are {', '.join(allowed)}"
+            f"{where}.kind = {kind!r}{nearest(str(kind), allowed)}: "
+            f"allowed are {', '.join(allowed)}"
         )
     return KINDS[kind].of(fields, where)
 

@@ -7,7 +7,14 @@ from typing import ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from braidlm.arch.config import Config
-from braidlm.arch.mixers.base import MixerConfig, Role, causal_attention_flops, matmul_flops
+from braidlm.arch.mixers.base import (
+    MixerConfig,
+    Role,
+    backward_attention_flops,
+    causal_attention_flops,
+    executed_attention_flops,
+    matmul_flops,
+)
 
 
 class RopeScaling(Config):
@@ -108,8 +115,13 @@ class AttentionConfig(MixerConfig):
 
     def executed_matmul_flops(self, d_model: int, batch: int, n_tokens: int) -> int:
         """Projections, and the full square of scores: the counter does not know causality."""
-        square = 2 * n_tokens * n_tokens * self.n_heads * (self.head_dim + self.v_head_dim)
+        square = executed_attention_flops(n_tokens, self.n_heads, self.head_dim, self.v_head_dim)
         return batch * (self._projection_flops(d_model, n_tokens) + square)
+
+    def executed_backward_flops(self, d_model: int, batch: int, n_tokens: int) -> int:
+        """Two products for each projection; the fused kernel's own for the square."""
+        square = backward_attention_flops(n_tokens, self.n_heads, self.head_dim, self.v_head_dim)
+        return batch * (2 * self._projection_flops(d_model, n_tokens) + square)
 
     def _projection_flops(self, d_model: int, n_tokens: int) -> int:
         return matmul_flops(n_tokens, (d_model, self.n_heads * self.head_dim + self.kv_width))

@@ -35,6 +35,10 @@ class MixerConfig(Config):
     def n_params(self, d_model: int) -> int:
         """Parameters, without the output projection."""
 
+    def n_active_params(self, d_model: int) -> int:
+        """Parameters that one token uses; fewer than all of them only where a router chooses."""
+        return self.n_params(d_model)
+
     def kv_bytes_per_token(self, dtype_bytes: int = 2) -> int:
         """Bytes that one more token of context adds to the cache of one sequence."""
         return 0
@@ -57,6 +61,10 @@ class MixerConfig(Config):
     def executed_matmul_flops(self, d_model: int, batch: int, n_tokens: int) -> int:
         """Forward FLOPs of the matrix products that run, as torch's FlopCounterMode counts them."""
 
+    def executed_backward_flops(self, d_model: int, batch: int, n_tokens: int) -> int:
+        """Backward FLOPs by the same counter: two products for each one of the forward pass."""
+        return 2 * self.executed_matmul_flops(d_model, batch, n_tokens)
+
 
 def matmul_flops(n_tokens: int, *shapes: tuple[int, int]) -> int:
     """FLOPs of multiplying `n_tokens` rows with matrices of these shapes: 2 per weight and row."""
@@ -66,3 +74,13 @@ def matmul_flops(n_tokens: int, *shapes: tuple[int, int]) -> int:
 def causal_attention_flops(n_tokens: int, n_heads: int, qk_dim: int, v_dim: int) -> int:
     """FLOPs of causal softmax attention: each of the T(T+1)/2 pairs costs 2 (qk_dim + v_dim)."""
     return n_tokens * (n_tokens + 1) * n_heads * (qk_dim + v_dim)
+
+
+def executed_attention_flops(n_tokens: int, n_heads: int, qk_dim: int, v_dim: int) -> int:
+    """FLOPs of a fused attention as torch counts them: the whole square, 2 products."""
+    return 2 * n_tokens * n_tokens * n_heads * (qk_dim + v_dim)
+
+
+def backward_attention_flops(n_tokens: int, n_heads: int, qk_dim: int, v_dim: int) -> int:
+    """FLOPs of its backward pass: scores recomputed, then the gradients of p, v, q and k."""
+    return 2 * n_tokens * n_tokens * n_heads * (3 * qk_dim + 2 * v_dim)

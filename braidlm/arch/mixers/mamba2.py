@@ -43,7 +43,7 @@ class Mamba2Config(MixerConfig):
     dt_init_floor: float = Field(default=1e-4, gt=0)
     """Smallest initial step size. Default: 0.0001."""
     norm: Literal["gate_first", "norm_first", "none"] = "gate_first"
-    """gate_first: RMSNorm(y * SiLU(z)) (Mamba-2); norm_first: RMSNorm(y) * SiLU(z); none: no norm."""
+    """gate_first: RMSNorm(y SiLU(z)) (Mamba-2); norm_first: RMSNorm(y) SiLU(z); none: no norm."""
 
     @model_validator(mode="after")
     def _shapes_agree(self) -> Self:
@@ -105,14 +105,21 @@ class Mamba2Config(MixerConfig):
         )
 
     def executed_matmul_flops(self, d_model: int, batch: int, n_tokens: int) -> int:
-        """Projection, and the matrix products of the chunked form."""
+        """Projection, and the matrix products of the chunked form (one token: of the step)."""
         projection = matmul_flops(batch * n_tokens, (d_model, self.in_proj_width))
-        return projection + self._chunked_flops(batch, n_tokens)
+        return projection + batch * self._scan_flops(n_tokens)
 
-    def _chunked_flops(self, batch: int, n_tokens: int) -> int:
+    def _scan_flops(self, n_tokens: int) -> int:
+        """Products of one row that starts from nothing and returns no state, as in training.
+
+        Per chunk of c tokens: scores C B^T and their product with x; with more than one chunk
+        also what the chunk adds to the state and what the entering state gives to its tokens.
+        The last chunk is padded to full size. One token alone only reads its state.
+        """
+        if n_tokens == 1:
+            return 2 * self.d_inner * self.d_state
         chunk = min(self.chunk_size, n_tokens)
         n_chunks = -(-n_tokens // chunk)
-        scores = 2 * chunk * chunk * self.d_state * self.n_groups
-        diagonal = 2 * chunk * chunk * self.d_inner
-        states = 2 * chunk * self.d_state * self.d_inner
-        return batch * n_chunks * (scores + diagonal + 2 * states)
+        inside = 2 * chunk * chunk * (self.n_groups * self.d_state + self.d_inner)
+        between = 2 * (2 * chunk * self.d_state * self.d_inner)
+        return n_chunks * (inside + (between if n_chunks > 1 else 0))

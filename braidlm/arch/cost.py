@@ -1,0 +1,260 @@
+"""What a declared model costs, in exact integers, before anything is built.
+
+`docs/cost.md` defines the conventions. In short: a parameter is a trained number; a FLOP is a
+multiplication or an addition of a matrix product, of a recurrence or of a convolution
+(norms, activations, elementwise products and the embedding lookup are not counted); the canonical
+`model_flops` count causal attention as the pairs that it really sees; training is three forward
+passes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+from braidlm.arch.mixers.base import matmul_flops
+from braidlm.arch.spec import Spec, Sublayer
+from braidlm.errors import InputError
+
+TRAINING_PASSES = 3
+"""Forward passes that one training step is worth: the backward pass counts twice."""
+
+
+@dataclass(frozen=True)
+class SublayerCost:
+    """One residual sublayer: its norm, branches, fusion and output projection(s)."""
+
+    index: int
+    symbol: str
+    n_params: int
+    n_active_params: int
+    """Parameters that one token uses."""
+    model_flops: int
+    """Forward FLOPs over one sequence of `context` tokens."""
+    decode_flops: int
+    """Forward FLOPs of the last of those tokens alone."""
+    kv_bytes_per_token: int
+    state_bytes: int
+    """Bytes of fixed-size state of one sequence."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """A whole model at one context; FLOPs are forward unless their name says training."""
+
+    context: int
+    sublayers: tuple[SublayerCost, ...]
+    embedding_params: int
+    head_params: int
+    """Parameters of the head; 0 when it is the embedding."""
+    final_norm_params: int
+    head_flops: int
+    """Forward FLOPs of the head over `context` tokens, tied or not."""
+    weight_dtype_bytes: int
+    unread_embedding_params: int
+    """Parameters of the embedding that a decode step does not read."""
+
+    @cached_property
+    def block_params(self) -> int:
+        """Parameters of all sublayers, their norms included."""
+        return sum(s.n_params for s in self.sublayers)
+
+    @property
+    def n_params(self) -> int:
+        """All parameters: embedding, sublayers, final norm, head."""
+        return self.block_params + self._outer_params
+
+    @property
+    def n_active_params(self) -> int:
+        """Parameters that one token uses; the embedding counts in full."""
+        return sum(s.n_active_params for s in self.sublayers) + self._outer_params
+
+    @property
+    def _outer_params(self) -> int:
+        return self.embedding_params + self.head_params + self.final_norm_params
+
+    @cached_property
+    def model_flops(self) -> int:
+        """Forward FLOPs over one sequence of `context` tokens, head included."""
+        return sum(s.model_flops for s in self.sublayers) + self.head_flops
+
+    @property
+    def model_flops_per_token(self) -> int:
+        """The same per token, on average over the sequence (it divides exactly)."""
+        return self.model_flops // self.context
+
+    @property
+    def training_flops(self) -> int:
+        """Forward and backward FLOPs over one sequence."""
+        return TRAINING_PASSES * self.model_flops
+
+    @property
+    def training_flops_per_token(self) -> int:
+        """Forward and backward FLOPs per token, on average over the sequence."""
+        return TRAINING_PASSES * self.model_flops_per_token
+
+    @property
+    def decode_flops(self) -> int:
+        """Forward FLOPs of one decode step that ends at `context` tokens, batch 1."""
+        return sum(s.decode_flops for s in self.sublayers) + self.head_flops // self.context
+
+    @cached_property
+    def kv_bytes_per_token(self) -> int:
+        """Bytes that one more token adds to the caches of one sequence."""
+        return sum(s.kv_bytes_per_token for s in self.sublayers)
+
+    @cached_property
+    def state_bytes(self) -> int:
+        """Bytes of fixed-size state of one sequence."""
+        return sum(s.state_bytes for s in self.sublayers)
+
+    @property
+    def cache_bytes(self) -> int:
+        """Bytes that one sequence of `context` tokens holds: KV caches and states."""
+        return self.context * self.kv_bytes_per_token + self.state_bytes
+
+    @property
+    def decode_weight_bytes(self) -> int:
+        """Bytes of weights that a decode step reads: untied, one row of the embedding."""
+        return self.weight_dtype_bytes * (self.n_active_params - self.unread_embedding_params)
+
+    @property
+    def decode_bytes_per_step(self) -> int:
+        """Bytes moved by a decode step, batch 1: weights, KV read, states read and written."""
+        kv = self.context * self.kv_bytes_per_token
+        return self.decode_weight_bytes + kv + 2 * self.state_bytes
+
+
+def cost(
+    spec: Spec,
+    context: int,
+    *,
+    weight_dtype_bytes: int = 2,
+    kv_dtype_bytes: int = 2,
+    state_dtype_bytes: int = 4,
+) -> Cost:
+    """Return what one sequence of `context` tokens costs, batch 1.
+
+    Args:
+        spec: the model.
+        context: tokens of the sequence, at least 1.
+        weight_dtype_bytes: bytes of one weight when decoding (bf16).
+        kv_dtype_bytes: bytes of one number of a KV cache (bf16).
+        state_dtype_bytes: bytes of one number of a fixed-size state (fp32).
+
+    Raises:
+        InputError: for a context below 1.
+    """
+    embedding = spec.vocab_size * spec.d_model
+    return Cost(
+        context=context,
+        sublayers=sublayer_costs(
+            spec, context, kv_dtype_bytes=kv_dtype_bytes, state_dtype_bytes=state_dtype_bytes
+        ),
+        embedding_params=embedding,
+        head_params=0 if spec.tie_embeddings else embedding,
+        final_norm_params=spec.d_model,
+        head_flops=matmul_flops(context, (spec.d_model, spec.vocab_size)),
+        weight_dtype_bytes=weight_dtype_bytes,
+        unread_embedding_params=0 if spec.tie_embeddings else embedding - spec.d_model,
+    )
+
+
+def sublayer_costs(
+    spec: Spec, context: int, *, kv_dtype_bytes: int = 2, state_dtype_bytes: int = 4
+) -> tuple[SublayerCost, ...]:
+    """Return the cost of every residual sublayer, in order; arguments as for `cost`.
+
+    Raises:
+        InputError: for a context below 1.
+    """
+    if context < 1:
+        raise InputError(f"context = {context}: must be at least 1 token")
+    return tuple(
+        _sublayer_cost(s, spec.d_model, context, kv_dtype_bytes, state_dtype_bytes)
+        for s in spec.sublayers
+    )
+
+
+def train_flops(spec: Spec, context: int, tokens: int) -> int:
+    """Return the canonical FLOPs of training on `tokens` tokens in sequences of `context`."""
+    return cost(spec, context).training_flops_per_token * tokens
+
+
+def executed_matmul_flops(spec: Spec, batch: int, n_tokens: int) -> int:
+    """Return the forward FLOPs that torch's FlopCounterMode reports for this package's own code.
+
+    Args:
+        spec: the model.
+        batch: rows, each one document.
+        n_tokens: tokens per row.
+
+    Returns:
+        FLOPs of the products that run, head included: attention's square in full and the
+        matrices of the chunked recurrence.
+    """
+    return _head_flops(spec, batch, n_tokens) + sum(
+        sublayer_executed_flops(s, spec.d_model, batch, n_tokens) for s in spec.sublayers
+    )
+
+
+def executed_training_flops(spec: Spec, batch: int, n_tokens: int) -> int:
+    """Return the same for forward and backward; a fused attention recomputes its scores."""
+    flops = TRAINING_PASSES * _head_flops(spec, batch, n_tokens)
+    for s in spec.sublayers:
+        flops += sublayer_executed_flops(s, spec.d_model, batch, n_tokens)
+        flops += _executed_backward(s, spec.d_model, batch, n_tokens)
+    return flops
+
+
+def sublayer_executed_flops(sublayer: Sublayer, d_model: int, batch: int, n_tokens: int) -> int:
+    """Return `executed_matmul_flops` of one residual sublayer."""
+    branches = sublayer.branches
+    flops = sum(b.executed_matmul_flops(d_model, batch, n_tokens) for b in branches)
+    if sublayer.fusion is None:
+        return flops + matmul_flops(batch * n_tokens, (branches[0].width, d_model))
+    return flops + sublayer.fusion.executed_matmul_flops(branches, d_model, batch, n_tokens)
+
+
+def _executed_backward(sublayer: Sublayer, d_model: int, batch: int, n_tokens: int) -> int:
+    branches = sublayer.branches
+    flops = sum(b.executed_backward_flops(d_model, batch, n_tokens) for b in branches)
+    if sublayer.fusion is None:
+        return flops + 2 * matmul_flops(batch * n_tokens, (branches[0].width, d_model))
+    return flops + sublayer.fusion.executed_backward_flops(branches, d_model, batch, n_tokens)
+
+
+def _head_flops(spec: Spec, batch: int, n_tokens: int) -> int:
+    return matmul_flops(batch * n_tokens, (spec.d_model, spec.vocab_size))
+
+
+def _sublayer_cost(
+    s: Sublayer, d_model: int, context: int, kv_dtype_bytes: int, state_dtype_bytes: int
+) -> SublayerCost:
+    own = _output_params(s, d_model) + d_model
+    flops = _model_flops(s, d_model, context)
+    kv = sum(b.kv_bytes_per_token(kv_dtype_bytes) for b in s.branches)
+    return SublayerCost(
+        index=s.index,
+        symbol=s.symbol,
+        n_params=own + sum(b.n_params(d_model) for b in s.branches),
+        n_active_params=own + sum(b.n_active_params(d_model) for b in s.branches),
+        model_flops=flops,
+        decode_flops=flops - (_model_flops(s, d_model, context - 1) if context > 1 else 0),
+        kv_bytes_per_token=kv + (s.fusion.kv_bytes_per_token(kv_dtype_bytes) if s.fusion else 0),
+        state_bytes=sum(b.state_bytes(state_dtype_bytes) for b in s.branches),
+    )
+
+
+def _output_params(s: Sublayer, d_model: int) -> int:
+    """Parameters between the branches and the residual stream."""
+    if s.fusion is None:
+        return s.branches[0].width * d_model
+    return s.fusion.n_params(s.branches, d_model)
+
+
+def _model_flops(s: Sublayer, d_model: int, n_tokens: int) -> int:
+    flops = sum(b.model_flops(d_model, n_tokens) for b in s.branches)
+    if s.fusion is None:
+        return flops + matmul_flops(n_tokens, (s.branches[0].width, d_model))
+    return flops + s.fusion.model_flops(s.branches, d_model, n_tokens)
