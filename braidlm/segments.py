@@ -24,13 +24,13 @@ class Segments:
     """The documents of one (B, T) batch, in row-major order.
 
     Two tokens may see each other if and only if `doc` is equal and not `PADDING`.
-    Build one with `from_lengths`, `from_mask` or `from_doc_ids`; the fields are never checked again.
+    Build one with `from_lengths`, `from_mask` or `from_doc_ids`; fields are not checked again.
     """
 
     doc: Tensor
     """(B, T) int64: index of the token's document in 0..n_docs-1, or -1 at padding."""
     position: Tensor
-    """(B, T) int64: tokens since the first one of the document in this call (padding: of its run)."""
+    """(B, T) int64: tokens since the document's first one in this call (padding: of its run)."""
     rows: Tensor
     """(n_docs,) int64: the row of each document."""
     starts: Tensor
@@ -87,7 +87,7 @@ class Segments:
         if bool((per_row != 1).any()):
             row = int((per_row != 1).nonzero()[0, 0])
             raise InputError(
-                f"mask row {row} has {int(per_row[row])} runs of true; each row must have exactly one."
+                f"mask row {row} has {int(per_row[row])} runs of true; each row must have one."
             )
         return built
 
@@ -154,7 +154,7 @@ class Segments:
 
     @property
     def cu_seqlens(self) -> Tensor:
-        """(n_docs + 1,) int32: offsets of the documents among the real tokens in row-major order."""
+        """(n_docs + 1,) int32: offsets of documents among the real tokens in row-major order."""
         zero = self.lengths.new_zeros(1)
         return torch.cat((zero, self.lengths.cumsum(0))).to(torch.int32)
 

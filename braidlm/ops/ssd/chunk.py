@@ -1,7 +1,7 @@
 """SSD by matrix products: inside a chunk as masked attention, between chunks as a scan of states.
 
 README.md of this folder derives every line. Axes: K = B * n_chunks blocks of c tokens, H heads of
-width P in G groups of R heads, N state width. A chunk's state is laid out (G, N, R * P), so that one
+width P in G groups of R heads, N state width. A state is laid out (G, N, R * P) here, so that one
 product per group serves all its heads.
 """
 
@@ -100,7 +100,7 @@ def _inside(blocks: Blocks, u: Tensor) -> Tensor:
 def _states(
     blocks: Blocks, u: Tensor, segments: Segments | None, initial: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """The state entering each chunk (K, G, N, R, P) and the last one of each row (B, G, N, R, P)."""
+    """States entering the chunks (K, G, N, R, P) and the last one of each row (B, G, N, R, P)."""
     s = blocks.sizes
     to_end = blocks.cum[:, -1:] - blocks.cum
     gain = blocks.cum[:, -1]

@@ -1,0 +1,100 @@
+"""Causal softmax attention inside documents, with grouped queries and a KV cache."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from braidlm.ops import dispatch
+from braidlm.ops.attention.cache import KVCache
+from braidlm.ops.attention.naive import attention_naive
+from braidlm.ops.attention.sdpa import attention_sdpa
+from braidlm.ops.dispatch import Call, Implementation, Operator, check_shape
+from braidlm.segments import Segments, check_segments
+
+__all__ = ["ATTENTION", "KVCache", "attention"]
+
+ATTENTION = Operator(
+    "attention",
+    (
+        Implementation("sdpa", attention_sdpa, dispatch.always),
+        Implementation("naive", attention_naive, dispatch.always),
+    ),
+)
+
+
+def attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    segments: Segments | None = None,
+    cache: KVCache | None = None,
+    scale: float | None = None,
+    return_state: bool = True,
+    impl: str = "auto",
+) -> tuple[Tensor, KVCache | None]:
+    """o_t = sum_s softmax_s(scale * q_t . k_s) v_s over the document's tokens s <= t.
+
+    The tokens s are those in the cache and those of this call. Query head h reads key-value head
+    h // (Hq // Hkv). Without gradients a passed cache is donated, see `KVCache`.
+
+    Args:
+        q: (B, T, Hq, D), positions already encoded.
+        k: (B, T, Hkv, D), positions already encoded.
+        v: (B, T, Hkv, Dv).
+        segments: where documents lie; None: each row is one document.
+        cache: keys and values of earlier calls, one row per document.
+        scale: multiplies the scores; D^-0.5 by default.
+        return_state: whether the extended cache is returned.
+        impl: "auto", "sdpa" or "naive".
+
+    Returns:
+        o (B, T, Hq, Dv) in the dtype of `q` (zeros at padding), and the cache or None.
+
+    Raises:
+        ValueError: shapes that do not fit.
+        InputError: an unknown `impl`.
+
+    Source: Vaswani et al., "Attention Is All You Need" (arXiv 1706.03762), eq. 1; grouped queries:
+        Ainslie et al. (arXiv 2305.13245).
+    """
+    _check(q, k, v, segments, cache)
+    call = Call(
+        device=q.device.type,
+        dtype=q.dtype,
+        shapes={"B": q.shape[0], "T": q.shape[1], "H": q.shape[2], "D": q.shape[3]},
+        needs_grad=dispatch.needs_grad(q, k, v, *(cache[:2] if cache is not None else ())),
+        is_packed=segments is not None,
+        has_state=cache is not None,
+    )
+    chosen = ATTENTION.choose(impl, call)
+    scale = q.shape[-1] ** -0.5 if scale is None else scale
+    k, v = k.to(q.dtype), v.to(q.dtype)
+    with dispatch.own_precision(q):
+        return chosen.function(
+            q, k, v, segments=segments, cache=cache, scale=scale, return_state=return_state
+        )
+
+
+def _check(
+    q: Tensor, k: Tensor, v: Tensor, segments: Segments | None, cache: KVCache | None
+) -> None:
+    if q.dim() != 4 or k.dim() != 4 or v.dim() != 4:
+        raise ValueError(
+            f"attention: q, k and v have shapes {tuple(q.shape)}, {tuple(k.shape)} and "
+            f"{tuple(v.shape)}; they must be (B, T, Hq, D), (B, T, Hkv, D) and (B, T, Hkv, Dv)."
+        )
+    batch, length, n_heads, width = q.shape
+    n_kv_heads, v_width = k.shape[2], v.shape[3]
+    if n_kv_heads < 1 or n_heads % n_kv_heads or length < 1:
+        raise ValueError(
+            f"attention: Hq={n_heads} must be a multiple of Hkv={n_kv_heads}, and T={length} >= 1."
+        )
+    check_shape("attention", "k", k, (batch, length, n_kv_heads, width))
+    check_shape("attention", "v", v, (batch, length, n_kv_heads, v_width))
+    n_docs = check_segments(segments, batch, length)
+    if cache is not None:
+        capacity = cache.k.shape[1]
+        check_shape("attention", "cache.k", cache.k, (n_docs, capacity, n_kv_heads, width))
+        check_shape("attention", "cache.v", cache.v, (n_docs, capacity, n_kv_heads, v_width))
+        check_shape("attention", "cache.length", cache.length, (n_docs,))

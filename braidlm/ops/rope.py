@@ -1,0 +1,106 @@
+"""Rotary position embedding, on all or on the first channels of each head."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from braidlm.ops import dispatch
+from braidlm.ops.dispatch import check_shape, state_dtype
+
+
+class LinearScaling(NamedTuple):
+    """Positions are divided by `factor`."""
+
+    factor: float
+
+
+class Llama3Scaling(NamedTuple):
+    """Slow channels are divided by `factor`, fast ones kept, those between blended."""
+
+    factor: float
+    low_freq_factor: float
+    """Channels with fewer than this many turns over `original_length` are divided by `factor`."""
+    high_freq_factor: float
+    """Channels with more than this many turns over `original_length` are kept."""
+    original_length: int
+    """Tokens of the context that the model was first trained with."""
+
+
+def rope_frequencies(
+    dim: int, theta: float, scaling: LinearScaling | Llama3Scaling | None = None
+) -> Tensor:
+    """Radians per token of each rotated pair: theta^(-2i / dim), then scaled.
+
+    Args:
+        dim: channels that are rotated, even.
+        theta: base of the geometric series (`rope_theta`).
+        scaling: how the frequencies are stretched for longer contexts, or None.
+
+    Returns:
+        (dim / 2,) fp32.
+
+    Raises:
+        ValueError: an odd or non-positive `dim`, or a factor that is not positive.
+
+    Source: Su et al., "RoFormer" (arXiv 2104.09864), eq. 15; linear scaling: Chen et al. (arXiv
+        2306.15595); llama3 scaling: the published Llama 3.1 reference model.
+    """
+    if dim < 2 or dim % 2 or theta <= 0:
+        raise ValueError(f"rope: dim={dim} must be even and positive, and theta={theta} positive.")
+    exponent = torch.arange(0, dim, 2, dtype=torch.float64) / dim
+    frequency = theta**-exponent
+    if scaling is not None:
+        frequency = _scaled(frequency, scaling)
+    return frequency.to(torch.float32)
+
+
+def _scaled(frequency: Tensor, scaling: LinearScaling | Llama3Scaling) -> Tensor:
+    if scaling.factor <= 0:
+        raise ValueError(f"rope: scaling factor={scaling.factor} must be positive.")
+    if isinstance(scaling, LinearScaling):
+        return frequency / scaling.factor
+    low, high = scaling.low_freq_factor, scaling.high_freq_factor
+    if not 0 < low < high or scaling.original_length < 1:
+        raise ValueError(
+            f"rope: low_freq_factor={low} must be positive and below high_freq_factor={high}, "
+            f"and original_length={scaling.original_length} positive."
+        )
+    turns = scaling.original_length * frequency / (2 * math.pi)
+    kept = ((turns - low) / (high - low)).clamp(0.0, 1.0)
+    return frequency * (kept + (1.0 - kept) / scaling.factor)
+
+
+def apply_rope(x: Tensor, positions: Tensor, inv_freq: Tensor) -> Tensor:
+    """Rotate pairs (i, i + r) of the first 2r channels by positions * inv_freq[i].
+
+    Args:
+        x: (B, T, H, D) queries or keys.
+        positions: (B, T) integers, tokens since the start of the document.
+        inv_freq: (r,) radians per token, r = half the rotated channels, 2r <= D.
+
+    Returns:
+        (B, T, H, D) in the dtype of `x`; channels from 2r on are unchanged.
+
+    Raises:
+        ValueError: shapes that do not fit.
+
+    Source: Su et al., "RoFormer" (arXiv 2104.09864), eq. 34, with halves instead of neighbours.
+    """
+    if x.dim() != 4 or inv_freq.dim() != 1 or 2 * len(inv_freq) > x.shape[-1]:
+        raise ValueError(
+            f"rope: x has shape {tuple(x.shape)} and inv_freq {tuple(inv_freq.shape)}; "
+            "they must be (B, T, H, D) and (r,) with 2r <= D."
+        )
+    check_shape("rope", "positions", positions, tuple(x.shape[:2]))
+    with dispatch.own_precision(x):
+        wide = state_dtype(x.dtype)
+        angle = positions[..., None].to(wide) * inv_freq.to(wide)
+        cos, sin = angle.cos()[:, :, None], angle.sin()[:, :, None]
+        half = len(inv_freq)
+        first, second, rest = x.split([half, half, x.shape[-1] - 2 * half], dim=-1)
+        turned = (first * cos - second * sin, second * cos + first * sin)
+        return torch.cat((*(v.to(x.dtype) for v in turned), rest), dim=-1)
