@@ -29,8 +29,8 @@ def linear_cross_entropy(
     """-log softmax(logit_scale * hidden @ weight^T)[target] per token, in nats.
 
     Logits are computed for `chunk_size` tokens at a time, in the dtype of `hidden` (or that of
-    autocast), and their statistics in at least fp32. For "mean" and "sum" the gradients are computed
-    in the same pass; for "none" the backward pass computes the logits again.
+    autocast), and their statistics in at least fp32. For "mean" and "sum" gradients are computed in
+    the same pass; for "none" the backward pass computes the logits again.
 
     Args:
         hidden: (..., d).

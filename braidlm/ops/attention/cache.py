@@ -26,7 +26,7 @@ class KVCache(NamedTuple):
 
 
 def by_document(x: Tensor, segments: Segments | None) -> Tensor:
-    """(B, T, ...) -> (n_docs, L, ...): documents from the left, L the longest; zeros behind them."""
+    """(B, T, ...) -> (n_docs, L, ...): documents from the left, L the longest; then zeros."""
     if segments is None:
         return x
     index, is_real = places(segments)
@@ -92,7 +92,7 @@ def _write(held: Tensor, new: Tensor, at: Tensor, added: Tensor, segments: Segme
 
 
 def _joined(cache: KVCache, new_k: Tensor, new_v: Tensor, length: Tensor, longest: int) -> KVCache:
-    """A new cache of `longest` places, made so that gradients flow to the old and the new entries."""
+    """A new cache of `longest` places, through which gradients flow to old and new entries."""
     place = torch.arange(longest, device=length.device)
     old = cache.length[:, None]
     is_old = place < old
