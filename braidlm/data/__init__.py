@@ -1,0 +1,1 @@
+"""From corpora and generators to batches: tokenise once, pack exactly, mix reproducibly."""

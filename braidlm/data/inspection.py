@@ -1,0 +1,129 @@
+"""Show packed rows to a person: documents, boundaries, special tokens, loss."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from braidlm.arch.experiment import DataConfig, MQARSource
+from braidlm.data.packing import IGNORE, Piece, Row
+from braidlm.data.shards import ShardSet, open_shards
+from braidlm.data.streams import MQARStream, RowMixture, TextStream
+from braidlm.data.tokenizer import Tokenizer, load_tokenizer
+from braidlm.errors import InputError
+
+
+def inspect(
+    what: DataConfig | str | Path,
+    n: int = 3,
+    *,
+    seq_len: int | None = None,
+    seed: int = 0,
+    cache_dir: str | Path | None = None,
+) -> list[dict[str, Any]]:
+    """Return the first `n` training rows, decoded and ready for JSON. Checksums are compared.
+
+    Args:
+        what: a declaration, or the path of one shard folder.
+        n: rows.
+        seq_len: tokens of a row; by default the declared one, for a shard folder 256.
+        seed: of the order.
+        cache_dir: folder of shard folders; by default the declared one.
+
+    Returns:
+        A list of {"row", "source", "kind", "n_tokens", "n_targets", "n_padding", "pieces"}. A
+        piece is what a row holds of one document: {"document", "start", "stop" (columns),
+        "offset" (tokens of the document before it), "document_tokens", "text", "loss"}. Special
+        tokens are spelled out in the text; "loss" lists the runs [first, last + 1] of columns
+        whose next token is learnt. An MQAR item is written in symbols: "k3" a key, "v7" a value,
+        "_" symbol 0, and "k3->v7" where v7 is asked for.
+
+    Raises:
+        InputError: as `RowMixture` and `open_shards`.
+    """
+    if n < 1:
+        raise InputError(f"n = {n} rows must be at least 1")
+    if isinstance(what, DataConfig):
+        rows = RowMixture(what, seq_len, seed, cache_dir=cache_dir, verify=True)
+        found = [rows.row(i) for i in range(n)]
+        streams = [(rows.names[m.source], rows.streams[m.source]) for m in found]
+        packed = [m.row for m in found]
+    else:
+        stream = _stream_of(open_shards(what, verify=True), seq_len or 256, seed)
+        streams = [(Path(what).name, stream)] * n
+        packed = [stream.row(i) for i in range(n)]
+    return [_show(i, *s, row) for i, (s, row) in enumerate(zip(streams, packed, strict=True))]
+
+
+def show_tokens(tokens: np.ndarray, tokenizer: Tokenizer) -> str:
+    """Return the text of tokens with special tokens spelled out."""
+    special, parts, start = tokenizer.special, [], 0
+    for at in np.flatnonzero(np.isin(tokens, list(special))).tolist():
+        parts += [tokenizer.decode(tokens[start:at]), special[int(tokens[at])]]
+        start = at + 1
+    return "".join([*parts, tokenizer.decode(tokens[start:])])
+
+
+def _stream_of(shards: ShardSet, seq_len: int, seed: int) -> TextStream:
+    saved = shards.meta["tokenizer"]
+    tokenizer = load_tokenizer(saved["name"])
+    if tokenizer.fingerprint != saved["fingerprint"]:
+        raise InputError(f"tokenizer {saved['name']} is not the one that made {shards.folder}")
+    return TextStream(shards, tokenizer, shards.folder.name, seq_len, seed)
+
+
+def _show(number: int, name: str, stream: TextStream | MQARStream, row: Row) -> dict[str, Any]:
+    pieces, at = [], 0
+    for piece in row.pieces:
+        stop = at + piece.stop - piece.start
+        if isinstance(stream, TextStream):
+            shown = _text_piece(stream, row, piece, at, stop)
+        else:
+            shown = _mqar_piece(stream, row, piece, at, stop)
+        place = {"start": at, "stop": stop, "offset": piece.start}
+        pieces.append(place | shown | {"loss": _runs(row, at, stop)})
+        at = stop
+    return {
+        "row": number,
+        "source": name,
+        "kind": "text" if isinstance(stream, TextStream) else "mqar",
+        "n_tokens": at,
+        "n_targets": int((row.targets != IGNORE).sum()),
+        "n_padding": len(row.tokens) - at,
+        "pieces": pieces,
+    }
+
+
+def _text_piece(stream: TextStream, row: Row, piece: Piece, start: int, stop: int) -> dict:
+    split = stream.shards.train
+    return {
+        "document": split.ids[piece.document],
+        "document_tokens": int(split.lengths[piece.document]),
+        "text": show_tokens(row.tokens[start:stop], stream.tokenizer),
+    }
+
+
+def _mqar_piece(stream: MQARStream, row: Row, piece: Piece, start: int, stop: int) -> dict:
+    words = [_symbol(t, stream.source) for t in row.tokens[start:stop].tolist()]
+    for i, target in enumerate(row.targets[start:stop].tolist()):
+        if target != IGNORE:
+            words[i] += f"->{_symbol(target, stream.source)}"
+    return {
+        "document": f"item {piece.document}",
+        "document_tokens": stop - start,
+        "text": " ".join(words),
+    }
+
+
+def _symbol(token: int, source: MQARSource) -> str:
+    symbol, first_value = token - source.token_offset, source.vocab_size // 2
+    if symbol == 0:
+        return "_"
+    return f"k{symbol}" if symbol < first_value else f"v{symbol - first_value}"
+
+
+def _runs(row: Row, start: int, stop: int) -> list[list[int]]:
+    """Return the runs of columns start..stop-1 that carry loss."""
+    learnt = np.concatenate(([False], row.targets[start:stop] != IGNORE, [False]))
+    edges = np.flatnonzero(learnt[1:] != learnt[:-1]) + start
+    return edges.reshape(-1, 2).tolist()

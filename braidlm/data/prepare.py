@@ -1,0 +1,157 @@
+"""From a declaration to shards: build what is missing, open what is there."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from braidlm.arch.experiment import DataConfig, MQARSource, TextSource
+from braidlm.data.seeding import EVAL, generator
+from braidlm.data.shard_build import Progress, build_shards
+from braidlm.data.shards import ShardSet, TokenDocument
+from braidlm.data.tokenizer import Tokenizer, load_tokenizer
+from braidlm.errors import InputError
+
+
+def text_source(data: DataConfig, name: str) -> TextSource:
+    """Return the text source called `name`.
+
+    Raises:
+        InputError: there is none.
+    """
+    sources = [s for s in data.sources if isinstance(s, TextSource)]
+    for source in sources:
+        if source.name == name:
+            return source
+    known = ", ".join(s.name for s in sources) or "none is declared"
+    raise InputError(f"'{name}' is no text source of this recipe; allowed: {known}")
+
+
+def open_text(
+    data: DataConfig,
+    name: str,
+    tokenizer: Tokenizer | None = None,
+    *,
+    cache_dir: str | Path | None = None,
+    verify: bool = False,
+    progress: Progress | None = None,
+) -> ShardSet:
+    """Return the shards of a text source, tokenising it first where they are missing.
+
+    Args:
+        data: the declaration.
+        name: of the text source.
+        tokenizer: the declared one, if it is loaded already.
+        cache_dir: folder of shard folders; by default the declared one.
+        verify: compare checksums too.
+        progress: told how far the work is.
+
+    Raises:
+        InputError: as `load_tokenizer`, `read_corpus` and `open_shards`.
+        OSError: the folder cannot be written.
+    """
+    source = text_source(data, name)
+    return build_shards(
+        source.path,
+        tokenizer or load_tokenizer(data.tokenizer),
+        data.cache_dir if cache_dir is None else cache_dir,
+        held_out=data.held_out,
+        text_field=source.field,
+        verify=verify,
+        progress=progress,
+    )
+
+
+def held_out_documents(
+    data: DataConfig,
+    name: str,
+    *,
+    tokenizer: Tokenizer | None = None,
+    limit: int | None = None,
+    seed: int = 0,
+    cache_dir: str | Path | None = None,
+) -> Iterator[TokenDocument]:
+    """Yield held-out documents of a text source, in an order that `seed` fixes.
+
+    Args:
+        data: the declaration.
+        name: of the text source.
+        tokenizer: the declared one, if it is loaded already.
+        limit: documents at most.
+        seed: of the order, so that the first few are a fair sample of a sorted corpus.
+        cache_dir: folder of shard folders; by default the declared one.
+
+    Raises:
+        InputError: as `open_text`, or the held-out part is empty.
+    """
+    split = open_text(data, name, tokenizer, cache_dir=cache_dir).held_out
+    if len(split) == 0:
+        raise InputError(
+            f"source '{name}' has no held-out document (held_out = {data.held_out}): "
+            "raise held_out, or give more and shorter documents"
+        )
+    order = generator(seed, EVAL, name).permutation(len(split))
+    return split.documents(order[:limit])
+
+
+def build(
+    data: DataConfig,
+    out: str | Path | None = None,
+    *,
+    verify: bool = True,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Tokenise every text source of a declaration; return what is there, ready for JSON.
+
+    Args:
+        data: the declaration.
+        out: folder of shard folders; by default the declared `cache_dir`.
+        verify: compare the checksums of shards that exist already.
+        progress: told (documents, bytes) while a source is tokenised.
+
+    Returns:
+        {"out", "tokenizer", "held_out", "sources": [{"name", "kind", ...}]}; a text source has
+        "path", "folder", "fingerprint", "empty_documents", "build_sec" and for "train" and
+        "held_out" the counts of documents, tokens and bytes.
+
+    Raises:
+        InputError: see `open_text`.
+        OSError: the folder cannot be written.
+    """
+    folder = Path(data.cache_dir if out is None else out)
+    # A recipe of generated data alone names a tokenizer that nothing reads.
+    has_text = any(isinstance(s, TextSource) for s in data.sources)
+    tokenizer = load_tokenizer(data.tokenizer) if has_text else None
+    sources = []
+    for source in data.sources:
+        if isinstance(source, MQARSource):
+            sources.append({"name": source.name, "kind": "mqar", "length": source.length})
+            continue
+        shards = open_text(
+            data, source.name, tokenizer, cache_dir=folder, verify=verify, progress=progress
+        )
+        sources.append({"name": source.name, "kind": "text"} | _describe(shards))
+    return {
+        "out": str(folder),
+        "tokenizer": None if tokenizer is None else _tokenizer_card(tokenizer),
+        "held_out": data.held_out,
+        "sources": sources,
+    }
+
+
+def _describe(shards: ShardSet) -> dict[str, Any]:
+    return {
+        "path": shards.meta["source"]["path"],
+        "folder": str(shards.folder),
+        "fingerprint": shards.meta["source"]["fingerprint"],
+        "empty_documents": shards.meta["empty_documents"],
+        "build_sec": shards.meta["wall_sec"],
+        **shards.summary(),
+    }
+
+
+def _tokenizer_card(tokenizer: Tokenizer) -> dict[str, Any]:
+    return {
+        "name": tokenizer.name,
+        "vocab_size": tokenizer.vocab_size,
+        "fingerprint": tokenizer.fingerprint,
+    }

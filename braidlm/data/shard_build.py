@@ -1,0 +1,204 @@
+"""Tokenise a corpus once into a shard folder."""
+
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from braidlm.data.corpora import Document, corpus_files, read_corpus
+from braidlm.data.shard_write import SplitWriter
+from braidlm.data.shards import FORMAT, SPLITS, ShardSet, open_shards
+from braidlm.data.tokenizer import Tokenizer
+from braidlm.errors import InputError
+from braidlm.files import sync_folder, write_json
+
+MAX_SHARD_TOKENS = 1 << 27
+_BATCH_CHARS = 1 << 20
+_BATCH_DOCUMENTS = 1024
+
+Progress = Callable[[int, int], None]
+"""Called with (documents, bytes of text) done so far."""
+
+
+def is_held_out(text: str, fraction: float) -> bool:
+    """Tell whether a document belongs to the held-out part, by its text alone.
+
+    Exact duplicates land on the same side; a larger fraction keeps what a smaller one held out.
+    """
+    digest = hashlib.sha256(b"braidlm held-out\n" + text.encode("utf-8", "replace")).digest()
+    return int.from_bytes(digest[:8], "big") < fraction * 2**64
+
+
+def shard_key(
+    path: str | Path, tokenizer: Tokenizer, held_out: float, text_field: str = "text"
+) -> str:
+    """Return the name of a corpus's shard folder: 16 hex digits.
+
+    It changes with the path, size or time of any source file, the tokenizer, the held-out
+    fraction, the text field and the format.
+
+    Raises:
+        InputError: the corpus does not exist.
+    """
+    files = [(str(f.resolve()), f.stat().st_size, f.stat().st_mtime_ns) for f in corpus_files(path)]
+    parts = [FORMAT, str(path) == "python-docs", files, tokenizer.fingerprint, held_out, text_field]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
+
+
+def build_shards(
+    path: str | Path,
+    tokenizer: Tokenizer,
+    cache: str | Path,
+    *,
+    held_out: float = 0.0,
+    text_field: str = "text",
+    verify: bool = False,
+    max_shard_tokens: int = MAX_SHARD_TOKENS,
+    progress: Progress | None = None,
+) -> ShardSet:
+    """Return the shards of a corpus, tokenising it unless `cache` holds them already.
+
+    The folder is built under another name and then renamed, so that a killed build is never
+    read; of several processes that build the same one, the first to finish wins.
+
+    Args:
+        path: what `read_corpus` takes.
+        tokenizer: gives the ids; it fixes the stored dtype.
+        cache: folder of shard folders.
+        held_out: share of the documents that go to the held-out split, chosen by their hash.
+        text_field: key of the text in a .jsonl record.
+        verify: compare the checksums of shards that exist already.
+        max_shard_tokens: a shard is closed after this many tokens.
+        progress: told how far the work is.
+
+    Raises:
+        InputError: an unreadable or empty corpus, or damaged shards.
+        OSError: the disk is full or cannot be written.
+    """
+    key = shard_key(path, tokenizer, held_out, text_field)
+    folder = Path(cache) / f"{_slug(path)}-{key}"
+    if not folder.exists():
+        temporary = folder.with_name(f".building-{folder.name}-{os.getpid()}")
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+        try:
+            writer = _Builder(temporary, tokenizer, held_out, max_shard_tokens, progress)
+            writer.run(path, text_field)
+            _publish(temporary, folder)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+    return open_shards(folder, fingerprint=tokenizer.fingerprint, verify=verify)
+
+
+class _Builder:
+    """One pass over a corpus into a temporary folder."""
+
+    def __init__(
+        self,
+        folder: Path,
+        tokenizer: Tokenizer,
+        held_out: float,
+        max_tokens: int,
+        progress: Progress | None,
+    ):
+        self._folder, self._tokenizer, self._held_out = folder, tokenizer, held_out
+        self._progress = progress
+        self._dtype = np.dtype("<u2" if tokenizer.vocab_size <= 1 << 16 else "<u4")
+        self._splits = {s: SplitWriter(folder, s, self._dtype, max_tokens) for s in SPLITS}
+        self._digest = hashlib.sha256()
+        self._documents = self._bytes = self._empty = 0
+
+    def run(self, path: str | Path, text_field: str) -> None:
+        began = time.perf_counter()
+        try:
+            for batch in _batches(self._full(read_corpus(path, text_field))):
+                self._add(batch)
+            if self._documents == 0:
+                raise InputError(
+                    f"corpus {path} holds no text ({self._empty} empty documents were skipped)"
+                )
+            for split in self._splits.values():
+                split.finish()
+        finally:
+            for split in self._splits.values():
+                split.abandon()
+        self._write_meta(str(path), time.perf_counter() - began)
+
+    def _full(self, documents: Iterator[Document]) -> Iterator[Document]:
+        for document in documents:
+            if document.text.strip():
+                yield document
+            else:
+                self._empty += 1
+
+    def _add(self, batch: Sequence[Document]) -> None:
+        edges = [self._tokenizer.bos_id], [self._tokenizer.eos_id]
+        encoded = self._tokenizer.encode_batch([d.text for d in batch])
+        for document, ids in zip(batch, encoded, strict=True):
+            data = document.text.encode("utf-8", "replace")
+            self._digest.update(hashlib.sha256(data).digest())
+            side = "held_out" if is_held_out(document.text, self._held_out) else "train"
+            tokens = np.concatenate((edges[0], ids, edges[1]))
+            self._splits[side].add(document.id, tokens, len(data))
+            self._documents += 1
+            self._bytes += len(data)
+        if self._progress is not None:
+            self._progress(self._documents, self._bytes)
+
+    def _write_meta(self, path: str, wall_sec: float) -> None:
+        t = self._tokenizer
+        meta = {
+            "format": FORMAT,
+            "dtype": self._dtype.name,
+            "tokenizer": {
+                "name": t.name,
+                "fingerprint": t.fingerprint,
+                "vocab_size": t.vocab_size,
+                "bos_id": t.bos_id,
+                "eos_id": t.eos_id,
+                "pad_id": t.pad_id,
+            },
+            "source": {"path": path, "fingerprint": self._digest.hexdigest()},
+            "held_out": self._held_out,
+            "empty_documents": self._empty,
+            "wall_sec": round(wall_sec, 3),
+            "splits": {name: split.totals() for name, split in self._splits.items()},
+            "files": {k: v for split in self._splits.values() for k, v in split.files.items()},
+        }
+        write_json(self._folder / "meta.json", meta)
+
+
+def _batches(documents: Iterator[Document]) -> Iterator[list[Document]]:
+    """Group documents so that a batch holds about 1 Mi characters, or one longer document."""
+    batch: list[Document] = []
+    chars = 0
+    for document in documents:
+        batch.append(document)
+        chars += len(document.text)
+        if chars >= _BATCH_CHARS or len(batch) == _BATCH_DOCUMENTS:
+            yield batch
+            batch, chars = [], 0
+    if batch:
+        yield batch
+
+
+def _publish(temporary: Path, folder: Path) -> None:
+    try:
+        temporary.rename(folder)
+    except OSError:
+        # A folder that is there now was finished by another process from the same sources.
+        if not folder.exists():
+            raise
+    sync_folder(folder.parent)
+
+
+def _slug(path: str | Path) -> str:
+    stem = Path(path).name.split(".")[0]
+    return (
+        "".join(c if c.isascii() and (c.isalnum() or c in "-_") else "_" for c in stem) or "corpus"
+    )

@@ -1,0 +1,212 @@
+"""Endless rows: each source by itself, and all of them mixed. Any row without the ones before."""
+
+from functools import lru_cache
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import numpy as np
+
+from braidlm.arch.experiment import DataConfig, MQARSource, TextSource
+from braidlm.data.interleave import Interleave
+from braidlm.data.mqar import MQARItems, generate_mqar
+from braidlm.data.packing import IGNORE, Packing, Piece, Row, fill_row
+from braidlm.data.prepare import open_text
+from braidlm.data.seeding import EVAL, TRAIN, generator
+from braidlm.data.shards import ShardSet
+from braidlm.data.tokenizer import Tokenizer, load_tokenizer
+from braidlm.errors import InputError
+
+_BLOCK_ITEMS = 256
+
+
+class Stream(Protocol):
+    """An endless sequence of rows; each is a pure function of its number."""
+
+    @property
+    def vocab_size(self) -> int:
+        """Every token is below this."""
+        ...
+
+    def row(self, number: int) -> Row:
+        """Return row 0, 1, 2, ..."""
+        ...
+
+
+class TextStream:
+    """The train half of a corpus, packed.
+
+    Each epoch lays the documents end to end in another order and gives every row of that packing
+    once, in another order again.
+
+    Raises:
+        InputError: the train half is empty.
+    """
+
+    def __init__(self, shards: ShardSet, tokenizer: Tokenizer, name: str, seq_len: int, seed: int):
+        self.tokenizer, self.shards = tokenizer, shards
+        self.vocab_size = tokenizer.vocab_size
+        self._split, self._name, self._seq_len, self._seed = shards.train, name, seq_len, seed
+        if len(self._split) == 0:
+            raise InputError(
+                f"source '{name}' has no document to train on (held_out = "
+                f"{shards.meta['held_out']}): lower held_out, or give more documents"
+            )
+        self.rows_per_epoch = Packing(self._split.lengths, seq_len).n_rows
+        self._plan = lru_cache(maxsize=2)(self._new_plan)
+
+    def row(self, number: int) -> Row:
+        """Return a row; row `number` belongs to epoch `number // rows_per_epoch`."""
+        epoch, place = divmod(number, self.rows_per_epoch)
+        packing, order = self._plan(epoch)
+        pieces = packing.pieces(int(order[place]))
+        lengths, pad_id = self._split.lengths, self.tokenizer.pad_id
+        return fill_row(pieces, lengths, self._split.read, self._seq_len, pad_id)
+
+    def _new_plan(self, epoch: int) -> tuple[Packing, np.ndarray]:
+        rng = generator(self._seed, TRAIN, self._name, epoch)
+        documents = rng.permutation(len(self._split))
+        packing = Packing(self._split.lengths, self._seq_len, documents)
+        return packing, rng.permutation(packing.n_rows)
+
+
+class MQARStream:
+    """Recall items, as many whole ones in a row as fit; each is a document by itself.
+
+    Raises:
+        InputError: one item is longer than a row.
+    """
+
+    def __init__(self, source: MQARSource, seq_len: int, seed: int):
+        if source.length > seq_len:
+            raise InputError(
+                f"source '{source.name}': length = {source.length} is longer than "
+                f"seq_len = {seq_len}, and an item is never cut"
+            )
+        self.source = source
+        self.vocab_size = source.token_offset + source.vocab_size
+        self._seq_len, self._seed = seq_len, seed
+        self._per_row = seq_len // source.length
+        self._block = lru_cache(maxsize=2)(self._new_block)
+
+    def row(self, number: int) -> Row:
+        """Return a row: items `number * per_row` and those after it."""
+        length, used = self.source.length, self._per_row * self.source.length
+        items = range(number * self._per_row, (number + 1) * self._per_row)
+        found = [self._item(i) for i in items]
+        tokens = np.full(self._seq_len, self.source.token_offset, dtype=np.int64)
+        targets = np.full(self._seq_len, IGNORE, dtype=np.int64)
+        tokens[:used] = np.concatenate([t for t, _ in found])
+        targets[:used] = np.concatenate([t for _, t in found])
+        return Row(tokens, targets, tuple(Piece(i, 0, length) for i in items))
+
+    def _item(self, item: int) -> tuple[np.ndarray, np.ndarray]:
+        block, place = divmod(item, _BLOCK_ITEMS)
+        tokens, targets = self._block(block)
+        return tokens[place], targets[place]
+
+    def _new_block(self, block: int) -> tuple[np.ndarray, np.ndarray]:
+        """Generate many items at once: one by one is a hundred times slower."""
+        choices, keys = self.source.n_pairs, (TRAIN, self.source.name, block)
+        drawn = generator(self._seed, *keys).integers(len(choices), size=_BLOCK_ITEMS)
+        tokens = np.empty((_BLOCK_ITEMS, self.source.length), dtype=np.int64)
+        targets = np.empty_like(tokens)
+        for i, n_pairs in enumerate(choices):
+            mine = np.flatnonzero(drawn == i)
+            rng = generator(self._seed, *keys, i)
+            items = _items_of(self.source, len(mine), n_pairs, self.source.length, rng)
+            tokens[mine], targets[mine] = items.tokens, items.targets
+        return tokens, targets
+
+
+def eval_mqar_items(
+    source: MQARSource, n_items: int, *, n_pairs: int, length: int | None = None, seed: int = 0
+) -> MQARItems:
+    """Return items of a source's distribution from a stream that no training seed reaches.
+
+    Args:
+        source: the distribution.
+        n_items: how many.
+        n_pairs: pairs of each item.
+        length: tokens of an item; by default the source's.
+        seed: of the evaluation.
+    """
+    length = source.length if length is None else length
+    rng = generator(seed, EVAL, source.name, n_pairs, length)
+    return _items_of(source, n_items, n_pairs, length, rng)
+
+
+class MixedRow(NamedTuple):
+    """A row, and where it came from."""
+
+    source: int
+    """Index of the source in the declaration."""
+    number: int
+    """How many rows that source had before."""
+    row: Row
+
+
+class RowMixture:
+    """The rows of a declaration: row g is a pure function of (declaration, seq_len, seed, g).
+
+    Args:
+        data: the declaration; missing shards are built.
+        seq_len: tokens of a row; by default the declared one.
+        seed: of every order and every generated item.
+        cache_dir: folder of shard folders; by default the declared one.
+        verify: compare the shards' checksums too.
+
+    Raises:
+        InputError: see `open_text`, `TextStream` and `MQARStream`.
+    """
+
+    def __init__(
+        self,
+        data: DataConfig,
+        seq_len: int | None = None,
+        seed: int = 0,
+        *,
+        cache_dir: str | Path | None = None,
+        verify: bool = False,
+    ):
+        self.data, self.seed = data, seed
+        self.seq_len = data.seq_len if seq_len is None else seq_len
+        self.names = tuple(source.name for source in data.sources)
+        self._cache, self._verify = cache_dir, verify
+        self._tokenizer: Tokenizer | None = None
+        self.streams: tuple[TextStream | MQARStream, ...] = tuple(map(self._open, data.sources))
+        self._interleave = Interleave([source.weight for source in data.sources])
+
+    @property
+    def vocab_size(self) -> int:
+        """Every token is below this: a model needs at least so many embeddings."""
+        return max(stream.vocab_size for stream in self.streams)
+
+    def row(self, number: int) -> MixedRow:
+        """Return row 0, 1, 2, ..."""
+        source, before = self._interleave.locate(number)
+        return MixedRow(source, before, self.streams[source].row(before))
+
+    def _open(self, source: TextSource | MQARSource) -> TextStream | MQARStream:
+        if isinstance(source, MQARSource):
+            return MQARStream(source, self.seq_len, self.seed)
+        self._tokenizer = self._tokenizer or load_tokenizer(self.data.tokenizer)
+        shards = open_text(
+            self.data, source.name, self._tokenizer, cache_dir=self._cache, verify=self._verify
+        )
+        return TextStream(shards, self._tokenizer, source.name, self.seq_len, self.seed)
+
+
+def _items_of(
+    source: MQARSource, n_items: int, n_pairs: int, length: int, rng: np.random.Generator
+) -> MQARItems:
+    return generate_mqar(
+        n_items,
+        vocab_size=source.vocab_size,
+        n_pairs=n_pairs,
+        length=length,
+        rng=rng,
+        alpha=source.alpha,
+        token_offset=source.token_offset,
+        num_passes=source.num_passes,
+        random_non_queries=source.random_non_queries,
+    )

@@ -1,0 +1,217 @@
+"""Text to token ids and back: the built-in bytes, or any `tokenizers` JSON file."""
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from braidlm.errors import InputError
+
+_BOS_NAMES = ("<bos>", "<s>", "<|begin_of_text|>", "<|startoftext|>", "[BOS]", "[CLS]")
+_EOS_NAMES = ("<|endoftext|>", "<eos>", "</s>", "<|end_of_text|>", "[EOS]", "[SEP]")
+_PAD_NAMES = ("<pad>", "<|padding|>", "[PAD]", "<|finetune_right_pad_id|>")
+_MAX_PIECE_CHARS = 1 << 20
+
+
+class Tokenizer(Protocol):
+    """What the rest of the library asks of a tokenizer.
+
+    A text is encoded as it stands: no special token is added, and the spelling of a special
+    token inside a text is encoded as ordinary characters.
+    """
+
+    @property
+    def name(self) -> str:
+        """The name that a recipe gives: "bytes" or the path of the JSON file."""
+        ...
+
+    @property
+    def vocab_size(self) -> int:
+        """Ids are in 0 .. vocab_size - 1, special ids included."""
+        ...
+
+    @property
+    def bos_id(self) -> int:
+        """Id that opens every document."""
+        ...
+
+    @property
+    def eos_id(self) -> int:
+        """Id that closes every document."""
+        ...
+
+    @property
+    def pad_id(self) -> int:
+        """Id at positions that belong to no document."""
+        ...
+
+    @property
+    def fingerprint(self) -> str:
+        """A sha256 in hex: equal if and only if every text gets the same ids."""
+        ...
+
+    @property
+    def special(self) -> dict[int, str]:
+        """Spelling of each special id, for display."""
+        ...
+
+    def encode(self, text: str) -> np.ndarray:
+        """Return the ids of `text`, (n,) int64."""
+        ...
+
+    def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """Return the ids of each text, the same as `encode` one by one, but faster."""
+        ...
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """Return the text of `ids` without special tokens; never raises."""
+        ...
+
+
+class ByteTokenizer:
+    """UTF-8 bytes 0..255, then bos 256, eos 257 and pad 258."""
+
+    name = "bytes"
+    vocab_size = 259
+    bos_id, eos_id, pad_id = 256, 257, 258
+    fingerprint = hashlib.sha256(b"braidlm bytes 1: utf-8, bos 256, eos 257, pad 258").hexdigest()
+
+    @property
+    def special(self) -> dict[int, str]:
+        """Spelling of each special id, for display."""
+        return {256: "<bos>", 257: "<eos>", 258: "<pad>"}
+
+    def encode(self, text: str) -> np.ndarray:
+        """Return the UTF-8 bytes of `text`, (n,) int64; a lone surrogate becomes "?"."""
+        return np.frombuffer(text.encode("utf-8", "replace"), dtype=np.uint8).astype(np.int64)
+
+    def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """Return the ids of each text."""
+        return [self.encode(text) for text in texts]
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """Return the text; special ids vanish, ids beyond them and broken UTF-8 become U+FFFD."""
+        flat = np.asarray(list(ids), dtype=np.int64).reshape(-1)
+        flat = flat[~np.isin(flat, (self.bos_id, self.eos_id, self.pad_id))]
+        known = np.where((flat >= 0) & (flat < 256), flat, 0xFF).astype(np.uint8)
+        return known.tobytes().decode("utf-8", "replace")
+
+
+class JSONTokenizer:
+    """A tokenizer read from a JSON file of the `tokenizers` library.
+
+    Its own truncation, padding and post-processing are left out: packing owns the boundaries.
+    Where the file names only one of bos and eos, that one serves as both; without a pad token
+    eos pads.
+    """
+
+    def __init__(self, path: str | Path):
+        self.name = str(path)
+        data, self._inner = _load_json(Path(path))
+        self.fingerprint = hashlib.sha256(b"braidlm tokenizers 1\n" + data).hexdigest()
+        vocab = self._inner.get_vocab(with_added_tokens=True)
+        self.vocab_size = 1 + max(vocab.values(), default=-1)
+        bos, eos = _first(vocab, _BOS_NAMES), _first(vocab, _EOS_NAMES)
+        if bos is None and eos is None:
+            raise InputError(
+                f"tokenizer {self.name} has no token that opens or closes a document: "
+                f"one of {', '.join(_BOS_NAMES + _EOS_NAMES)} is needed"
+            )
+        self.bos_id: int = eos if bos is None else bos  # type: ignore[assignment]
+        self.eos_id: int = self.bos_id if eos is None else eos
+        pad = _first(vocab, _PAD_NAMES)
+        self.pad_id: int = self.eos_id if pad is None else pad
+
+    @property
+    def special(self) -> dict[int, str]:
+        """Spelling of each special id, for display."""
+        ids = {self.bos_id, self.eos_id, self.pad_id}
+        return {i: self._inner.id_to_token(i) or f"<{i}>" for i in sorted(ids)}
+
+    def encode(self, text: str) -> np.ndarray:
+        """Return the ids of `text`, (n,) int64."""
+        return self.encode_batch([text])[0]
+
+    def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """Return the ids of each text; texts beyond 1 Mi characters go through in pieces."""
+        pieces = [_pieces(_without_surrogates(text)) for text in texts]
+        flat = [piece for parts in pieces for piece in parts]
+        encoded = self._inner.encode_batch_fast(flat, add_special_tokens=False)
+        ids = iter([np.asarray(e.ids, dtype=np.int64) for e in encoded])
+        return [np.concatenate([next(ids) for _ in parts]) for parts in pieces]
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """Return the text without special tokens; ids outside the vocabulary become U+FFFD."""
+        special = {self.bos_id, self.eos_id, self.pad_id}
+        runs: list[list[int] | str] = [[]]
+        for i in (int(i) for i in ids):
+            if not 0 <= i < self.vocab_size:
+                runs += ["\ufffd", []]
+            elif i not in special:
+                runs[-1].append(i)  # type: ignore[union-attr]
+        return "".join(
+            run if isinstance(run, str) else self._inner.decode(run, skip_special_tokens=True)
+            for run in runs
+        )
+
+
+def load_tokenizer(name: str | Path) -> Tokenizer:
+    """Return the tokenizer that a recipe names: "bytes" or the path of a tokenizers JSON file.
+
+    Raises:
+        InputError: the file is missing, is not such a file, or has no document token.
+    """
+    return ByteTokenizer() if str(name) == "bytes" else JSONTokenizer(name)
+
+
+def _load_json(path: Path):
+    from tokenizers import Tokenizer as Inner
+
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise InputError(
+            f"tokenizer {path} cannot be read ({error.strerror}): "
+            'give "bytes" or the path of a tokenizers JSON file'
+        ) from None
+    try:
+        inner = Inner.from_str(data.decode("utf-8"))
+    except Exception as error:  # the library raises a bare Exception
+        raise InputError(f"tokenizer {path} is not a tokenizers JSON file: {error}") from None
+    inner.no_truncation()
+    inner.no_padding()
+    # A document that merely spells "<|endoftext|>" must not be cut in two.
+    inner.encode_special_tokens = True
+    return data, inner
+
+
+def _first(vocab: dict[str, int], names: Iterable[str]) -> int | None:
+    return next((vocab[name] for name in names if name in vocab), None)
+
+
+def _without_surrogates(text: str) -> str:
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
+def _pieces(text: str) -> list[str]:
+    """Cut a very long text after line ends: the library needs about 100 bytes a token."""
+    pieces, start = [], 0
+    while len(text) - start > _MAX_PIECE_CHARS:
+        cut = _line_start(text, start + _MAX_PIECE_CHARS)
+        pieces.append(text[start:cut])
+        start = cut
+    return [*pieces, text[start:]]
+
+
+def _line_start(text: str, near: int) -> int:
+    """Return the first place from `near` on where a line starts with something visible.
+
+    Byte-pair pre-tokenizers never join a line end with a visible character, so that cutting
+    there changes no token.
+    """
+    cut = text.find("\n", near)
+    while cut != -1 and cut + 1 < len(text) and text[cut + 1].isspace():
+        cut = text.find("\n", cut + 1)
+    return len(text) if cut == -1 else cut + 1
