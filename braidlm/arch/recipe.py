@@ -15,8 +15,8 @@ from braidlm.arch.spec import Spec
 from braidlm.errors import InputError
 
 
-class Recipe(Config):
-    """A model, its data, its training and its tasks."""
+class ModelFile(Config):
+    """What a file that only declares a model may hold: enough to describe it, not to train it."""
 
     name: str = "run"
     """Name of the run in reports."""
@@ -24,6 +24,11 @@ class Recipe(Config):
     """Seed of the initial weights and of the order of the data."""
     spec: Spec = Field(alias="model")
     """The model; in a recipe file this table is called ``[model]``."""
+
+
+class Recipe(ModelFile):
+    """A model, its data, its training and its tasks."""
+
     data: DataConfig
     """The data."""
     train: TrainConfig = TrainConfig()
@@ -82,6 +87,44 @@ class Recipe(Config):
                 f"source '{name}': token_offset + vocab_size = {end} must not exceed the model's "
                 f"vocab_size = {self.spec.vocab_size}"
             )
+
+
+def load_spec(
+    source: str | Path,
+    overrides: Sequence[str] = (),
+    *,
+    d_model: int | None = None,
+    vocab_size: int | None = None,
+) -> Spec:
+    """Return the model of a recipe file, or of a pattern with every other field at its default.
+
+    Args:
+        source: a TOML file with at least a ``[model]`` table, or a pattern such as ``(M-M-M*-)4``.
+        overrides: as for `Recipe.load`, e.g. ``model.mixers.M.d_state=64``.
+        d_model: replaces the width.
+        vocab_size: replaces the vocabulary.
+
+    Raises:
+        InputError: for a file that cannot be read, or a field that cannot be.
+    """
+    is_file = Path(source).suffix != ""  # no pattern holds a dot
+    data = read_toml(source) if is_file else {"model": {"pattern": str(source)}}
+    sizes = {"d_model": d_model, "vocab_size": vocab_size}
+    given = [f"model.{name}={size}" for name, size in sizes.items() if size is not None]
+    data = override(data, [*given, *overrides])
+    try:
+        return _spec_of(data)
+    except InputError as error:
+        raise InputError(f"{source}: {error}" if is_file else str(error)) from None
+
+
+def _spec_of(data: dict[str, Any]) -> Spec:
+    """Read the model of a whole recipe, or of a file that declares nothing but a model."""
+    misplaced = next((k for k in data if k in Spec.model_fields), None)
+    if misplaced is not None:
+        raise InputError(f"unknown field '{misplaced}' (did you mean 'model.{misplaced}'?)")
+    whole = {"data", "train", "tasks"} & set(data)
+    return (Recipe if whole else ModelFile).of(data).spec
 
 
 def read_toml(path: str | Path) -> dict[str, Any]:
