@@ -6,7 +6,7 @@ Each helper returns a pattern string for `Spec.parse`.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, get_args
 
 from braidlm.errors import InputError
 
@@ -68,13 +68,16 @@ def _spread(layers: list[str], old: str, new: str, gap: float) -> list[str]:
 def attention_positions(n_layers: int, n_attention: int, placement: Placement) -> tuple[int, ...]:
     """Return the 0-based layers that hold attention among `n_layers` mixers.
 
-    - ``front``: the first layer, then spread evenly (the placement that costs quality);
-    - ``middle``: spread evenly, away from both ends;
-    - ``even``: the last layer of each of `n_attention` equal runs, as in Jamba and Qwen3-Next;
-    - ``end``: spread evenly so that the last layer is attention and the first is not.
+    - ``middle``: the middle of each of `n_attention` equal runs, away from both ends;
+    - ``front``: as ``middle``, with the first of them moved to the first layer, which costs quality;
+    - ``end``: as ``middle``, with the last of them moved to the last layer;
+    - ``even``: the last layer of each of `n_attention` equal runs, as in Qwen3-Next.
+
+    Three of 13 are 3, 7, 11 (middle), 1, 7, 11 (front) and 3, 7, 13 (end), counted from 1, as in
+    the source; its two of 13 (4 and 8) follow no rule: `at_layers` takes such lists.
 
     Raises:
-        InputError: if there are more attention layers than layers.
+        InputError: if there are more attention layers than layers, or for an unknown placement.
 
     Source: Bae et al. 2025 (arXiv 2510.04800), section on placement.
     """
@@ -82,18 +85,19 @@ def attention_positions(n_layers: int, n_attention: int, placement: Placement) -
         raise InputError(
             f"n_attention = {n_attention}: must be between 0 and n_layers = {n_layers}"
         )
-    if placement == "front":
-        return tuple(i * n_layers // n_attention for i in range(n_attention))
-    if placement == "middle":
-        return tuple((2 * i + 1) * n_layers // (2 * n_attention) for i in range(n_attention))
+    if placement not in get_args(Placement):
+        allowed = ", ".join(get_args(Placement))
+        raise InputError(f"placement = {placement!r}: allowed are {allowed}")
+    if n_attention == 0:
+        return ()
     if placement == "even":
         return tuple((i + 1) * n_layers // n_attention - 1 for i in range(n_attention))
+    middle = [(2 * i + 1) * n_layers // (2 * n_attention) for i in range(n_attention)]
+    if placement == "front":
+        middle[0] = 0
     if placement == "end":
-        return tuple(
-            n_layers - 1 - (n_attention - 1 - i) * n_layers // n_attention
-            for i in range(n_attention)
-        )
-    raise InputError(f"placement = {placement!r}: allowed are front, middle, even, end")
+        middle[-1] = n_layers - 1
+    return tuple(middle)
 
 
 def interleave(
