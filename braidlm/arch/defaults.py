@@ -6,6 +6,7 @@ guesses a size. `braid describe --defaults` prints the table.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -55,7 +56,7 @@ def fill(fields: Fields, d_model: int, where: str) -> Fields:
     Raises:
         InputError: if a size is not a whole number or was given twice.
     """
-    filler = _FILLERS.get(fields.get("kind", ""))
+    filler = _FILLERS.get(str(fields.get("kind", "")))
     return dict(fields) if filler is None else filler(dict(fields), d_model, where)
 
 
@@ -83,8 +84,9 @@ def _mamba2(fields: Fields, d_model: int, where: str) -> Fields:
     if "expand" in fields and "n_heads" in fields:
         raise InputError(f"{where}: give either expand or n_heads, not both")
     expand = fields.pop("expand", 2)
-    if not isinstance(expand, int | float) or expand <= 0:
-        raise InputError(f"{where}.expand = {expand!r}: must be a number greater than 0")
+    is_number = isinstance(expand, int | float) and not isinstance(expand, bool)
+    if not is_number or not 0 < expand < math.inf:
+        raise InputError(f"{where}.expand = {expand!r}: must be a finite number greater than 0")
     inner = expand * d_model
     head_dim = fields.setdefault("head_dim", min(64, int(inner)))
     fields.setdefault("n_heads", _whole(inner, head_dim, f"{where}.head_dim", "expand * d_model"))

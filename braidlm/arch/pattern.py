@@ -78,8 +78,15 @@ def parse(text: str) -> Pattern:
     parser = _Parser(re.sub(r"\s+", "", text))
     pattern = Pattern(parser.items(depth=0))
     if (n := _size(pattern.items)) > MAX_SUBLAYERS:
-        raise InputError(f"pattern '{text}' has {n} sublayers; at most {MAX_SUBLAYERS} are allowed")
+        raise InputError(
+            f"pattern '{_short(text)}' has {n} sublayers; at most {MAX_SUBLAYERS} are allowed"
+        )
     return pattern
+
+
+def _short(text: str) -> str:
+    """Cut a long pattern, so that a message stays one sentence."""
+    return text if len(text) <= 80 else text[:77] + "..."
 
 
 def _count(n: int) -> str:
@@ -109,7 +116,7 @@ class _Parser:
         return self.text[self.at : self.at + 1]
 
     def fail(self, message: str) -> InputError:
-        return InputError(f"pattern '{self.text}', character {self.at + 1}: {message}")
+        return InputError(f"pattern '{_short(self.text)}', character {self.at + 1}: {message}")
 
     def items(self, depth: int) -> tuple[Symbols | Group, ...]:
         if depth > 16:

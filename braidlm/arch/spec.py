@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Self
@@ -103,8 +104,9 @@ class Spec(Config):
             raise InputError(f"d_model = {d_model!r}: must be a whole number of at least 1")
         parallel = _parallel_table(data.get("parallel", ()))
         mixers = _mixer_table(data.get("mixers", ()))
-        groups = [tuple(parallel[s]["branches"]) if s in parallel else (s,) for s in _used(data)]
-        for letter in sorted({x for g in (*groups, *_groups(data)) for x in g} - set(parallel)):
+        groups = [*_groups(data), *(tuple(p["branches"]) for p in parallel.values())]
+        _refuse_nesting(groups, parallel)
+        for letter in sorted({*_used(data), *(x for g in groups for x in g)} - set(parallel)):
             mixers.setdefault(letter, {"kind": _default_kind(letter, [*mixers, *parallel])})
         mixers = {k: defaults.fill(v, d_model, f"mixers.{k}") for k, v in mixers.items()}
         return {
@@ -132,7 +134,11 @@ class Spec(Config):
             raise InputError(f"letter '{min(clash)}' is declared both as a mixer and as parallel")
         for sublayer in self.sublayers:
             if sublayer.fusion is not None:
-                sublayer.fusion.check(sublayer.branches)
+                try:
+                    sublayer.fusion.check(sublayer.branches)
+                except InputError as error:
+                    place = f"sublayer {sublayer.index} ({sublayer.symbol})"
+                    raise InputError(f"{place}: {error}") from None
         return self
 
     @cached_property
@@ -165,14 +171,27 @@ def _groups(data: dict[str, Any]) -> list[tuple[str, ...]]:
     return [names for names in parse(data["pattern"]).expand() if len(names) > 1]
 
 
+def _refuse_nesting(groups: list[tuple[str, ...]], parallel: dict[str, Any]) -> None:
+    for group in groups:
+        for letter in group:
+            if letter in parallel:
+                raise InputError(
+                    f"branches '{''.join(group)}': letter '{letter}' names a parallel sublayer; "
+                    "a branch must be a mixer"
+                )
+
+
 def _mixer_table(given: Any) -> dict[str, dict[str, Any]]:
     """Read ``{"A": {...}}`` (TOML) or the stored tuple of letters."""
     rows = _rows(given, "mixers")
-    table = {letter: dict(row.get("mixer", row)) for letter, row in rows.items()}
-    for letter, fields in table.items():
-        fields.pop("letter", None)
+    table = {}
+    for letter, row in rows.items():
+        fields = row.get("mixer", row)
+        if not isinstance(fields, dict):
+            raise InputError(f"mixers.{letter}.mixer = {fields!r}: must be a table of fields")
+        table[letter] = {k: v for k, v in fields.items() if k != "letter"}
         if "kind" not in fields:
-            fields["kind"] = _default_kind(letter, [])
+            table[letter]["kind"] = _default_kind(letter, [])
     return table
 
 
@@ -195,13 +214,18 @@ def _rows(given: Any, where: str) -> dict[str, dict[str, Any]]:
         rows = dict(given)
     elif isinstance(given, (list, tuple)):
         stored = [x.model_dump() if isinstance(x, Config) else x for x in given]
-        rows = {r["letter"]: r for r in stored if isinstance(r, dict) and "letter" in r}
+        rows = {}
+        for row in stored:
+            letter = row.get("letter") if isinstance(row, dict) else None
+            if not isinstance(letter, str) or letter in rows:
+                raise InputError(f"{where}: every entry must have a letter of its own, not {row!r}")
+            rows[letter] = row
     else:
         raise InputError(f"{where} = {given!r}: must be a table of letters")
     for letter, row in rows.items():
         if not isinstance(row, dict):
             raise InputError(f"{where}.{letter} = {row!r}: must be a table of fields")
-        if len(letter) != 1 or not (letter.isascii() and (letter.isalpha() or letter in "*+-")):
+        if not re.fullmatch(r"[A-Za-z*+-]", str(letter)):
             raise InputError(f"{where}.{letter}: a letter is one of A-Z, a-z, '*', '+', '-'")
     return {letter: dict(row) for letter, row in rows.items()}
 
@@ -220,7 +244,7 @@ def _default_kind(letter: str, declared: list[str]) -> str:
 
 def _mixer(fields: dict[str, Any], where: str) -> MixerConfig:
     kind = fields["kind"]
-    if kind not in KINDS:
+    if not isinstance(kind, str) or kind not in KINDS:
         allowed = list(KINDS)
         raise InputError(
             f"{where}.kind = {kind!r}{nearest(str(kind), allowed)}: "
@@ -242,6 +266,10 @@ def _fusion(
                 f"{where}.combine = 'cross_attention': needs a parallel sublayer with an attention "
                 "and a recurrent branch, such as {M*}"
             )
-        cross = defaults.fill_cross_attention(fields.get("cross") or {}, attention)
+        cross = {} if fields.get("cross") is None else fields["cross"]
+        if isinstance(cross, dict):
+            cross = defaults.fill_cross_attention(cross, attention)
         fields = {**fields, "cross": cross}
+    elif isinstance(fields, dict) and fields.get("cross") is not None:
+        raise InputError(f"{where}.cross: belongs only to combine = 'cross_attention'")
     return Fusion.of(fields, where)
