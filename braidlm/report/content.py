@@ -1,0 +1,215 @@
+"""Everything that the page shows, as JSON-able data: the one place where numbers meet."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from braidlm.errors import InputError
+from braidlm.report.checks import cautions, problems, unmatched
+from braidlm.report.figures import arch_figures
+from braidlm.report.load import SCHEMA_VERSION, Arm, Loaded, load
+from braidlm.report.reproduce import reproduce
+from braidlm.report.series import loss_points, row_estimates
+from braidlm.report.stats import Estimate, estimate, number
+from braidlm.report.words import notes, summary
+
+# kind -> (metric, title, unit, which is better)
+_KNOWN = {
+    "lm": (("bits_per_byte", "Bits per byte", "bits/byte", "lower"),),
+    "mqar": (
+        ("accuracy", "MQAR accuracy", "share", "higher"),
+        ("graded", "Graded recall", "nats", "higher"),
+    ),
+}
+_LOWER = ("loss", "nll", "perplexity", "bits", "error", "sec", "bytes")
+
+
+@dataclass(frozen=True)
+class Column:
+    """One metric of one task."""
+
+    task: str  # "<kind>-<name>"
+    kind: str
+    metric: str
+    title: str
+    unit: str
+    better: str  # "lower" or "higher"
+
+    @property
+    def key(self) -> str:
+        """The name under which `tables` gives the metric."""
+        return f"{self.task}.{self.metric}"
+
+
+def tables(dirs: Iterable[Path | str], *, context: int = 8192) -> dict[str, Any]:
+    """The numbers of a report: JSON-able, without NaN.
+
+    Args:
+        dirs: run directories (one arm per configuration, one seed per run) or study directories.
+        context: tokens at which cache bytes are stated.
+
+    Returns:
+        `title`, `description`, `context`, `seeds`, `matched`, `summary` and `notes` (sentences),
+        `columns` (which metrics there are), `arms` (one row each: cost figures, and `metrics` with
+        mean, seed_stderr, item_stderr, n_seeds, n_items, values, or null), `curves` (loss by
+        step), `by_position`, `by_pairs`, `frontier`, `problems`, `cautions` and `reproduce`.
+
+    Raises:
+        InputError: a directory is neither run nor study, no run can be read, `context` is below 1,
+            or a file carries another schema version.
+    """
+    if context < 1:
+        raise InputError(f"context = {context}: must be at least 1 token")
+    loaded = load([Path(d) for d in dirs])
+    columns = _columns(loaded.arms)
+    arms = [_arm(arm, columns, context) for arm in loaded.arms]
+    data = {
+        "schema_version": SCHEMA_VERSION,
+        "title": loaded.title,
+        "description": loaded.description,
+        "context": context,
+        "seeds": sorted(
+            {run.seed for arm in loaded.arms for run in arm.runs if run.seed is not None}
+        ),
+        "matched": list(loaded.matched),
+        "columns": [asdict(column) | {"key": column.key} for column in columns],
+        "arms": arms,
+        **_curves(loaded),
+        "frontier": _frontier(arms, columns),
+        "problems": problems(loaded),
+        "cautions": [*unmatched(arms, loaded.matched), *cautions(loaded.arms)],
+        "reproduce": reproduce(loaded),
+    }
+    return data | {"summary": summary(data), "notes": notes(data)}
+
+
+def _columns(arms: list[Arm]) -> list[Column]:
+    results = {stem: r for arm in arms for run in arm.runs for stem, r in run.results.items()}
+    kinds = [str(result.get("kind")) for result in results.values()]
+    columns = []
+    for stem, result in sorted(results.items(), key=lambda item: _rank(item[1])):
+        kind = str(result.get("kind"))
+        suffix = f" ({result.get('name') or stem})" if kinds.count(kind) > 1 else ""
+        for metric, title, unit, better in _KNOWN.get(kind) or _other(result):
+            columns.append(Column(stem, kind, metric, title + suffix, unit, better))
+    return columns
+
+
+def _rank(result: dict[str, Any]) -> tuple[int, str, str]:
+    order = list(_KNOWN)
+    kind = str(result.get("kind"))
+    return (order.index(kind) if kind in order else len(order), kind, str(result.get("name")))
+
+
+def _other(result: dict[str, Any]) -> tuple[tuple[str, str, str, str], ...]:
+    """A kind that this page does not know: its primary metric, by its own name."""
+    metric = str(result.get("metric") or "value")
+    unit = str(((result.get("metrics") or {}).get(metric) or {}).get("unit") or "")
+    better = "lower" if any(word in metric for word in _LOWER) else "higher"
+    return ((metric, f"{result.get('kind')} {metric}".replace("_", " "), unit, better),)
+
+
+def _arm(arm: Arm, columns: list[Column], context: int) -> dict[str, Any]:
+    return {
+        "name": arm.name,
+        "label": arm.label,
+        "overrides": list(arm.overrides),
+        "seeds": [run.seed for run in arm.runs],
+        "n_runs": len(arm.runs),
+        **arch_figures(arm.config, context),
+        "metrics": {column.key: _metric(arm, column) for column in columns},
+    }
+
+
+def _metric(arm: Arm, column: Column) -> dict[str, Any] | None:
+    found = estimate(_measured(run.results.get(column.task), column.metric) for run in arm.runs)
+    return as_dict(found) if found else None
+
+
+def _measured(result: dict[str, Any] | None, metric: str) -> tuple[Any, Any, Any]:
+    if result is None:
+        return None, None, None
+    entry = (result.get("metrics") or {}).get(metric)
+    if entry is None and result.get("metric") in (metric, None):
+        entry = result
+    return (entry["value"], entry.get("stderr"), entry.get("n")) if entry else (None, None, None)
+
+
+def as_dict(found: Estimate) -> dict[str, Any]:
+    """An estimate with plain lists."""
+    return asdict(found) | {"values": list(found.values)}
+
+
+def as_estimate(entry: dict[str, Any]) -> Estimate:
+    """The inverse of `as_dict`."""
+    return Estimate(**{**entry, "values": tuple(entry["values"])})
+
+
+def _curves(loaded: Loaded) -> dict[str, Any]:
+    arms = loaded.arms
+    return {
+        "curves": {
+            "whole": {arm.name: loss_points(arm) for arm in arms},
+            "tail": {arm.name: loss_points(arm, tail=True) for arm in arms},
+        },
+        "by_position": _by_task(arms, "lm", _position_rows),
+        "by_pairs": _by_task(arms, "mqar", _pair_rows),
+        "chance": {task: _chance(arms, task) for task in _tasks(arms, "mqar")},
+    }
+
+
+def _tasks(arms: list[Arm], kind: str) -> list[str]:
+    runs = [run for arm in arms for run in arm.runs]
+    return sorted({s for run in runs for s, r in run.results.items() if r.get("kind") == kind})
+
+
+def _by_task(
+    arms: list[Arm], kind: str, rows_of: Any
+) -> dict[str, dict[str, list[dict[str, Any]]]]:
+    return {
+        task: {
+            arm.name: rows_of([run.results[task] for run in arm.runs if task in run.results])
+            for arm in arms
+        }
+        for task in _tasks(arms, kind)
+    }
+
+
+def _position_rows(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    rows = row_estimates(results, "by_position", ("start", "end"), "nll", "stderr")
+    return [{"start": at[0], "end": at[1], "nll": as_dict(e)} for at, e in rows]
+
+
+def _pair_rows(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    merged: dict[float, dict[str, Any]] = {}
+    for metric in ("accuracy", "graded"):
+        rows = row_estimates(results, "by_pairs", ("n_pairs",), metric, f"{metric}_stderr")
+        for at, found in rows:
+            merged.setdefault(at[0], {"n_pairs": at[0]})[metric] = as_dict(found)
+    return [merged[key] for key in sorted(merged)]
+
+
+def _chance(arms: list[Arm], task: str) -> float | None:
+    results = [run.results[task] for arm in arms for run in arm.runs if task in run.results]
+    found = [number(_measured(result, "chance")[0]) for result in results]
+    return next((value for value in found if value is not None), None)
+
+
+def _frontier(arms: list[dict[str, Any]], columns: list[Column]) -> dict[str, list[dict[str, Any]]]:
+    """Recall against cache bytes, one list per recall task; arms that lack either are left out."""
+    return {
+        column.task: [
+            {
+                "arm": arm["name"],
+                "cache_bytes": arm["cache_bytes"],
+                "recall": arm["metrics"][column.key],
+            }
+            for arm in arms
+            if arm["cache_bytes"] is not None and arm["metrics"][column.key]
+        ]
+        for column in columns
+        if column.kind == "mqar" and column.metric == "accuracy"
+    }

@@ -1,0 +1,270 @@
+"""Reads run and study directories into plain records."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from braidlm import runs
+from braidlm.errors import InputError
+from braidlm.runs import SCHEMA_VERSION
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training run: one arm, one seed. `notes` says which files could not be read."""
+
+    path: Path
+    seed: int | None
+    config: dict[str, Any]
+    env: dict[str, Any]
+    status: dict[str, Any]
+    metrics: list[dict[str, Any]]
+    results: dict[str, dict[str, Any]]  # "<kind>-<name>" -> result file
+    notes: tuple[str, ...] = ()
+
+    @property
+    def is_readable(self) -> bool:
+        """Whether the run says what was trained."""
+        return bool(self.config)
+
+
+@dataclass(frozen=True)
+class Missing:
+    """A run that a study planned and that left no directory."""
+
+    arm: str
+    seed: str
+    state: str
+    error: str
+
+
+@dataclass
+class Arm:
+    """Runs of one configuration that differ in their seed alone."""
+
+    name: str
+    label: str
+    runs: list[Run] = field(default_factory=list)
+    overrides: tuple[str, ...] = ()
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The resolved recipe of the first readable run, or an empty dict."""
+        return next((run.config for run in self.runs if run.config), {})
+
+
+@dataclass
+class Loaded:
+    """All that was found under the given directories."""
+
+    title: str
+    description: str
+    arms: list[Arm]
+    matched: tuple[str, ...] = ()
+    missing: list[Missing] = field(default_factory=list)
+    commands: list[str] = field(default_factory=list)
+
+
+def load(dirs: Iterable[Path]) -> Loaded:
+    """Read every run and study directory of `dirs`, in the given order.
+
+    Run directories whose configurations differ only in the seed become one arm.
+
+    Raises:
+        InputError: a directory is neither a run nor a study, no run can be read, or a file carries
+            another schema version.
+    """
+    paths = [Path(d) for d in dirs]
+    studies = [_study(path) for path in paths if _is_study(path)]
+    loose = [_run(path) for path in paths if not _is_study(path) and _checked_run_dir(path)]
+    arms = [arm for study in studies for arm in study.arms] + _group(loose)
+    if not any(run.is_readable for arm in arms for run in arm.runs):
+        places = ", ".join(repr(str(path)) for path in paths) or "an empty list of directories"
+        raise InputError(f"no readable run in {places}: a run needs at least a config.json")
+    _make_names_unique(arms)
+    titles = [study.title for study in studies] + [arm.name for arm in arms if not studies]
+    return Loaded(
+        title=_join(titles),
+        description=" ".join(study.description for study in studies if study.description),
+        arms=arms,
+        matched=tuple(dict.fromkeys(m for study in studies for m in study.matched)),
+        missing=[m for study in studies for m in study.missing],
+        commands=[c for study in studies for c in study.commands],
+    )
+
+
+def _is_study(path: Path) -> bool:
+    return (path / "study.json").is_file()
+
+
+def _is_run(path: Path) -> bool:
+    return any((path / name).is_file() for name in ("config.json", "status.json", "metrics.jsonl"))
+
+
+def _checked_run_dir(path: Path) -> bool:
+    if not _is_run(path):
+        raise InputError(
+            f"directory {str(path)!r} is neither a run (config.json) nor a study (study.json)"
+        )
+    return True
+
+
+def _study(path: Path) -> Loaded:
+    data, note = _json(path / "study.json")
+    if note:
+        raise InputError(f"study file {note}")
+    _check_version(path / "study.json", data)
+    arms, missing = [], []
+    for entry in data.get("arms") or []:
+        entry = entry if isinstance(entry, dict) else {"name": str(entry)}
+        name = str(entry.get("name"))
+        overrides = tuple(str(o) for o in entry.get("overrides") or ())
+        arm = Arm(name, str(entry.get("label") or name), overrides=overrides)
+        arm.runs = [
+            _run(d) for d in sorted((path / name).glob("seed-*"), key=_seed_key) if _is_run(d)
+        ]
+        arms.append(arm)
+        missing += _missing(data, path, name)
+    return Loaded(
+        title=str(data.get("name") or path.name),
+        description=str(data.get("description") or ""),
+        arms=arms,
+        matched=tuple(_matched(data.get("matched"))),
+        missing=missing,
+        commands=[as_command(data["command"])] if data.get("command") else [],
+    )
+
+
+def _matched(value: Any) -> Iterator[str]:
+    for item in [value] if isinstance(value, str) else value or []:
+        yield str(item)
+
+
+def _missing(data: dict[str, Any], path: Path, arm: str) -> Iterator[Missing]:
+    """Runs that the study names and that have no directory of their own."""
+    states = data.get("runs") or {}
+    planned = {f"{arm}/seed-{seed}" for seed in data.get("seeds") or []}
+    planned |= {key for key in states if key.rsplit("/", 1)[0] == arm}
+    for key in sorted(planned):
+        if not _is_run(path / key):
+            entry = states.get(key) or {}
+            yield Missing(
+                arm=arm,
+                seed=key.rsplit("seed-", 1)[-1],
+                state=str(entry.get("state") or "not started"),
+                error=str(entry.get("error") or ""),
+            )
+
+
+def _seed_key(path: Path) -> tuple[int, str]:
+    tail = path.name.removeprefix("seed-")
+    return (int(tail) if tail.isdigit() else -1, tail)
+
+
+def _run(path: Path) -> Run:
+    config, config_note = _json(path / "config.json")
+    env, env_note = _json(path / "env.json")
+    status, status_note = _json(path / "status.json")
+    if status.get("state") == "running" and not runs.Run(path).is_active():
+        status |= {"state": "interrupted", "error": "its process ended without a word"}
+    metrics, metrics_note = _json_lines(path / "metrics.jsonl")
+    notes = [config_note, env_note, status_note, metrics_note]
+    results = {}
+    for file in sorted((path / "results").glob("*.json")):
+        result, note = _json(file)
+        notes.append(note)
+        if not note:
+            _check_version(file, result)
+            results[file.stem] = result
+    seed = config.get("seed", _seed_key(path)[0])
+    return Run(
+        path=path,
+        seed=seed if isinstance(seed, int) and seed >= 0 else None,
+        config=config,
+        env=env,
+        status=status,
+        metrics=metrics,
+        results=results,
+        notes=tuple(note for note in notes if note),
+    )
+
+
+def _json(path: Path) -> tuple[dict[str, Any], str]:
+    """The object in a file and an empty note; or an empty object and the reason."""
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}, f"{path.name} is missing" if path.name == "config.json" else ""
+    except (OSError, ValueError) as error:
+        return {}, f"{path.name} cannot be read: {error}"
+    if not isinstance(data, dict):
+        return {}, f"{path.name} holds a {type(data).__name__}, not an object"
+    return data, ""
+
+
+def _json_lines(path: Path) -> tuple[list[dict[str, Any]], str]:
+    """The objects of a file; a line cut by a crash is left out and counted."""
+    if not path.is_file():
+        return [], ""
+    rows, n_bad = [], 0
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            row = json.loads(line) if line.strip() else None
+        except ValueError:
+            row, n_bad = None, n_bad + 1
+        if isinstance(row, dict):
+            rows.append(row)
+    return rows, f"{path.name} has {n_bad} unreadable line(s)" if n_bad else ""
+
+
+def _check_version(path: Path, data: dict[str, Any]) -> None:
+    version = data.get("schema_version")
+    if version != SCHEMA_VERSION:
+        raise InputError(
+            f"file {str(path)!r} has schema_version {version!r}, this report reads {SCHEMA_VERSION}"
+        )
+
+
+def _group(runs: list[Run]) -> list[Arm]:
+    arms: dict[str, Arm] = {}
+    for run in runs:
+        bare = {key: value for key, value in run.config.items() if key != "seed"}
+        key = json.dumps(bare, sort_keys=True, default=str) if bare else str(run.path)
+        name = str(run.config.get("name") or run.path.name)
+        arms.setdefault(key, Arm(name, name)).runs.append(run)
+    return list(arms.values())
+
+
+def _make_names_unique(arms: list[Arm]) -> None:
+    """Tell arms of one name apart by the directory that they came from, then by a number."""
+    for attribute in ("name", "label"):
+        seen: set[str] = set()
+        names = [getattr(arm, attribute) for arm in arms]
+        for arm, name in zip(arms, names, strict=True):
+            if names.count(name) > 1 and arm.runs:
+                name = f"{name} ({_place(arm.runs[0].path, arm.name)})"
+            candidate, number = name, 2
+            while candidate in seen:
+                candidate, number = f"{name} #{number}", number + 1
+            seen.add(candidate)
+            setattr(arm, attribute, candidate)
+
+
+def _place(path: Path, arm: str) -> str:
+    in_study = path.name.startswith("seed-") and (path.parent.parent / "study.json").is_file()
+    return path.parent.parent.name if in_study else path.name
+
+
+def _join(titles: list[str]) -> str:
+    unique = list(dict.fromkeys(titles))
+    return " and ".join(unique) if len(unique) <= 2 else f"{unique[0]} and {len(unique) - 1} more"
+
+
+def as_command(value: Any) -> str:
+    """A command line as one string, whether stored as text or as a list of words."""
+    return shlex.join(map(str, value)) if isinstance(value, list | tuple) else str(value)

@@ -1,0 +1,81 @@
+"""One HTML page out of run directories: no network, no outside file, opens from disk."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from braidlm.report import gallery, sections
+from braidlm.report.content import tables
+from braidlm.report.html import Markup, join, tag
+
+
+def build(dirs: Iterable[Path | str], out: Path | str, *, context: int = 8192) -> Path:
+    """Write the report of run and study directories to the file `out` and return its path.
+
+    Args:
+        dirs: run directories, study directories, or both.
+        out: the HTML file; its folder is made when it is missing.
+        context: tokens at which cache bytes are stated.
+
+    Raises:
+        InputError: as `tables`.
+        OSError: `out` cannot be written.
+    """
+    path = Path(out)
+    page = render(tables(dirs, context=context))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(page, encoding="utf-8")
+    return path
+
+
+def render(data: dict[str, Any]) -> str:
+    """The page of what `tables` returns."""
+    lead = tag("p", " ".join(data["summary"]), cls="lead")
+    notes = tag("p", " ".join(data["notes"]), cls="about") if data["notes"] else ""
+    described = tag("p", data["description"], cls="soft") if data["description"] else ""
+    parts = [
+        tag("h1", data["title"]),
+        described,
+        lead,
+        notes,
+        _section("arms", "Arms", sections.arms(data)),
+        _section("figures", "Figures", gallery.figures(data)),
+        _section("layers", "Layers", gallery.diagrams(data)),
+        _section("problems", "Failed, unfinished or unlike", sections.problems(data)),
+        _section("reproduce", "To reproduce", sections.reproduce(data)),
+    ]
+    return _document(data["title"], tag("main", *parts, id="main"))
+
+
+def _section(name: str, title: str, body: Markup) -> Markup:
+    return tag(
+        "section",
+        tag("h2", title, id=f"{name}-title"),
+        body,
+        id=name,
+        aria_labelledby=f"{name}-title",
+    )
+
+
+def _document(title: str, body: Markup) -> str:
+    folder = files("braidlm.report")
+    style = (folder / "style.css").read_text(encoding="utf-8")
+    script = (folder / "script.js").read_text(encoding="utf-8")
+    head = join(
+        [
+            Markup('<meta charset="utf-8">'),
+            Markup('<meta name="viewport" content="width=device-width, initial-scale=1">'),
+            Markup('<meta name="color-scheme" content="light dark">'),
+            Markup('<link rel="icon" href="data:,">'),
+            tag("title", f"{title} – BraidLM report"),
+            Markup(f"<style>\n{style}</style>"),
+        ]
+    )
+    skip = Markup('<a class="skip" href="#arms">Skip to the table of arms</a>')
+    tip = Markup('<div id="tip" role="status" hidden></div>')
+    tail = Markup(f"<script>\n{script}</script>")
+    page = join([tag("head", head), "\n", tag("body", skip, body, tip, tail)])
+    return f'<!DOCTYPE html>\n<html lang="en">\n{page}\n</html>\n'

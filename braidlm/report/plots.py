@@ -1,0 +1,229 @@
+"""The figures of a report, each from the numbers of `tables` alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from braidlm.report import svg, units
+from braidlm.report.placing import place_labels
+from braidlm.report.stats import Estimate
+
+WIDTH, HEIGHT = 500.0, 330.0
+LEFT, TOP, RIGHT, BOTTOM = 68.0, 14.0, 486.0, 276.0
+
+Rows = dict[str, list[dict[str, Any]]]
+
+
+def loss(series: Rows, *, is_log: bool) -> str | None:
+    """Training loss (nats) over steps: the mean over seeds, a band from lowest to highest."""
+    rows = [row for points in series.values() for row in points]
+    if not rows:
+        return None
+    x = svg.scale([max(r["step"], 1.0) for r in rows], LEFT, RIGHT, is_log=is_log, pad=0.02)
+    y = svg.scale(_without_spikes([v for r in rows for v in (r["low"], r["high"])]), BOTTOM, TOP)
+    frame = svg.Frame(x, y)
+    body = []
+    for index, points in enumerate(series.values()):
+        low = [frame.at(r["step"], r["low"]) for r in points]
+        high = [frame.at(r["step"], r["high"]) for r in points]
+        mean = [frame.at(r["step"], r["mean"]) for r in points]
+        has_band = any(r["n_seeds"] > 1 for r in points)
+        drawn = (svg.band(low, high, index) if has_band else "") + svg.line(mean, index)
+        if len(mean) == 1:
+            drawn += svg.marker(*mean[0], index, tip=_loss_tip(points[0]))
+        body.append(_of_arm(index, drawn))
+    title = "Training step (log scale)" if is_log else "Training step"
+    axes = _axes(frame, title, "Training loss (nats)", units.steps)
+    return svg.figure(WIDTH, HEIGHT, axes + _clipped(frame, "".join(body)), title=title)
+
+
+def _without_spikes(values: list[float]) -> list[float]:
+    """Leave the highest 1 % out of the range when they would flatten everything else."""
+    ordered = sorted(values)
+    low, typical = ordered[0], ordered[int(0.99 * (len(ordered) - 1))]
+    spiked = ordered[-1] - low > 3 * (typical - low) > 0
+    return [low, typical] if spiked else [low, ordered[-1]]
+
+
+def _loss_tip(row: dict[str, Any]) -> str:
+    return f"step {row['step']:.0f}: {units.plain(row['mean'])} nats"
+
+
+def _clipped(frame: svg.Frame, body: str) -> str:
+    left, top, right, bottom = frame.box
+    return (
+        f'<svg x="{svg.n(left)}" y="{svg.n(top)}" width="{svg.n(right - left)}" '
+        f'height="{svg.n(bottom - top)}" viewBox="{svg.n(left)} {svg.n(top)} '
+        f'{svg.n(right - left)} {svg.n(bottom - top)}">{body}</svg>'
+    )
+
+
+def by_position(series: Rows, labels: dict[str, str]) -> str | None:
+    """Held-out loss (nats per token) by position in the document."""
+    points = {
+        arm: [((r["start"] + r["end"]) / 2, Estimate(**r["nll"])) for r in rows]
+        for arm, rows in series.items()
+    }
+    edges = [edge for rows in series.values() for r in rows for edge in (r["start"], r["end"])]
+    if not edges:
+        return None
+    is_log = max(edges) >= 4096
+    x = svg.scale([x for rows in points.values() for x, _ in rows], LEFT, RIGHT, is_log=is_log)
+    return _estimates(
+        points,
+        labels,
+        x,
+        titles=("Position in the document (tokens)", "Held-out loss (nats per token)"),
+        name=lambda at: f"around position {units.plain(at)}",
+    )
+
+
+def by_pairs(series: Rows, labels: dict[str, str], metric: str, chance: float | None) -> str | None:
+    """Accuracy or graded recall by the number of key-value pairs, with the chance line."""
+    points = {
+        arm: [(r["n_pairs"], Estimate(**r[metric])) for r in rows if r.get(metric)]
+        for arm, rows in series.items()
+    }
+    ticks = sorted({at for rows in points.values() for at, _ in rows})
+    if not ticks:
+        return None
+    is_log = ticks[0] > 0 and ticks[-1] / ticks[0] >= 4
+    x = svg.scale(ticks, LEFT, RIGHT, is_log=is_log, pad=0.08)
+    title = "Accuracy (share of queries)" if metric == "accuracy" else "Graded recall (nats)"
+    return _estimates(
+        points,
+        labels,
+        x,
+        titles=("Key–value pairs in context" + (" (log scale)" if is_log else ""), title),
+        name=lambda at: f"{units.plain(at)} pairs",
+        level=chance if metric == "accuracy" else 0.0,
+        level_name="chance" if metric == "accuracy" else "no recall",
+        x_ticks=ticks,
+        limits=(0.0, 1.0) if metric == "accuracy" else (),
+    )
+
+
+def _estimates(
+    points: dict[str, list[tuple[float, Estimate]]],
+    labels: dict[str, str],
+    x: svg.Scale,
+    *,
+    titles: tuple[str, str],
+    name: Callable[[float], str],
+    level: float | None = None,
+    level_name: str = "",
+    x_ticks: list[float] | None = None,
+    limits: tuple[float, ...] = (),
+) -> str:
+    """Lines through estimates with error bars; arms stand apart sideways so that bars show."""
+    ends = [
+        v
+        for rows in points.values()
+        for _, e in rows
+        for v in (e.mean - e.stderr, e.mean + e.stderr)
+    ]
+    y = svg.scale([*ends, *limits, *([] if level is None else [level])], BOTTOM, TOP)
+    frame = svg.Frame(x, y)
+    body = [_axes(frame, *titles, units.plain, x_ticks=x_ticks)]
+    if level is not None:
+        body.append(_level(frame, level, level_name))
+    step = min(5.0, 26.0 / max(len(points), 1))
+    for index, (arm, rows) in enumerate(points.items()):
+        shift = (index - (len(points) - 1) / 2) * step
+        placed = [(frame.x(at) + shift, e, at) for at, e in rows]
+        drawn = svg.line([(px, frame.y(e.mean)) for px, e, _ in placed], index)
+        for px, e, at in placed:
+            tip = f"{labels[arm]}, {name(at)}: {told(e)}"
+            drawn += _bar(frame, px, e, index) + svg.marker(px, frame.y(e.mean), index, tip=tip)
+        body.append(_of_arm(index, drawn))
+    return svg.figure(WIDTH, HEIGHT, "".join(body), title=f"{titles[1]} by {titles[0]}")
+
+
+def _bar(frame: svg.Frame, x: float, found: Estimate, index: int) -> str:
+    if not found.stderr:
+        return ""
+    low, high = frame.y(found.mean - found.stderr), frame.y(found.mean + found.stderr)
+    return svg.error_bar(x, low, high, index)
+
+
+def _level(frame: svg.Frame, value: float, name: str) -> str:
+    left, _, right, _ = frame.box
+    y = frame.y(value)
+    said = f"{name} {units.plain(value)}" if name == "chance" else name
+    return f'<path class="level" d="M{svg.n(left)} {svg.n(y)}H{svg.n(right)}"/>' + svg.text(
+        right - 2, y - 5, said, anchor="end", cls="note"
+    )
+
+
+def frontier(rows: list[dict[str, Any]], order: list[str], labels: dict[str, str]) -> str | None:
+    """Recall against cache bytes (log scale), each arm labelled at its point."""
+    if not rows:
+        return None
+    found = [(row["arm"], row["cache_bytes"], Estimate(**row["recall"])) for row in rows]
+    sizes = [max(nbytes, 1.0) for _, nbytes, _ in found]
+    x = svg.scale(sizes, LEFT, RIGHT, is_log=True, pad=0.15)
+    ends = [v for _, _, e in found for v in (e.mean - e.stderr, e.mean + e.stderr)]
+    frame = svg.Frame(x, svg.scale(ends, BOTTOM, TOP, pad=0.15))
+    ticks = svg.byte_ticks(x.low, x.high)
+    axes = svg.axes(
+        frame,
+        "Cache per sequence (log scale)",
+        "Accuracy (share of queries)",
+        x_ticks=ticks if len(ticks) > 1 else sorted(set(sizes)),
+        y_ticks=frame.y.ticks(),
+        x_format=units.short_size,
+        y_format=units.plain,
+    )
+    places = [frame.at(max(nbytes, 1.0), e.mean) for _, nbytes, e in found]
+    bars = [(frame.y(e.mean + e.stderr), frame.y(e.mean - e.stderr)) for _, _, e in found]
+    words = place_labels(places, bars, [labels[arm] for arm, _, _ in found], frame.box)
+    body = []
+    for (arm, nbytes, e), (px, py), label in zip(found, places, words, strict=True):
+        index = order.index(arm)
+        tip = f"{labels[arm]}: {told(e)} at {units.size(nbytes)}"
+        mark = svg.marker(px, py, index, r=5.2, tip=tip, focus=True)
+        body.append(_of_arm(index, _bar(frame, px, e, index) + mark + label))
+    return svg.figure(WIDTH, HEIGHT, axes + "".join(body), title="Recall against cache bytes")
+
+
+def told(found: Estimate) -> str:
+    """An estimate in words: the mean and each error by its name."""
+    places = units.decimals(
+        min((e for e in (found.seed_stderr, found.item_stderr) if e), default=None)
+    )
+    parts = [units.fixed(found.mean, places)]
+    if found.seed_stderr is not None:
+        parts.append(f"± {units.fixed(found.seed_stderr, places)} over {found.n_seeds} seeds")
+    if found.item_stderr is not None:
+        parts.append(f"± {units.fixed(found.item_stderr, places)} over items")
+    return ", ".join([" ".join(parts[:2]), *parts[2:]])
+
+
+def _axes(
+    frame: svg.Frame,
+    x_title: str,
+    y_title: str,
+    x_format: Callable[[float], str],
+    *,
+    x_ticks: list[float] | None = None,
+) -> str:
+    return svg.axes(
+        frame,
+        x_title,
+        y_title,
+        x_ticks=frame.x.ticks(6) if x_ticks is None else x_ticks,
+        y_ticks=frame.y.ticks(),
+        x_format=x_format,
+        y_format=units.plain,
+    )
+
+
+def _of_arm(index: int, body: str) -> str:
+    return f'<g data-arm="{index}">{body}</g>'
+
+
+def swatch(index: int) -> str:
+    """The mark of an arm in a legend."""
+    body = svg.line([(1.0, 8.0), (27.0, 8.0)], index) + svg.marker(14.0, 8.0, index)
+    return f'<svg class="swatch" viewBox="0 0 28 16" aria-hidden="true">{body}</svg>'

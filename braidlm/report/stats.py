@@ -1,0 +1,126 @@
+"""Means and the two errors that they carry: the spread over seeds and the error over test items."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+# Two-sided 95 % points of Student's t for 1..30 degrees of freedom.
+_T95 = (
+    *(12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228),
+    *(2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086),
+    *(2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042),
+)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A metric of one arm.
+
+    mean: over seeds. seed_stderr: standard deviation over seeds / sqrt(seeds), None with one seed.
+    item_stderr: root mean square over seeds of the error over test items; it is not divided by
+    sqrt(seeds), because every seed answers the same items. None when no run reports it.
+    """
+
+    mean: float
+    seed_stderr: float | None
+    item_stderr: float | None
+    n_seeds: int
+    n_items: int | None
+    values: tuple[float, ...]
+
+    @property
+    def stderr(self) -> float:
+        """Both errors in quadrature; zero when neither is known."""
+        return math.hypot(self.seed_stderr or 0.0, self.item_stderr or 0.0)
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How far `a` lies above `b`; half the width of its 95 % interval (None: no error known)."""
+
+    value: float
+    half_width: float | None
+
+    @property
+    def is_within_error(self) -> bool:
+        """Whether the interval holds zero. Without any error nothing can be told apart."""
+        return self.half_width is None or abs(self.value) <= self.half_width
+
+
+def number(value: object) -> float | None:
+    """A finite float, or None for anything else (None, text, NaN, infinity, booleans)."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return float(value) if math.isfinite(value) else None
+
+
+def mean(values: Sequence[float]) -> float:
+    """Arithmetic mean of at least one value."""
+    return math.fsum(values) / len(values)
+
+
+def seed_stderr(values: Sequence[float]) -> float | None:
+    """Standard error of the mean over seeds (sample deviation / sqrt(n)); None below two values."""
+    if len(values) < 2:
+        return None
+    centre = mean(values)
+    variance = math.fsum((value - centre) ** 2 for value in values) / (len(values) - 1)
+    return math.sqrt(variance / len(values))
+
+
+def estimate(measured: Iterable[tuple[object, object, object]]) -> Estimate | None:
+    """One arm's metric from (value, stderr, n) of each seed.
+
+    Values that are not finite are left out; returns None when nothing is left.
+    """
+    rows = [
+        (v, number(e), number(n)) for value, e, n in measured if (v := number(value)) is not None
+    ]
+    if not rows:
+        return None
+    values = tuple(value for value, _, _ in rows)
+    errors = [error for _, error, _ in rows if error is not None]
+    counts = [count for _, _, count in rows if count is not None]
+    return Estimate(
+        mean=mean(values),
+        seed_stderr=seed_stderr(values),
+        item_stderr=math.sqrt(mean([error**2 for error in errors])) if errors else None,
+        n_seeds=len(values),
+        n_items=round(mean(counts)) if counts else None,
+        values=values,
+    )
+
+
+def t95(degrees: float) -> float:
+    """Two-sided 95 % point of Student's t, rounded to the safe side between table entries."""
+    if degrees < 1:
+        return _T95[0]
+    if degrees < 200:
+        return _T95[min(int(degrees), 30) - 1]
+    return 1.972 if math.isfinite(degrees) else 1.960
+
+
+def difference(a: Estimate, b: Estimate) -> Difference:
+    """`a.mean - b.mean` with a 95 % interval (Welch): seeds and items both count as chance.
+
+    The items are treated as independent between arms although both answer the same ones, which
+    makes the interval too wide rather than too narrow.
+    """
+    variance = a.stderr**2 + b.stderr**2
+    value = a.mean - b.mean
+    known = [
+        e for e in (a.seed_stderr, a.item_stderr, b.seed_stderr, b.item_stderr) if e is not None
+    ]
+    if not known:
+        return Difference(value, None)
+    return Difference(value, t95(_welch_degrees(a, b, variance)) * math.sqrt(variance))
+
+
+def _welch_degrees(a: Estimate, b: Estimate, variance: float) -> float:
+    """Welch-Satterthwaite; item errors rest on many items and take no degree of freedom."""
+    lost = sum(
+        (e.seed_stderr or 0.0) ** 4 / (e.n_seeds - 1) for e in (a, b) if e.seed_stderr is not None
+    )
+    return variance**2 / lost if lost > 0 else math.inf

@@ -1,0 +1,148 @@
+"""Writes small run and study directories with known numbers."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from braidlm.arch.recipe import Recipe
+
+
+def config(
+    pattern: str = "M-*-", *, name: str = "arm", seed: int = 0, steps: int = 100, **model: Any
+) -> dict[str, Any]:
+    recipe = {
+        "name": name,
+        "seed": seed,
+        "model": {"pattern": pattern, "d_model": 64, "vocab_size": 320, **model},
+        "data": {"seq_len": 64, "sources": [{"kind": "text", "path": "python-docs"}]},
+        "train": {"steps": steps, "batch_size": 4},
+    }
+    return Recipe.from_dict(recipe).to_dict()
+
+
+def lm(
+    bits: float, *, stderr: float = 0.01, name: str = "held-out", **fields: Any
+) -> dict[str, Any]:
+    rows = [
+        {"start": i * 64, "end": (i + 1) * 64, "nll": bits + 0.5 / (i + 1), "stderr": 0.02, "n": 50}
+        for i in range(6)
+    ]
+    metrics = {
+        "nll_per_token": measured(bits * math.log(2), stderr, "nats"),
+        "bits_per_byte": measured(bits, stderr, "bits/byte"),
+    }
+    return result("lm", name, "bits_per_byte", metrics, {"by_position": rows}, **fields)
+
+
+def mqar(
+    accuracy: float, *, stderr: float = 0.01, name: str = "recall", **fields: Any
+) -> dict[str, Any]:
+    rows = [
+        {
+            "n_pairs": n,
+            "accuracy": max(0.02, accuracy - 0.1 * i),
+            "accuracy_stderr": 0.015,
+            "graded": 6 * accuracy - i,
+            "graded_stderr": 0.2,
+            "n": 200,
+        }
+        for i, n in enumerate((4, 8, 16, 32))
+    ]
+    metrics = {
+        "accuracy": measured(accuracy, stderr, "share"),
+        "graded": measured(6 * accuracy, 0.1, "nats"),
+        "chance": measured(1 / 32, None, "share"),
+    }
+    return result("mqar", name, "accuracy", metrics, {"by_pairs": rows}, **fields)
+
+
+def measured(value: float | None, stderr: float | None, unit: str, n: int = 400) -> dict[str, Any]:
+    return {"value": value, "stderr": stderr, "n": n, "unit": unit}
+
+
+def result(
+    kind: str,
+    name: str,
+    metric: str,
+    metrics: dict[str, Any],
+    tables: dict[str, Any],
+    **fields: Any,
+) -> dict[str, Any]:
+    primary = {key: metrics[metric][key] for key in ("value", "stderr", "n")}
+    return {
+        "schema_version": 1,
+        "kind": kind,
+        "name": name,
+        "metric": metric,
+        **primary,
+        "metrics": metrics,
+        "tables": tables,
+        "step": 100,
+        "checkpoint": "step-00000100",
+        "device": "cpu",
+        "dtype": "float32",
+        "ops": {"ssd": "chunk", "attention": "sdpa"},
+        "code_version": "0.1.0",
+        **fields,
+    }
+
+
+def losses(steps: int, final: float) -> list[dict[str, Any]]:
+    return [
+        {"step": s, "loss": final + 3.0 * s**-0.5, "lr": 1e-3, "tokens": 256 * s}
+        for s in range(1, steps + 1)
+    ]
+
+
+def write_run(
+    path: Path,
+    recipe: dict[str, Any] | None = None,
+    *,
+    results: list[dict[str, Any]] | None = None,
+    metrics: list[dict[str, Any]] | None = None,
+    state: str = "done",
+    error: str | None = None,
+) -> Path:
+    (path / "results").mkdir(parents=True)
+    recipe = config() if recipe is None else recipe
+    write(path / "config.json", recipe)
+    write(
+        path / "env.json",
+        {
+            "python": "3.11.9",
+            "packages": {"torch": "2.13.0"},
+            "code_version": "0.1.0+abc",
+            "command": "braid train recipe.toml",
+            "device": "cpu",
+            "earlier": [],
+        },
+    )
+    write(path / "status.json", {"state": state, "step": 100, "steps": 100, "error": error})
+    rows = losses(100, 2.0) if metrics is None else metrics
+    (path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for entry in results or []:
+        write(path / "results" / f"{entry['kind']}-{entry['name']}.json", entry)
+    return path
+
+
+def write_study(path: Path, names: list[str], **fields: Any) -> Path:
+    path.mkdir(parents=True, exist_ok=True)
+    study = {
+        "schema_version": 1,
+        "name": "placement",
+        "description": "Where should attention stand?",
+        "matched": ["training_flops"],
+        "arms": [{"name": arm, "label": arm, "overrides": []} for arm in names],
+        "seeds": [0, 1],
+        "runs": {},
+        "command": "braid study study.toml",
+    }
+    write(path / "study.json", study | fields)
+    return path
+
+
+def write(path: Path, data: Any) -> None:
+    path.write_text(json.dumps(data))
