@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from braidlm.arch.mixers import AttentionConfig
 from braidlm.ops.attention import KVCache, attention
-from braidlm.ops.rope import RopeScaling, apply_rope, rope_frequencies
+from braidlm.ops.rope import LinearScaling, Llama3Scaling, apply_rope, rope_frequencies
 from braidlm.segments import Segments, token_positions
 
 
@@ -21,7 +21,7 @@ class Attention(nn.Module):
         self.n_heads, self.n_kv_heads = config.n_heads, config.n_kv_heads
         self.head_dim, self.v_head_dim = config.head_dim, config.v_head_dim
         self.scale = config.softmax_scale
-        self.rope = _rope_arguments(config)
+        self.rope = (config.rope_dim, config.rope_theta, _scaling(config))
         self.widths = [
             config.n_heads * config.head_dim,
             config.n_kv_heads * config.head_dim,
@@ -37,7 +37,7 @@ class Attention(nn.Module):
         self._fill_frequencies()
 
     def _fill_frequencies(self) -> None:
-        if self.rope is not None:
+        if self.rope[0]:
             self.inv_freq.copy_(rope_frequencies(*self.rope))
 
     def forward(
@@ -49,7 +49,7 @@ class Attention(nn.Module):
         q = q.view(batch, length, self.n_heads, self.head_dim)
         k = k.view(batch, length, self.n_kv_heads, self.head_dim)
         v = v.view(batch, length, self.n_kv_heads, self.v_head_dim)
-        if self.rope is not None:
+        if self.rope[0]:
             offset = None if state is None else state.length
             positions = token_positions(batch, length, segments, offset, x.device)
             q = apply_rope(q, positions, self.inv_freq)
@@ -66,13 +66,10 @@ class Attention(nn.Module):
         return u.flatten(2), new_state
 
 
-def _rope_arguments(config: AttentionConfig) -> tuple[int, float, RopeScaling | None] | None:
-    if config.position == "none":
-        return None
+def _scaling(config: AttentionConfig) -> LinearScaling | Llama3Scaling | None:
     s = config.rope_scaling
-    scaling = None
-    if s is not None:
-        scaling = RopeScaling(
-            s.kind, s.factor, s.low_freq_factor, s.high_freq_factor, s.original_length
-        )
-    return config.rope_dim, config.rope_theta, scaling
+    if s is None:
+        return None
+    if s.kind == "linear":
+        return LinearScaling(s.factor)
+    return Llama3Scaling(s.factor, s.low_freq_factor, s.high_freq_factor, s.original_length)

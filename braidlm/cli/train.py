@@ -1,0 +1,122 @@
+"""`braid train RECIPE --out DIR`: train a model, then ask it what its recipe asks."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from braidlm.train.progress import Progress
+
+_EVENT_SECONDS = 0.5
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Declare the command's arguments."""
+    parser = subparsers.add_parser("train", help="train a model and run its recipe's tasks")
+    parser.add_argument("recipe", metavar="RECIPE.toml", type=Path)
+    parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="the run directory")
+    parser.add_argument("--set", action="append", default=[], metavar="A.B=C", dest="overrides")
+    parser.add_argument("--resume", action="store_true", help="continue the run that DIR holds")
+    parser.add_argument("--no-eval", action="store_true", help="leave out the recipe's tasks")
+    parser.add_argument(
+        "--progress",
+        choices=("auto", "json", "none"),
+        default="auto",
+        help="a line for people, JSON lines for programs, or nothing",
+    )
+    parser.add_argument("--json", action="store_true", help="print the summary as JSON")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Train and evaluate; 130 if interrupted after saving, 1 if the loss was not finite."""
+    from braidlm.arch import Recipe
+
+    recipe = Recipe.load(args.recipe, args.overrides)
+    from braidlm.train import NonFiniteLossError, train
+
+    try:
+        summary = train(recipe, args.out, resume=args.resume, progress=_progress(args.progress))
+    except NonFiniteLossError as error:
+        print(f"braid: {error}", file=sys.stderr)
+        return 1
+    if summary.state == "interrupted":
+        print(f"braid: stopped at step {summary.step}; continue with --resume", file=sys.stderr)
+        return 130
+    results = [] if args.no_eval else _evaluate(args)
+    if args.json:
+        print(json.dumps({"out": str(args.out), **summary.to_dict(), "results": results}))
+    elif args.progress != "json":
+        print(
+            f"{args.out}: {summary.step} steps, {summary.tokens:,} tokens, loss {summary.loss:.4f}"
+        )
+        for result in results:
+            print(_line(result))
+    return 0
+
+
+def _evaluate(args: argparse.Namespace) -> list[dict[str, Any]]:
+    from braidlm.tasks import evaluate
+
+    def tell(task: str) -> None:
+        if args.progress == "json":
+            print(json.dumps({"task": task}), flush=True)
+        elif args.progress == "auto":
+            print(f"evaluating {task}", file=sys.stderr)
+
+    return [
+        {key: r[key] for key in ("kind", "name", "metric", "value", "stderr", "n")}
+        for r in evaluate(args.out, progress=tell)
+    ]
+
+
+def _line(result: dict[str, Any]) -> str:
+    error = result["stderr"]
+    spread = "" if error is None else f" ± {error:.4f}"
+    return (
+        f"{result['kind']} {result['name']}: {result['metric']} {result['value']:.4f}{spread} "
+        f"(n = {result['n']})"
+    )
+
+
+class JsonLines:
+    """Reports as JSON lines on standard output, at most two a second."""
+
+    def __init__(self) -> None:
+        self.steps = self.first = 0
+        self.said = self.began = 0.0
+        self.n_tokens = 0
+
+    def start(self, name: str, step: int, steps: int) -> None:
+        """Remember where the run begins."""
+        self.first, self.steps = step, steps
+        self.began = time.monotonic()
+        self._say({"step": step, "steps": steps})
+
+    def update(self, step: int, loss: float, n_tokens: int) -> None:
+        """Report a step."""
+        self.n_tokens += n_tokens
+        now = time.monotonic()
+        if now - self.said >= _EVENT_SECONDS or step == self.steps:
+            self.said = now
+            speed = self.n_tokens / max(now - self.began, 1e-9)
+            event = {"step": step, "steps": self.steps, "loss": loss, "tokens_per_sec": speed}
+            self._say(event)
+
+    def close(self, state: str) -> None:
+        """Report the end."""
+        self._say({"state": state})
+
+    def _say(self, event: dict[str, Any]) -> None:
+        print(json.dumps(event), flush=True)
+
+
+def _progress(kind: str) -> Progress:
+    from braidlm.train.progress import Silent, Terminal
+
+    return {"auto": Terminal, "json": JsonLines, "none": Silent}[kind]()

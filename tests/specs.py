@@ -1,0 +1,74 @@
+"""Small models that between them hold every mixer, option and fusion. Chunks are short so that
+a few dozen tokens cross several of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from braidlm.arch import Spec
+
+MAMBA: dict[str, Any] = {"n_heads": 4, "head_dim": 4, "d_state": 6, "chunk_size": 8}
+ATTENTION: dict[str, Any] = {"n_heads": 4, "head_dim": 4, "n_kv_heads": 2}
+
+
+def spec(pattern: str, **fields: Any) -> Spec:
+    """A spec of width 16 and vocabulary 31."""
+    mixers = {"M": MAMBA, "*": ATTENTION, "-": {"d_ff": 24}}
+    for letter, changes in fields.pop("mixers", {}).items():
+        mixers[letter] = {**mixers.get(letter, {}), **changes}
+    return Spec.of(
+        {"pattern": pattern, "d_model": 16, "vocab_size": 31, "mixers": mixers, **fields}
+    )
+
+
+SINGLE = {
+    "mamba2": spec("M"),
+    "mamba2 groups, norm first": spec("M", mixers={"M": {"n_groups": 2, "norm": "norm_first"}}),
+    "mamba2 no norm, no bias": spec("M", mixers={"M": {"norm": "none", "conv_bias": False}}),
+    "mamba2 slow decay": spec("M", mixers={"M": {"A_init_min": 0.01, "A_init_max": 2.0}}),
+    "attention rope": spec("*"),
+    "attention nope, multi-query": spec("*", mixers={"*": {"position": "none", "n_kv_heads": 1}}),
+    "attention partial scaled rope": spec(
+        "*",
+        mixers={
+            "*": {
+                "rope_fraction": 0.5,
+                "rope_scaling": {"kind": "llama3", "factor": 4.0, "original_length": 16},
+            }
+        },
+    ),
+    "attention linear rope, wide values": spec(
+        "*",
+        mixers={"*": {"rope_scaling": {"factor": 2.0}, "v_head_dim": 6, "softmax_scale": 0.3}},
+    ),
+    "mlp gelu": spec("-*", mixers={"-": {"activation": "gelu", "gated": False}}),
+    "mlp squared relu": spec("-M", mixers={"-": {"activation": "relu2", "gated": False}}),
+}
+"""One mixer each."""
+
+FUSIONS = {
+    "mean": {"combine": "mean", "norm": "none"},
+    "normed mean (Hymba)": {"combine": "mean", "norm": "rms", "projection": "joint"},
+    "scaled add": {"combine": "add", "norm": "rms", "scale": "learned"},
+    "concat (Falcon-H1)": {"combine": "concat", "norm": "none"},
+    "subtract (Bae)": {"combine": "subtract", "norm": "group"},
+    "cross-attention (Lee)": {"combine": "cross_attention"},
+    "cross-attention with residual": {
+        "combine": "cross_attention",
+        "norm": "none",
+        "cross": {"residual": True, "n_kv_heads": 1},
+    },
+}
+"""Fusions of {M*}."""
+
+PARALLEL = {name: spec("{M*}-", fusion=fusion) for name, fusion in FUSIONS.items()} | {
+    "three branches": spec("{M*-}", fusion={"combine": "mean"}),
+    "two fusions": spec("P{*M}", parallel={"P": {"branches": "M*", "combine": "concat"}}),
+}
+
+WHOLE = {
+    "sequential hybrid": spec("(M-)2*-"),
+    "parallel hybrid, untied": spec("M-{M*}-", tie_embeddings=False, depth_scaled_init=True),
+}
+
+ALL = SINGLE | PARALLEL | WHOLE
