@@ -69,8 +69,8 @@ def attention_positions(n_layers: int, n_attention: int, placement: Placement) -
     """Return the 0-based layers that hold attention among `n_layers` mixers.
 
     - ``middle``: the middle of each of `n_attention` equal runs, away from both ends;
-    - ``front``: as ``middle``, with the first of them moved to the first layer, which costs quality;
-    - ``end``: as ``middle``, with the last of them moved to the last layer;
+    - ``front``: as ``middle``, with the first one moved to the first layer, which costs quality;
+    - ``end``: as ``middle``, with the last one moved to the last layer;
     - ``even``: the last layer of each of `n_attention` equal runs, as in Qwen3-Next.
 
     Three of 13 are 3, 7, 11 (middle), 1, 7, 11 (front) and 3, 7, 13 (end), counted from 1, as in

@@ -108,6 +108,13 @@ class Fusion(Config):
             )
         return self
 
+    @property
+    def summary(self) -> str:
+        """The choices in a few words, for tables."""
+        norm = "" if self.norm == "none" else f"{self.norm} norm, "
+        scale = "learned scale, " if self.scale == "learned" else ""
+        return f"{self.combine} ({norm}{scale}{self.projection} projection)"
+
     def check(self, branches: Sequence[MixerConfig]) -> None:
         """Refuse branches that this fusion cannot combine.
 

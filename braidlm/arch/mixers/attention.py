@@ -90,6 +90,14 @@ class AttentionConfig(MixerConfig):
         return self.n_heads * self.v_head_dim
 
     @property
+    def summary(self) -> str:
+        """Heads, their widths and the position encoding."""
+        values = "" if self.v_head_dim == self.head_dim else f" (values {self.v_head_dim})"
+        shared = "" if self.n_kv_heads == self.n_heads else f", {self.n_kv_heads} kv"
+        position = "" if self.position == "none" else ", rope"
+        return f"attention, {self.n_heads} heads of {self.head_dim}{values}{shared}{position}"
+
+    @property
     def n_norm_groups(self) -> int:
         """One group per head."""
         return self.n_heads

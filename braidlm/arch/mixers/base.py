@@ -27,6 +27,11 @@ class MixerConfig(Config):
         """Channels of u, the input of the output projection."""
 
     @property
+    @abstractmethod
+    def summary(self) -> str:
+        """The sizes that matter, in a few words, for tables."""
+
+    @property
     def n_norm_groups(self) -> int:
         """Groups of a per-head group norm over u: the number of heads."""
         return 1

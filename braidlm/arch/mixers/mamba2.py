@@ -67,6 +67,12 @@ class Mamba2Config(MixerConfig):
         return self.d_inner
 
     @property
+    def summary(self) -> str:
+        """Heads, state and groups."""
+        groups = "" if self.n_groups == 1 else f", {self.n_groups} groups"
+        return f"mamba2, {self.n_heads} heads of {self.head_dim}, state {self.d_state}{groups}"
+
+    @property
     def n_norm_groups(self) -> int:
         """One group per head."""
         return self.n_heads

@@ -27,6 +27,11 @@ class MLPConfig(MixerConfig):
         """Channels of u: d_ff."""
         return self.d_ff
 
+    @property
+    def summary(self) -> str:
+        """Inner width and activation."""
+        return f"mlp, d_ff {self.d_ff}, {'gated ' if self.gated else ''}{self.activation}"
+
     def n_params(self, d_model: int) -> int:
         """Parameters of the up projection, and of the gate's if there is one."""
         return d_model * self.d_ff * (1 + self.gated)

@@ -1,0 +1,77 @@
+"""The JSON Schema of a recipe, made from the declarations themselves.
+
+`recipe.schema.json` beside this file is its text: editors complete and check recipes with it.
+A recipe may leave out what `braidlm.arch.defaults` fills in, may write letters as tables, and may
+declare a model alone, so the schema accepts all of these.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from braidlm.arch.mixers import KINDS
+from braidlm.arch.recipe import Recipe
+
+PATH = Path(__file__).with_name("recipe.schema.json")
+LETTER = "^[A-Za-z*+-]$"
+
+
+def json_schema() -> dict[str, Any]:
+    """Return the schema as plain data."""
+    schema = Recipe.model_json_schema(by_alias=True)
+    parts = schema["$defs"]
+    for config in KINDS.values():
+        parts[config.__name__].pop("required", None)
+    parts["Mamba2Config"]["properties"]["expand"] = {
+        "description": "Inner width / d_model; instead of n_heads. Default: 2.",
+        "exclusiveMinimum": 0,
+        "type": "number",
+    }
+    parts["CrossAttention"].pop("required", None)
+    parts["Letter"]["properties"]["mixer"] = {"anyOf": _any_mixer()}
+    _accept_tables(parts)
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        **schema,
+        "title": "BraidLM recipe",
+        "required": ["model"],
+        "dependentRequired": {"train": ["data"], "tasks": ["data"]},
+    }
+
+
+def text() -> str:
+    """Return the schema as the shipped file holds it."""
+    return json.dumps(json_schema(), indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+
+
+def _any_mixer() -> list[dict[str, str]]:
+    return [{"$ref": f"#/$defs/{config.__name__}"} for config in KINDS.values()]
+
+
+def _accept_tables(parts: dict[str, Any]) -> None:
+    """Let ``[model.mixers.M]`` and ``[model.parallel.P]`` stand for lists of letters."""
+    spec = parts["Spec"]
+    spec["required"] = ["pattern"]
+    branches = parts["ParallelLetter"]["properties"]["branches"]
+    parts["ParallelTable"] = {
+        **parts["Fusion"],
+        "properties": {"branches": branches, **parts["Fusion"]["properties"]},
+        "required": ["branches"],
+        "title": "ParallelTable",
+    }
+    tables = {"mixers": {"anyOf": _any_mixer()}, "parallel": {"$ref": "#/$defs/ParallelTable"}}
+    for field, of_letter in tables.items():
+        stored = spec["properties"][field]
+        text = {k: stored.pop(k) for k in ("title", "description", "default") if k in stored}
+        table = {
+            "type": "object",
+            "propertyNames": {"pattern": LETTER},
+            "additionalProperties": of_letter,
+        }
+        spec["properties"][field] = {"anyOf": [table, stored], **text}
+
+
+if __name__ == "__main__":
+    PATH.write_text(text(), encoding="utf-8")
