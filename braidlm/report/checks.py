@@ -10,6 +10,7 @@ from braidlm.report.load import Arm, Loaded, Run
 from braidlm.report.series import first_bad_step
 from braidlm.report.stats import number
 from braidlm.report.units import listing
+from braidlm.report.words import declared_words
 
 # A word in what a study says it matches -> the figure of an arm that it means.
 _MATCHED = {
@@ -126,7 +127,7 @@ def unmatched(arms: list[dict[str, Any]], declared: tuple[str, ...]) -> list[str
         if known and max(known) > MATCHED_WITHIN * min(known):
             over = 100 * (max(known) / min(known) - 1)
             out.append(
-                f"{word.replace('_', ' ')}: declared equal, but the largest arm has {over:.0f} % "
+                f"{declared_words(word)}: declared equal, but the largest arm has {over:.0f} % "
                 "more than the smallest."
             )
     return out

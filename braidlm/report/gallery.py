@@ -29,7 +29,8 @@ def legend(data: Data) -> Markup:
         )
         for index, arm in enumerate(data["arms"])
     ]
-    return tag("ul", *entries, cls="legend pinned", aria_label="Arms; press one to dim the others")
+    hint = tag("li", "press an arm to dim the others", cls="hint")
+    return tag("ul", *entries, hint, cls="legend pinned", aria_label="Arms")
 
 
 def figures(data: Data) -> Markup:
@@ -162,6 +163,8 @@ def _frontier(task: str, rows: list[Data], labels: dict[str, str], data: Data) -
         f"MQAR accuracy against the cache bytes of one sequence at {data['context']} tokens (KV + "
         f"fixed state): higher and further left is better; {_bars(data)}."
     )
+    if len(plots.labelled(rows)) < len(rows):
+        caption += " Labels: the arms that no other beats on both axes."
     title = _named("Recall against cache", task, data["frontier"])
     return drawn(plots.frontier(rows, order, labels), title, caption)
 

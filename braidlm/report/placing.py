@@ -12,23 +12,26 @@ GAP = 9.0
 
 
 def place_labels(
-    points: list[svg.Point], bars: list[tuple[float, float]], words: list[str], frame: Box
+    points: list[svg.Point],
+    words: list[str],
+    bars: list[tuple[float, float, float]],
+    frame: Box,
 ) -> list[str]:
-    """One text per point, away from points, error bars, earlier labels and the edge.
+    """One text per point, away from marks, error bars, earlier labels and the edge.
 
     Args:
-        points: where the marks are, in units of the viewBox.
-        bars: top and bottom of each mark's error bar.
+        points: where the labels belong, in units of the viewBox.
         words: the labels; one over `MAX_CHARS` characters is cut with an ellipsis.
+        bars: x, top and bottom of the error bar of every mark that is drawn.
         frame: the plotting area.
 
     Returns:
         SVG per label; one that had to move away from its mark has a thin line to it.
     """
-    taken: list[Box] = [(x - 6, y - 6, x + 6, y + 6) for x, y in points]
-    taken += [
-        (x - 3, top, x + 3, bottom) for (x, _), (top, bottom) in zip(points, bars, strict=True)
+    taken: list[Box] = [
+        (x - 6, (top + bottom) / 2 - 6, x + 6, (top + bottom) / 2 + 6) for x, top, bottom in bars
     ]
+    taken += [(x - 3, top, x + 3, bottom) for x, top, bottom in bars]
     out = []
     for (x, y), word in zip(points, words, strict=True):
         shown = word if len(word) <= MAX_CHARS else word[: MAX_CHARS - 1] + "…"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +12,9 @@ from braidlm.report.stats import Estimate
 
 WIDTH, HEIGHT = 500.0, 330.0
 LEFT, TOP, RIGHT, BOTTOM = 68.0, 14.0, 486.0, 276.0
+
+MAX_LABELS = 8
+"""Points that are all labelled; beyond, only those on the frontier are."""
 
 Rows = dict[str, list[dict[str, Any]]]
 
@@ -157,34 +161,65 @@ def _level(frame: svg.Frame, value: float, name: str) -> str:
 
 
 def frontier(rows: list[dict[str, Any]], order: list[str], labels: dict[str, str]) -> str | None:
-    """Recall against cache bytes (log scale), each arm labelled at its point."""
+    """Recall against cache bytes (log scale), with labels at the points that `labelled` names."""
     if not rows:
         return None
-    found = [(row["arm"], row["cache_bytes"], Estimate(**row["recall"])) for row in rows]
-    sizes = [max(nbytes, 1.0) for _, nbytes, _ in found]
-    x = svg.scale(sizes, LEFT, RIGHT, is_log=True, pad=0.15)
+    found = [(row["arm"], max(row["cache_bytes"], 1.0), Estimate(**row["recall"])) for row in rows]
+    sizes = [nbytes for _, nbytes, _ in found]
     ends = [v for _, _, e in found for v in (e.mean - e.stderr, e.mean + e.stderr)]
-    frame = svg.Frame(x, svg.scale(ends, BOTTOM, TOP, pad=0.15))
-    ticks = svg.byte_ticks(x.low, x.high)
-    axes = svg.axes(
+    frame = svg.Frame(
+        svg.scale(sizes, LEFT, RIGHT, is_log=True, pad=0.15), svg.scale(ends, BOTTOM, TOP, pad=0.15)
+    )
+    words = _labels(frame, found, labels, labelled(rows))
+    body = [_byte_axes(frame, sizes)]
+    for arm, nbytes, e in found:
+        (px, py), index = frame.at(nbytes, e.mean), order.index(arm)
+        tip = f"{labels[arm]}: {told(e)} at {units.size(nbytes)}"
+        mark = svg.marker(px, py, index, r=5.2, tip=tip, focus=True)
+        body.append(_of_arm(index, _bar(frame, px, e, index) + mark + words.get(arm, "")))
+    return svg.figure(WIDTH, HEIGHT, "".join(body), title="Recall against cache bytes")
+
+
+def labelled(rows: list[dict[str, Any]]) -> list[str]:
+    """Arms that get a label: all, or when they are many those that no arm beats on both axes."""
+    if len(rows) <= MAX_LABELS:
+        return [row["arm"] for row in rows]
+    best, kept = -math.inf, []
+    for row in sorted(rows, key=lambda r: (r["cache_bytes"], -r["recall"]["mean"])):
+        if row["recall"]["mean"] > best:
+            best = row["recall"]["mean"]
+            kept.append(row["arm"])
+    return kept
+
+
+def _labels(
+    frame: svg.Frame,
+    found: list[tuple[str, float, Estimate]],
+    labels: dict[str, str],
+    chosen: list[str],
+) -> dict[str, str]:
+    places = {arm: frame.at(nbytes, e.mean) for arm, nbytes, e in found}
+    bars = [
+        (frame.x(nbytes), frame.y(e.mean + e.stderr), frame.y(e.mean - e.stderr))
+        for _, nbytes, e in found
+    ]
+    drawn = place_labels(
+        [places[arm] for arm in chosen], [labels[arm] for arm in chosen], bars, frame.box
+    )
+    return dict(zip(chosen, drawn, strict=True))
+
+
+def _byte_axes(frame: svg.Frame, sizes: list[float]) -> str:
+    ticks = svg.byte_ticks(frame.x.low, frame.x.high)
+    return svg.axes(
         frame,
         "Cache per sequence (log scale)",
         "Accuracy (share of queries)",
         x_ticks=ticks if len(ticks) > 1 else sorted(set(sizes)),
         y_ticks=frame.y.ticks(),
         x_format=units.short_size,
-        y_format=units.plain,
+        y_format=units.even(frame.y.ticks()),
     )
-    places = [frame.at(max(nbytes, 1.0), e.mean) for _, nbytes, e in found]
-    bars = [(frame.y(e.mean + e.stderr), frame.y(e.mean - e.stderr)) for _, _, e in found]
-    words = place_labels(places, bars, [labels[arm] for arm, _, _ in found], frame.box)
-    body = []
-    for (arm, nbytes, e), (px, py), label in zip(found, places, words, strict=True):
-        index = order.index(arm)
-        tip = f"{labels[arm]}: {told(e)} at {units.size(nbytes)}"
-        mark = svg.marker(px, py, index, r=5.2, tip=tip, focus=True)
-        body.append(_of_arm(index, _bar(frame, px, e, index) + mark + label))
-    return svg.figure(WIDTH, HEIGHT, axes + "".join(body), title="Recall against cache bytes")
 
 
 def told(found: Estimate) -> str:
@@ -215,7 +250,7 @@ def _axes(
         x_ticks=frame.x.ticks(6) if x_ticks is None else x_ticks,
         y_ticks=frame.y.ticks(),
         x_format=x_format,
-        y_format=units.plain,
+        y_format=units.even(frame.y.ticks()),
     )
 
 

@@ -13,6 +13,9 @@ from braidlm.report.words import ranking
 
 Data = dict[str, Any]
 
+MAX_RUNS = 4
+"""Runs that are named one by one; more are counted."""
+
 
 @dataclass(frozen=True)
 class Shown:
@@ -142,7 +145,7 @@ def _progress(row: Data) -> str:
 def reproduce(data: Data) -> Markup:
     """Commands, versions, operators and resolved configs."""
     found = data["reproduce"]
-    commands = [f"# {entry['run']}\n{entry['command']}" for entry in found["commands"]]
+    commands = [_commented(*entry) for entry in _by_command(found["commands"]).items()]
     shown = (
         tag("pre", "\n".join(commands), tabindex="0")
         if commands
@@ -170,17 +173,33 @@ def reproduce(data: Data) -> Markup:
     )
 
 
+def _by_command(entries: list[dict[str, str]]) -> dict[str, list[str]]:
+    """Each command once, with the runs that it started."""
+    runs: dict[str, list[str]] = {}
+    for entry in entries:
+        runs.setdefault(entry["command"], []).append(entry["run"])
+    return runs
+
+
+def _commented(command: str, runs: list[str]) -> str:
+    return f"# {_runs(runs)}\n{command}"
+
+
 def _environment(table_: dict[str, dict[str, list[str]]]) -> list[tuple[str, Markup]]:
     """One value when all runs agree; else each value with its runs."""
     rows = []
     for name, values in table_.items():
         several = len(values) > 1
         lines = [
-            tag("div", tag("code", value), f" ({units.listing(runs)})" if several else "")
+            tag("div", tag("code", value), f" ({_runs(runs)})" if several else "")
             for value, runs in values.items()
         ]
         rows.append((name.replace("_", " "), join(lines)))
     return rows
+
+
+def _runs(runs: list[str]) -> str:
+    return units.listing(runs) if len(runs) <= MAX_RUNS else f"{len(runs)} runs"
 
 
 def _config(arm: Data, config: Data) -> Markup:

@@ -10,10 +10,13 @@ from braidlm.report.load import Arm
 from braidlm.report.stats import Estimate, estimate, mean, number
 
 MAX_POINTS = 90
+"""Bins of a whole run: late ones hold many steps, so a curve gets smoother to the right."""
+TAIL_POINTS = 24
+"""Bins of the second half: few, so that differences between arms show through step noise."""
 
 
 def loss_points(arm: Arm, *, tail: bool = False) -> list[dict[str, Any]]:
-    """The training loss of one arm in nats, in at most `MAX_POINTS` rows.
+    """The training loss of one arm in nats, in at most `MAX_POINTS` (`TAIL_POINTS`) rows.
 
     A row holds step, mean, low, high and n_seeds. Logged steps that share a bin are averaged
     within a seed; mean, low and high are over seeds. The whole run has bins of equal ratio; `tail`
@@ -59,8 +62,8 @@ def _ratio_bins(last: float) -> Callable[[float], int]:
 
 
 def _equal_bins(first: float, last: float) -> Callable[[float], int]:
-    width = max(last - first, 1.0) / MAX_POINTS
-    return lambda step: min(math.floor((step - first) / width), MAX_POINTS - 1)
+    width = max(last - first, 1.0) / TAIL_POINTS
+    return lambda step: min(math.floor((step - first) / width), TAIL_POINTS - 1)
 
 
 def _bin(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from itertools import pairwise
 
 MISSING = "–"
 
@@ -75,6 +77,15 @@ def plain(value: float | None) -> str:
     text = f"{value:.{max(0, 3 - math.floor(math.log10(abs(value))))}f}" if value else "0"
     text = text.rstrip("0").rstrip(".") if "." in text else text
     return text.replace("-", "−")
+
+
+def even(ticks: list[float]) -> Callable[[float], str]:
+    """A format that gives all ticks of a linear axis the decimals that their spacing needs."""
+    gaps = [b - a for a, b in pairwise(sorted(ticks))]
+    if not gaps or max(map(abs, ticks)) >= 1e6 or min(gaps) < 1e-6:
+        return plain
+    places = max(0, -math.floor(math.log10(min(gaps)) + 1e-9))
+    return lambda value: fixed(value, places)
 
 
 def steps(value: float) -> str:

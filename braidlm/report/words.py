@@ -64,7 +64,7 @@ def _matching(arms: list[dict[str, Any]], declared: list[str]) -> list[str]:
         return []
     out = []
     if declared:
-        out.append(f"Declared equal: {listing([word.replace('_', ' ') for word in declared])}.")
+        out.append(f"Declared equal: {listing([declared_words(word) for word in declared])}.")
     spreads = [(title, _spread([arm[key] for arm in arms])) for key, title in _MATCHABLE]
     same = [title for title, ratio in spreads if ratio is not None and ratio <= 1.0005]
     differ = [f"{title} by {_ratio(ratio)}" for title, ratio in spreads if ratio and ratio > 1.0005]
@@ -75,6 +75,11 @@ def _matching(arms: list[dict[str, Any]], declared: list[str]) -> list[str]:
         text = " and differ in ".join(parts)
         out.append(f"By their own figures the arms {verb} {text}.")
     return out
+
+
+def declared_words(word: str) -> str:
+    """What a study says it matches, as a reader writes it."""
+    return word.replace("_", " ").replace("flops", "FLOPs")
 
 
 def _spread(values: list[float | None]) -> float | None:
