@@ -202,7 +202,8 @@ def _pieces(text: str) -> list[str]:
         cut = _line_start(text, start + _MAX_PIECE_CHARS)
         pieces.append(text[start:cut])
         start = cut
-    return [*pieces, text[start:]]
+    rest = text[start:]
+    return pieces if pieces and not rest else [*pieces, rest]
 
 
 def _line_start(text: str, near: int) -> int:

@@ -1,0 +1,158 @@
+import numpy as np
+import pytest
+
+from braidlm.data.mqar import _distinct, _skip_used, _slots, counterfactual, generate_mqar
+from braidlm.data.packing import IGNORE
+from braidlm.data.seeding import generator
+from braidlm.errors import InputError
+
+CASES = [
+    {"vocab_size": 64, "n_pairs": 8, "length": 64},
+    {"vocab_size": 8192, "n_pairs": 16, "length": 128, "token_offset": 300},
+    {"vocab_size": 20, "n_pairs": 9, "length": 54, "num_passes": 2, "alpha": 1.0},
+    {"vocab_size": 33, "n_pairs": 1, "length": 7, "random_non_queries": False},
+    {"vocab_size": 8, "n_pairs": 3, "length": 12},
+]
+
+
+def make(case, n=50, seed=0):
+    return generate_mqar(n, rng=generator(seed, "test"), **case)
+
+
+def read_answers(tokens, targets, context):
+    """A reader that sees the prompt alone: look the key up in the list, at each query."""
+    answers = {}
+    for at in np.flatnonzero(targets != IGNORE).tolist():
+        firsts = [i for i in range(0, context, 2) if tokens[i] == tokens[at]]
+        answers[at] = {int(tokens[i + 1]) for i in firsts}
+    return answers
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_every_answer_follows_from_the_prompt(case):
+    items = make(case)
+    passes = case.get("num_passes", 1)
+    context = 2 * case["n_pairs"] * passes
+    for i in range(50):
+        tokens, targets = items.tokens[i], items.targets[i]
+        answers = read_answers(tokens, targets, context)
+        assert len(answers) == case["n_pairs"]
+        assert all(answer == {targets[at]} for at, answer in answers.items())
+        assert all(at >= context and (at - context) % 2 == 0 for at in answers)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_metadata_points_at_the_right_places(case):
+    items = make(case)
+    rows = np.arange(50)[:, None]
+    keys = items.tokens[rows, items.query_positions]
+    for p in range(case.get("num_passes", 1)):
+        np.testing.assert_array_equal(items.tokens[rows, items.pair_positions[..., p]], keys)
+        values = items.tokens[rows, items.pair_positions[..., p] + 1]
+        np.testing.assert_array_equal(values, items.answers)
+    np.testing.assert_array_equal(items.targets[rows, items.query_positions], items.answers)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_symbols_are_keys_and_values_without_repeats(case):
+    items = make(case)
+    offset, half = case.get("token_offset", 0), case["vocab_size"] // 2
+    keys = items.tokens[np.arange(50)[:, None], items.query_positions] - offset
+    values = items.answers - offset
+    assert keys.min() >= 1
+    assert keys.max() < half <= values.min()
+    assert values.max() < case["vocab_size"]
+    for table in (keys, values):
+        assert all(len(set(row)) == len(row) for row in table.tolist())
+    context = 2 * case["n_pairs"] * case.get("num_passes", 1)
+    filler = np.ones_like(items.tokens, dtype=bool)
+    filler[:, :context] = False
+    np.put_along_axis(filler, items.query_positions, False, axis=1)
+    drawn = items.tokens[filler] - offset
+    if case.get("random_non_queries", True):
+        assert drawn.min() >= 0
+        assert drawn.max() < case["vocab_size"]
+        assert len(drawn) < 20 or len(set(drawn.tolist())) > 3
+    else:
+        assert (drawn == 0).all()
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_counterfactual_changes_one_value_and_nothing_else(case):
+    items = make(case)
+    pairs = np.arange(50) % case["n_pairs"]
+    changed = counterfactual(items, pairs, generator(1, "test"))
+    first, end = items.values
+    for i, pair in enumerate(pairs.tolist()):
+        places = sorted((items.pair_positions[i, pair] + 1).tolist())
+        assert np.flatnonzero(changed.tokens[i] != items.tokens[i]).tolist() == places
+        query = items.query_positions[i, pair]
+        assert np.flatnonzero(changed.targets[i] != items.targets[i]).tolist() == [query]
+        new = changed.answers[i, pair]
+        assert first <= new < end
+        assert new not in items.answers[i]
+        assert changed.targets[i, query] == new
+        assert (changed.tokens[i, places] == new).all()
+        assert np.flatnonzero(changed.answers[i] != items.answers[i]).tolist() == [pair]
+
+
+def test_skip_used_counts_the_free_numbers():
+    used = np.array([[0, 3, 4], [1, 2, 6]])
+    free = [[1, 2, 5, 6, 7], [0, 3, 4, 5, 7]]
+    for rank in range(5):
+        got = _skip_used(np.array([rank, rank]), used)
+        assert got.tolist() == [free[0][rank], free[1][rank]]
+
+
+@pytest.mark.parametrize("total", [4, 100])
+def test_distinct_symbols_are_uniform_in_every_place(total):
+    # 4 takes the sorting path, 100 the redrawing one, with 3 places each.
+    drawn = _distinct(generator(0, "distinct"), 40_000, 3, total)
+    assert all(len(set(row)) == 3 for row in drawn[:500].tolist())
+    for column in drawn.T:
+        counts = np.bincount(column, minlength=total)
+        expected = 40_000 / total
+        chi2 = ((counts - expected) ** 2 / expected).sum()
+        assert chi2 < total + 5 * np.sqrt(2 * total)
+    together = np.bincount(drawn[:, 0] * total + drawn[:, 1], minlength=total**2)
+    off = ~np.eye(total, dtype=bool).ravel()
+    expected = 40_000 / off.sum()
+    chi2 = ((together[off] - expected) ** 2 / expected).sum()
+    assert chi2 < off.sum() + 5 * np.sqrt(2 * off.sum())
+
+
+@pytest.mark.parametrize("alpha", [0.01, 1.0])
+def test_slots_follow_the_power_law_without_replacement(alpha):
+    n, total = 60_000, 6
+    slots = _slots(generator(0, "slots"), n, 2, total, alpha)
+    p = np.arange(1, total + 1) ** (alpha - 1.0)
+    p /= p.sum()
+    table = np.zeros((total, total))
+    np.add.at(table, (slots[:, 0], slots[:, 1]), 1)
+    expected = n * p[:, None] * p[None, :] / (1 - p[:, None])
+    np.fill_diagonal(expected, 0)
+    assert np.diag(table).sum() == 0
+    off = expected > 0
+    chi2 = ((table[off] - expected[off]) ** 2 / expected[off]).sum()
+    assert chi2 < off.sum() + 5 * np.sqrt(2 * off.sum())
+
+
+def test_seeds_reproduce_and_differ():
+    a, b, c = make(CASES[0]), make(CASES[0]), make(CASES[0], seed=1)
+    np.testing.assert_array_equal(a.tokens, b.tokens)
+    np.testing.assert_array_equal(a.targets, b.targets)
+    assert (a.tokens != c.tokens).mean() > 0.5
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"length": 31}, "length = 31 must be at least 32 for n_pairs = 8 and num_passes = 1"),
+        ({"num_passes": 4}, "length = 64 must be at least 80"),
+        ({"n_pairs": 0}, "n_pairs = 0 must be in 1 .. 31"),
+        ({"n_pairs": 32, "length": 500}, "n_pairs = 32 must be in 1 .. 31 for vocab_size 64"),
+    ],
+)
+def test_what_does_not_fit(change, message):
+    with pytest.raises(InputError, match=message):
+        make(CASES[0] | change)
