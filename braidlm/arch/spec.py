@@ -107,7 +107,8 @@ class Spec(Config):
         groups = [*_groups(data), *(tuple(p["branches"]) for p in parallel.values())]
         _refuse_nesting(groups, parallel)
         for letter in sorted({*_used(data), *(x for g in groups for x in g)} - set(parallel)):
-            mixers.setdefault(letter, {"kind": _default_kind(letter, [*mixers, *parallel])})
+            if letter not in mixers:
+                mixers[letter] = {"kind": _default_kind(letter, [*mixers, *parallel])}
         mixers = {k: defaults.fill(v, d_model, f"mixers.{k}") for k, v in mixers.items()}
         return {
             "init_std": d_model**-0.5,
