@@ -82,10 +82,13 @@ def causal_attention_flops(n_tokens: int, n_heads: int, qk_dim: int, v_dim: int)
 
 
 def executed_attention_flops(n_tokens: int, n_heads: int, qk_dim: int, v_dim: int) -> int:
-    """FLOPs of a fused attention as torch counts them: the whole square, 2 products."""
-    return 2 * n_tokens * n_tokens * n_heads * (qk_dim + v_dim)
+    """FLOPs of a fused attention as torch counts them: the whole square, 2 products.
+
+    The kernel wants one width for queries, keys and values, so the narrower is padded.
+    """
+    return 4 * n_tokens * n_tokens * n_heads * max(qk_dim, v_dim)
 
 
 def backward_attention_flops(n_tokens: int, n_heads: int, qk_dim: int, v_dim: int) -> int:
-    """FLOPs of its backward pass: scores recomputed, then the gradients of p, v, q and k."""
-    return 2 * n_tokens * n_tokens * n_heads * (3 * qk_dim + 2 * v_dim)
+    """FLOPs of its backward pass, 5 products: scores again, then gradients of p, v, q and k."""
+    return 10 * n_tokens * n_tokens * n_heads * max(qk_dim, v_dim)

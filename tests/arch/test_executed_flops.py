@@ -1,0 +1,94 @@
+"""The predicted FLOPs of the products that run are those that torch's counter sees."""
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
+
+from braidlm.arch.cost import executed_matmul_flops, executed_training_flops
+from braidlm.arch.spec import Spec
+from braidlm.model import HybridLM
+
+aten = torch.ops.aten
+
+
+def _forward(q, k, v, *args, out_shape=None, **kwargs):
+    return sdpa_flop_count(q, k, v)
+
+
+def _backward(grad, q, k, v, *args, out_shape=None, **kwargs):
+    return sdpa_backward_flop_count(grad, q, k, v)
+
+
+def _added_product(total, a, b, *args, out_shape=None, **kwargs):
+    return 2 * a[0] * a[1] * b[1]
+
+
+UNKNOWN_TO_TORCH = {
+    aten._scaled_dot_product_flash_attention_for_cpu: _forward,
+    aten._scaled_dot_product_flash_attention_for_cpu_backward: _backward,
+    aten.addmm_: _added_product,
+}
+"""What the counter does not know by itself: the CPU's fused attention, sums in place."""
+
+MIXERS = {
+    "M": {"head_dim": 8, "n_groups": 2, "d_state": 6, "chunk_size": 8},
+    "*": {"head_dim": 8, "n_kv_heads": 2},
+    "A": {"kind": "attention", "head_dim": 8, "v_head_dim": 4},
+    "-": {"d_ff": 24},
+}
+
+
+def tiny(pattern, **fields):
+    mixers = {letter: m for letter, m in MIXERS.items() if letter in pattern}
+    return Spec.of(
+        {"pattern": pattern, "d_model": 32, "vocab_size": 40, "mixers": mixers, **fields}
+    )
+
+
+def counted(spec, batch, n_tokens, backward):
+    model = HybridLM(spec)
+    tokens = torch.randint(spec.vocab_size, (batch, n_tokens))
+    with FlopCounterMode(display=False, custom_mapping=UNKNOWN_TO_TORCH) as counter:
+        logits = model.head(model(tokens, return_state=False).hidden)
+        if backward:
+            logits.square().sum().backward()
+    return counter.get_total_flops()
+
+
+SPECS = {
+    "mamba2": tiny("M-"),
+    "attention": tiny("*-"),
+    "values narrower than keys": tiny("A"),
+    "plain mlp": tiny("--", mixers={"-": {"d_ff": 24, "gated": False, "activation": "gelu"}}),
+    "hybrid": tiny("(MM-*-)2"),
+    "mean": tiny("{M*}-"),
+    "add, joint": tiny(
+        "{M*}", mixers=MIXERS | {"*": {"head_dim": 8, "n_heads": 8}}, fusion={"projection": "joint"}
+    ),
+    "concat": tiny("{M*}", fusion={"combine": "concat"}),
+    "cross attention": tiny("{M*}", fusion={"combine": "cross_attention"}),
+    "untied": tiny("M*", tie_embeddings=False),
+}
+
+
+@pytest.mark.parametrize("n_tokens", [1, 5, 8, 16, 21])
+@pytest.mark.parametrize("name", SPECS)
+def test_forward(name, n_tokens):
+    spec = SPECS[name]
+    assert counted(spec, 2, n_tokens, False) == executed_matmul_flops(spec, 2, n_tokens)
+
+
+@pytest.mark.parametrize("n_tokens", [1, 8, 21])
+@pytest.mark.parametrize("name", SPECS)
+def test_forward_and_backward(name, n_tokens):
+    spec = SPECS[name]
+    assert counted(spec, 3, n_tokens, True) == executed_training_flops(spec, 3, n_tokens)
+
+
+def test_the_loss_of_training_runs_the_same_products():
+    spec = SPECS["hybrid"]
+    model = HybridLM(spec)
+    tokens = torch.randint(spec.vocab_size, (2, 21))
+    with FlopCounterMode(display=False, custom_mapping=UNKNOWN_TO_TORCH) as counter:
+        model.loss(tokens, tokens).backward()
+    assert counter.get_total_flops() == executed_training_flops(spec, 2, 21)
