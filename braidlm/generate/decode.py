@@ -1,0 +1,211 @@
+"""Batched decoding: one prefill over all prompts, then one token per row and step."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from braidlm import state as states
+from braidlm.data.seeding import generator
+from braidlm.errors import InputError
+from braidlm.generate.filters import distribution, pick
+from braidlm.generate.mode import device_of, inference
+from braidlm.model import HybridLM
+from braidlm.segments import Segments
+
+OnToken = Callable[[int, int], None]
+"""Called with (row, token) as soon as the token is known."""
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How the next token is drawn.
+
+    Raises:
+        InputError: a field outside its range.
+    """
+
+    temperature: float = 1.0
+    """Divides the logits; 0 takes the most probable token (the first of equals)."""
+    top_p: float = 1.0
+    """In (0, 1]: the nucleus's probability; 1 keeps every token."""
+    top_k: int = 0
+    """Tokens kept; 0 keeps every token."""
+    seed: int = 0
+    """Of the random numbers; row i has a stream of its own, named by (seed, i)."""
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.temperature) and self.temperature >= 0):
+            raise InputError(f"temperature = {self.temperature}: must be a number of at least 0")
+        if not 0 < self.top_p <= 1:
+            raise InputError(f"top_p = {self.top_p}: must be greater than 0 and at most 1")
+        if self.top_k < 0:
+            raise InputError(f"top_k = {self.top_k}: must be 0 (every token) or more")
+        if self.seed < 0:
+            raise InputError(f"seed = {self.seed}: must be 0 or more")
+
+
+class _Rows(NamedTuple):
+    """The rows that are still being written."""
+
+    numbers: list[int]
+    """(n,) which prompts they belong to."""
+    logits: Tensor
+    """(n, V): of the next token."""
+    state: Any
+    """The model's state, one entry per row."""
+
+
+def generate(
+    model: HybridLM,
+    prompts: Sequence[Sequence[int]],
+    *,
+    max_new_tokens: int,
+    temperature: float = 1.0,
+    top_p: float = 1.0,
+    top_k: int = 0,
+    seed: int = 0,
+    stop_ids: Sequence[int] = (),
+    bos_id: int | None = None,
+    first_row: int = 0,
+    stream: OnToken | None = None,
+) -> list[list[int]]:
+    """Continue every prompt; a row's tokens do not depend on the rows beside it.
+
+    Args:
+        model: the model, on any device.
+        prompts: token ids, of any lengths.
+        max_new_tokens: tokens at most per prompt.
+        temperature: see `Sampling`, as `top_p`, `top_k` and `seed`.
+        top_p: see `Sampling`.
+        top_k: see `Sampling`.
+        seed: see `Sampling`.
+        stop_ids: tokens that end a row; they are not part of its result.
+        bos_id: what an empty prompt starts from.
+        first_row: number of the first prompt in a longer list, so that cutting that list into
+            batches changes nothing.
+        stream: told each token as it comes.
+
+    Returns:
+        For each prompt its new tokens, without the prompt.
+
+    Raises:
+        InputError: a setting outside its range, a token outside the vocabulary, an empty prompt
+            without `bos_id`, or logits that are not finite.
+    """
+    sampling = Sampling(temperature, top_p, top_k, seed)
+    results: list[list[int]] = [[] for _ in prompts]
+    for row, token in stream_tokens(
+        model,
+        prompts,
+        max_new_tokens=max_new_tokens,
+        sampling=sampling,
+        stop_ids=stop_ids,
+        bos_id=bos_id,
+        first_row=first_row,
+    ):
+        results[row].append(token)
+        if stream is not None:
+            stream(row, token)
+    return results
+
+
+def stream_tokens(
+    model: HybridLM,
+    prompts: Sequence[Sequence[int]],
+    *,
+    max_new_tokens: int,
+    sampling: Sampling | None = None,
+    stop_ids: Sequence[int] = (),
+    bos_id: int | None = None,
+    first_row: int = 0,
+) -> Iterator[tuple[int, int]]:
+    """Yield (row, token) as the tokens come; arguments and errors as for `generate`."""
+    sampling = sampling or Sampling()
+    starts = _checked(prompts, model.spec.vocab_size, max_new_tokens, bos_id)
+    if not starts or max_new_tokens == 0:
+        return
+    stops = frozenset(stop_ids)
+    draws = [generator(sampling.seed, "sampling", first_row + i) for i in range(len(starts))]
+    rows = _prefill(model, starts)
+    for n_made in range(1, max_new_tokens + 1):
+        tokens = _next_tokens(rows, sampling, draws)
+        going = [i for i, token in enumerate(tokens) if token not in stops]
+        for i in going:
+            yield rows.numbers[i], tokens[i]
+        if not going or n_made == max_new_tokens:
+            return
+        rows = _step(model, rows, tokens, going)
+
+
+def _checked(
+    prompts: Sequence[Sequence[int]], vocab_size: int, max_new_tokens: int, bos_id: int | None
+) -> list[list[int]]:
+    """Return the prompts as lists, none of them empty."""
+    if max_new_tokens < 0:
+        raise InputError(f"max_new_tokens = {max_new_tokens}: must be 0 or more")
+    starts = []
+    for number, prompt in enumerate(prompts):
+        ids = [int(token) for token in prompt]
+        if not ids and bos_id is None:
+            raise InputError(f"prompt {number} is empty: give bos_id, which it can start from")
+        ids = ids or [int(bos_id)]  # type: ignore[arg-type]
+        outside = next((token for token in ids if not 0 <= token < vocab_size), None)
+        if outside is not None:
+            raise InputError(
+                f"prompt {number} holds token {outside}: "
+                f"the model's vocabulary is 0 .. {vocab_size - 1}"
+            )
+        starts.append(ids)
+    return starts
+
+
+def _prefill(model: HybridLM, prompts: list[list[int]]) -> _Rows:
+    """Run all prompts at once, padded on the right."""
+    longest = max(map(len, prompts))
+    tokens = torch.zeros(len(prompts), longest, dtype=torch.int64)
+    mask = torch.zeros(len(prompts), longest, dtype=torch.bool)
+    for row, ids in enumerate(prompts):
+        tokens[row, : len(ids)] = torch.tensor(ids)
+        mask[row, : len(ids)] = True
+    device = device_of(model)
+    segments = None if bool(mask.all()) else Segments.from_mask(mask).to(device)
+    last = mask.sum(1).to(device) - 1
+    with inference(model):
+        out = model(tokens.to(device), segments)
+        hidden = out.hidden[torch.arange(len(prompts), device=device), last]
+        return _Rows(list(range(len(prompts))), model.head(hidden), out.state)
+
+
+def _step(model: HybridLM, rows: _Rows, tokens: list[int], going: list[int]) -> _Rows:
+    """Feed one token to each row of `going` and drop the others."""
+    device = rows.logits.device
+    with inference(model):
+        state = rows.state
+        if len(going) < len(tokens):
+            state = states.select(state, torch.tensor(going, device=device))
+        fed = torch.tensor([[tokens[i]] for i in going], device=device)
+        out = model(fed, None, state)
+        return _Rows([rows.numbers[i] for i in going], model.head(out.hidden[:, 0]), out.state)
+
+
+def _next_tokens(
+    rows: _Rows, sampling: Sampling, draws: Sequence[np.random.Generator]
+) -> list[int]:
+    """Choose one token for each row."""
+    with torch.inference_mode():
+        is_sound = rows.logits.isfinite().all(-1)
+        if not bool(is_sound.all()):
+            bad = rows.numbers[int((~is_sound).nonzero()[0, 0])]
+            raise InputError(f"the model's logits are not finite for prompt {bad}")
+        if sampling.temperature == 0:
+            return rows.logits.argmax(-1).tolist()
+        p = distribution(rows.logits, sampling.temperature, sampling.top_k, sampling.top_p)
+        uniform = torch.tensor([draws[n].random() for n in rows.numbers], dtype=torch.float64)
+        return pick(p, uniform.to(p.device)).tolist()
