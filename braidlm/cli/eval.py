@@ -1,0 +1,99 @@
+"""`braid eval RUN`: run the recipe's tasks on a checkpoint and write result files."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from typing import Any
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Declare the command's arguments."""
+    parser = subparsers.add_parser("eval", help="run the recipe's tasks on a trained model")
+    parser.add_argument("path", metavar="RUN", help="a run directory")
+    parser.add_argument(
+        "--tasks", metavar="A,B", help="names, kinds or <kind>-<name> (default: all of the recipe)"
+    )
+    parser.add_argument("--list", action="store_true", help="show the tasks, one example each")
+    parser.add_argument(
+        "--checkpoint", metavar="NAME", help="such as step-00000100 (default: the newest)"
+    )
+    parser.add_argument(
+        "--limit",
+        type=int,
+        metavar="N",
+        help="look at N documents or items; writes nothing",
+    )
+    parser.add_argument("--device", metavar="NAME", help="auto, cpu, cuda (default: the recipe's)")
+    parser.add_argument(
+        "--dtype", metavar="NAME", help="fp32 or bf16 (default: fp32 on a CPU, else as trained)"
+    )
+    parser.add_argument("--json", action="store_true", help="print the results as JSON")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Evaluate, or list what would be evaluated."""
+    names = None if args.tasks is None else [n for n in args.tasks.split(",") if n]
+    if args.list:
+        return _list(args, names)
+    from braidlm.tasks import evaluate
+
+    progress = None if args.json or not sys.stderr.isatty() else _show_progress
+    results = evaluate(
+        args.path,
+        names,
+        args.checkpoint,
+        progress,
+        device=args.device,
+        dtype=args.dtype,
+        limit=args.limit,
+    )
+    if args.json:
+        print(json.dumps(results, indent=2))
+        return 0
+    for result in results:
+        print(_card(result))
+    if args.limit is not None:
+        print(f"(a look at {args.limit} documents or items: nothing was written)")
+    return 0
+
+
+def _list(args: argparse.Namespace, names: list[str] | None) -> int:
+    from braidlm.arch import Recipe
+    from braidlm.runs import Run
+    from braidlm.tasks import choose_tasks, describe
+
+    recipe = Recipe.from_dict(Run.open(args.path).config, args.path)
+    tasks = choose_tasks(recipe, names)
+    if args.json:
+        print(json.dumps([task.model_dump(mode="json") for task in tasks], indent=2))
+        return 0
+    for task in tasks:
+        print(f"{task.kind}-{task.name}\n{describe(task, recipe)}\n")
+    return 0
+
+
+def _card(result: dict[str, Any]) -> str:
+    lines = [
+        f"{result['kind']}-{result['name']}  {result['checkpoint']}, {result['device']} "
+        f"{result['dtype']}, {result['wall_sec']:.1f} s"
+    ]
+    for name, found in result["metrics"].items():
+        mark = "*" if name == result["metric"] else " "
+        lines.append(f"  {mark} {name:<14} {_number(found)} {found['unit']}")
+    return "\n".join(lines)
+
+
+def _number(found: dict[str, Any]) -> str:
+    if found["value"] is None:
+        return "unknown"
+    if found["stderr"] is None:
+        return f"{found['value']:.6g}"
+    return f"{found['value']:.4f} ± {found['stderr']:.4f} (n = {found['n']})"
+
+
+def _show_progress(task: str, done: int, total: int) -> None:
+    end = "\n" if done == total else ""
+    print(f"\r{task} {100 * done // max(total, 1):3d} %", end=end, file=sys.stderr, flush=True)

@@ -1,0 +1,5 @@
+"""What is asked of a model: language modelling on held-out text, and recall by degrees."""
+
+from braidlm.tasks.run import choose_tasks, describe, evaluate, run_task
+
+__all__ = ["choose_tasks", "describe", "evaluate", "run_task"]

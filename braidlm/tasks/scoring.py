@@ -1,0 +1,121 @@
+"""The loss of every token of many sequences, packed into rows so that no position is wasted."""
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import nn
+
+from braidlm.data.packing import IGNORE
+from braidlm.generate.mode import device_of
+from braidlm.segments import Segments
+
+TOKENS_AT_ONCE = 2**14
+"""Tokens of one forward pass, unless a single row is longer."""
+
+Progress = Callable[[int, int], None]
+"""Called with (done, total) in tokens or items."""
+
+
+class Part(NamedTuple):
+    """Inputs start .. start + length - 1 of one sequence."""
+
+    sequence: int
+    start: int
+    length: int
+
+
+def cut(lengths: Sequence[int], seq_len: int) -> list[Part]:
+    """Return the parts of sequences with these many inputs, each at most `seq_len` long."""
+    return [
+        Part(i, start, min(seq_len, length - start))
+        for i, length in enumerate(lengths)
+        for start in range(0, length, seq_len)
+    ]
+
+
+def pack(parts: Sequence[Part], seq_len: int) -> list[list[Part]]:
+    """Return rows of at most `seq_len` tokens: longest part first, into the fullest row that fits.
+
+    Rows that hold one part of `seq_len` tokens come first.
+    """
+    rows: list[list[Part]] = []
+    room: list[tuple[int, int]] = []
+    for part in sorted(parts, key=lambda p: -p.length):
+        at = bisect.bisect_left(room, (part.length, -1))
+        left, row = room.pop(at) if at < len(room) else (seq_len, len(rows))
+        if row == len(rows):
+            rows.append([])
+        rows[row].append(part)
+        if left > part.length:
+            bisect.insort(room, (left - part.length, row))
+    return rows
+
+
+def score(
+    model: nn.Module,
+    sequences: Sequence[np.ndarray],
+    seq_len: int,
+    progress: Progress | None = None,
+) -> list[np.ndarray]:
+    """Return -log p of every token but the first, in nats, each given its part's tokens before it.
+
+    Args:
+        model: has ``loss(tokens, targets, segments, reduction="none")``, as `HybridLM` has it; in
+            evaluation mode, see `braidlm.generate.mode.inference`.
+        sequences: int64 arrays (n_i,) of tokens, n_i at least 2.
+        seq_len: tokens of the longest context. The n_i - 1 inputs of a longer sequence are cut
+            every `seq_len` tokens, and nothing is carried from one part to the next.
+        progress: told how many tokens are scored.
+
+    Returns:
+        For each sequence a float64 array (n_i - 1,).
+    """
+    found = [np.zeros(len(tokens) - 1) for tokens in sequences]
+    rows = pack(cut([len(losses) for losses in found], seq_len), seq_len)
+    total, done = sum(map(len, found)), 0
+    at_once = max(1, TOKENS_AT_ONCE // seq_len)
+    for first in range(0, len(rows), at_once):
+        batch = rows[first : first + at_once]
+        losses = _row_losses(model, sequences, batch)
+        for row, parts in enumerate(batch):
+            at = 0
+            for part in parts:
+                where = slice(part.start, part.start + part.length)
+                found[part.sequence][where] = losses[row, at : at + part.length]
+                at += part.length
+        done += sum(part.length for parts in batch for part in parts)
+        if progress is not None:
+            progress(done, total)
+    return found
+
+
+def _row_losses(
+    model: nn.Module, sequences: Sequence[np.ndarray], rows: list[list[Part]]
+) -> np.ndarray:
+    """Return the loss of each target (B, T) in float64, 0 at padding."""
+    width = max(sum(part.length for part in parts) for parts in rows)
+    tokens = np.zeros((len(rows), width), dtype=np.int64)
+    targets = np.full((len(rows), width), IGNORE, dtype=np.int64)
+    for row, parts in enumerate(rows):
+        at = 0
+        for i, start, length in parts:
+            tokens[row, at : at + length] = sequences[i][start : start + length]
+            targets[row, at : at + length] = sequences[i][start + 1 : start + length + 1]
+            at += length
+    device = device_of(model)
+    # Rows of one whole part each need no segments, which is faster.
+    is_plain = all(len(parts) == 1 and parts[0].length == width for parts in rows)
+    lengths = [[part.length for part in parts] for parts in rows]
+    segments = None if is_plain else Segments.from_lengths(lengths, width).to(device)
+    losses = model.loss(  # type: ignore[operator]
+        torch.from_numpy(tokens).to(device),
+        torch.from_numpy(targets).to(device),
+        segments,
+        reduction="none",
+    )
+    return losses.double().cpu().numpy()

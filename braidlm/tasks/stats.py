@@ -1,0 +1,113 @@
+"""Estimates with standard errors, for items that come in clusters.
+
+Tokens of one document, or queries of one item, are not independent. The unit that is drawn
+independently is the cluster (document or item); every standard error here is over clusters.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from braidlm.data.seeding import generator
+
+
+class Estimate(NamedTuple):
+    """A number measured on a sample."""
+
+    value: float
+    """The estimate; nan for an empty sample."""
+    stderr: float
+    """Its standard error; nan where the sample cannot tell (fewer than two clusters)."""
+    n: int
+    """Independent clusters that it rests on."""
+
+    def as_metric(self, unit: str) -> dict[str, Any]:
+        """Return the entry of a result file's `metrics`; what is not known is None."""
+        return {
+            "value": known(self.value),
+            "stderr": known(self.stderr),
+            "n": self.n,
+            "unit": unit,
+        }
+
+
+def known(value: float) -> float | None:
+    """Return a finite number as it is, and None for any other."""
+    return float(value) if math.isfinite(value) else None
+
+
+def mean(values: np.ndarray | Sequence[float]) -> Estimate:
+    """Return the mean of independent values (n,) and its standard error, s / sqrt(n).
+
+    s^2 has n - 1 in its denominator.
+    """
+    values = np.asarray(values, dtype=np.float64)
+    return ratio(values, np.ones_like(values))
+
+
+def ratio(
+    numerators: np.ndarray | Sequence[float], denominators: np.ndarray | Sequence[float]
+) -> Estimate:
+    """Return r = sum(y) / sum(x) over clusters, with the standard error of the delta method.
+
+    var(r) = n / (n - 1) * sum_i (y_i - r x_i)^2 / sum(x)^2. With all x equal this is the mean's
+    own formula.
+
+    Args:
+        numerators: (n,) y, each cluster's total, such as its loss.
+        denominators: (n,) x, each cluster's size, such as its tokens, at least 0.
+
+    Source: Cochran, Sampling Techniques, third edition (1977), eq. 2.39 without the finite
+        population's factor; Miller 2024 (arXiv 2411.00640), section 2.2, for language models.
+    """
+    y = np.asarray(numerators, dtype=np.float64)
+    x = np.asarray(denominators, dtype=np.float64)
+    n, total = len(x), float(x.sum())
+    if total == 0:
+        return Estimate(math.nan, math.nan, n)
+    r = float(y.sum()) / total
+    if n < 2:
+        return Estimate(r, math.nan, n)
+    variance = n / (n - 1) * float(np.square(y - r * x).sum()) / total**2
+    return Estimate(r, math.sqrt(variance), n)
+
+
+def mean_of(estimates: Sequence[Estimate]) -> Estimate:
+    """Return the plain mean of independent estimates, such as one for each number of pairs."""
+    k = len(estimates)
+    value = sum(e.value for e in estimates) / k
+    stderr = math.sqrt(sum(e.stderr**2 for e in estimates)) / k
+    return Estimate(value, stderr, sum(e.n for e in estimates))
+
+
+def exponential(estimate: Estimate) -> Estimate:
+    """Return exp of an estimate by the delta method: the standard error is exp(value) * stderr."""
+    try:
+        value = math.exp(estimate.value)
+    except OverflowError:
+        value = math.inf
+    return Estimate(value, value * estimate.stderr, estimate.n)
+
+
+def bootstrap(
+    statistic: Callable[[np.ndarray], float], n: int, *, n_resamples: int = 1000, seed: int = 0
+) -> float:
+    """Return the bootstrap's standard error of a statistic over clusters.
+
+    Args:
+        statistic: of cluster indices (n,), drawn with replacement.
+        n: clusters.
+        n_resamples: how often they are drawn.
+        seed: of the draws.
+
+    Source: Efron 1979, Bootstrap Methods: Another Look at the Jackknife.
+    """
+    if n < 2:
+        return math.nan
+    rng = generator(seed, "bootstrap")
+    drawn = [statistic(rng.integers(n, size=n)) for _ in range(n_resamples)]
+    return float(np.std(drawn, ddof=1))
