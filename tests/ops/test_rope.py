@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from braidlm.ops.rope import LinearScaling, Llama3Scaling, apply_rope, rope_frequencies
+from tests.ops.compare import leaf, relative_l2, with_gradients
+from tests.tolerances import BF16_L2, FORMS_FP64
+
+
+def test_pairs_are_rotated_as_complex_numbers():
+    x, positions = leaf(2, 5, 3, 8), torch.tensor([[0, 1, 2, 3, 4], [7, 8, 9, 100, 1000]])
+    frequency = rope_frequencies(6, 100.0)
+    expected = 100.0 ** (-torch.arange(0, 6, 2) / 6)
+    torch.testing.assert_close(frequency, expected)
+    y = apply_rope(x, positions, frequency)
+    z = torch.complex(x[..., :3], x[..., 3:6])
+    turn = torch.polar(
+        torch.ones((), dtype=torch.float64), positions[..., None] * frequency.double()
+    )
+    z = z * turn[:, :, None]
+    torch.testing.assert_close(y, torch.cat((z.real, z.imag, x[..., 6:]), -1), **FORMS_FP64)
+
+
+def test_scores_depend_on_distance_alone():
+    q, k = leaf(1, 1, 1, 8), leaf(1, 1, 1, 8)
+    frequency = rope_frequencies(8, 1e4)
+
+    def score(at, to):
+        turned = [apply_rope(x, torch.tensor([[p]]), frequency) for x, p in ((q, at), (k, to))]
+        return (turned[0] * turned[1]).sum()
+
+    torch.testing.assert_close(score(5, 3), score(1005, 1003), **FORMS_FP64)
+    assert abs(float(score(5, 3) - score(6, 3))) > 1e-4
+
+
+def test_gradcheck():
+    frequency, positions = rope_frequencies(2, 10.0), torch.tensor([[0, 3]])
+    assert torch.autograd.gradcheck(
+        lambda x: apply_rope(x, positions, frequency), (leaf(1, 2, 2, 3),)
+    )
+
+
+def test_linear_scaling_stretches_every_channel():
+    plain = rope_frequencies(8, 1e4)
+    torch.testing.assert_close(rope_frequencies(8, 1e4, LinearScaling(4.0)), plain / 4)
+
+
+def test_llama3_scaling_keeps_fast_channels_and_stretches_slow_ones():
+    scaling = Llama3Scaling(8.0, 1.0, 4.0, 8192)
+    plain = rope_frequencies(128, 5e5).double()
+    scaled = rope_frequencies(128, 5e5, scaling).double()
+    wavelength = 2 * math.pi / plain
+    fast, slow = wavelength < 8192 / 4.0, wavelength > 8192 / 1.0
+    torch.testing.assert_close(scaled[fast], plain[fast])
+    torch.testing.assert_close(scaled[slow], plain[slow] / 8)
+    between = ~fast & ~slow
+    assert int(between.sum()) > 3
+    smooth = (8192 / wavelength[between] - 1.0) / (4.0 - 1.0)
+    expected = (1 - smooth) * plain[between] / 8 + smooth * plain[between]
+    torch.testing.assert_close(scaled[between], expected, rtol=1e-6, atol=0)
+
+
+def test_far_positions_keep_their_precision_in_bf16():
+    x = leaf(1, 4, 2, 8, dtype=torch.bfloat16)
+    exact = x.detach().double().requires_grad_()
+    positions = torch.tensor([[0, 1000, 100_000, 100_001]])
+    frequency = rope_frequencies(8, 1e4)
+    ours = with_gradients(lambda: (apply_rope(x, positions, frequency),), [x])
+    truth = with_gradients(lambda: (apply_rope(exact, positions, frequency),), [exact])
+    assert ours[0].dtype == torch.bfloat16
+    errors = [relative_l2(a, b) for a, b in zip(ours, truth, strict=True)]
+    assert max(errors) < BF16_L2["rope"], errors
+
+
+@pytest.mark.parametrize(
+    ("call", "word"),
+    [
+        (lambda: rope_frequencies(7, 1e4), "dim=7"),
+        (lambda: rope_frequencies(8, -1.0), "theta=-1"),
+        (lambda: rope_frequencies(8, 1e4, LinearScaling(0.0)), "factor=0"),
+        (lambda: rope_frequencies(8, 1e4, Llama3Scaling(8.0, 4.0, 1.0, 8)), "low_freq_factor=4"),
+        (
+            lambda: apply_rope(torch.ones(1, 2, 1, 4), torch.zeros(1, 2), torch.ones(3)),
+            "2r <= D",
+        ),
+        (
+            lambda: apply_rope(torch.ones(1, 2, 1, 4), torch.zeros(1, 3), torch.ones(2)),
+            "positions has shape",
+        ),
+    ],
+)
+def test_what_does_not_fit_is_named(call, word):
+    with pytest.raises(ValueError, match=word):
+        call()
