@@ -71,15 +71,18 @@ SPECS = {
 }
 
 
-@pytest.mark.parametrize("n_tokens", [1, 5, 8, 16, 21])
-@pytest.mark.parametrize("name", SPECS)
+LENGTHS = [("hybrid", 1), ("hybrid", 8), ("hybrid", 16), *((name, 5) for name in SPECS)]
+"""Below, at and past the chunk of 8; `PADDED` is past it and no multiple of it."""
+PADDED = [(name, 21) for name in SPECS]
+
+
+@pytest.mark.parametrize(("name", "n_tokens"), LENGTHS + PADDED)
 def test_forward(name, n_tokens):
     spec = SPECS[name]
     assert counted(spec, 2, n_tokens, False) == executed_matmul_flops(spec, 2, n_tokens)
 
 
-@pytest.mark.parametrize("n_tokens", [1, 8, 21])
-@pytest.mark.parametrize("name", SPECS)
+@pytest.mark.parametrize(("name", "n_tokens"), LENGTHS[:3] + PADDED)
 def test_forward_and_backward(name, n_tokens):
     spec = SPECS[name]
     assert counted(spec, 3, n_tokens, True) == executed_training_flops(spec, 3, n_tokens)

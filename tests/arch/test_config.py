@@ -1,0 +1,75 @@
+import re
+
+import pytest
+from pydantic import ValidationError
+
+from braidlm.arch.config import Config, nearest
+from braidlm.errors import InputError
+
+
+class Inner(Config):
+    size: int = 1
+    share: float = 0.5
+
+
+class Outer(Config):
+    name: str
+    steps: int = 3
+    is_on: bool = False
+    inner: Inner = Inner()
+    lengths: tuple[int, ...] = ()
+
+
+def refused(data, where=""):
+    with pytest.raises(InputError) as caught:
+        Outer.of(data, where)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+def test_plain_data_becomes_a_frozen_record():
+    outer = Outer.of({"name": "a", "inner": {"size": 4}, "lengths": [1, 2]})
+    assert (outer.inner.size, outer.inner.share, outer.lengths) == (4, 0.5, (1, 2))
+    with pytest.raises(ValidationError):
+        outer.steps = 4  # type: ignore[misc]
+    assert Outer.of(outer.model_dump()) == outer
+
+
+def test_an_unknown_key_offers_the_nearest_name():
+    assert "unknown field 'step' (did you mean 'steps'?)" in refused({"name": "a", "step": 1})
+    assert "allowed: name, steps, is_on, inner, lengths" in refused({"name": "a", "zzzzzz": 1})
+    assert "did you mean" not in refused({"name": "a", "zzzzzz": 1})
+    assert refused({"name": "a", "inner": {"sizes": 1}}).startswith(
+        "inner: unknown field 'sizes' (did you mean 'size'?)"
+    )
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("steps", "4"), ("steps", True), ("steps", 4.0), ("name", 4), ("is_on", 1), ("is_on", "true"),
+     ("lengths", [1, "2"]), ("lengths", 3), ("inner", 3), ("inner", None)],
+)  # fmt: skip
+def test_values_are_never_coerced(field, value):
+    assert refused({"name": "a", field: value}).startswith(field)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), "0.5", True])
+def test_a_float_is_a_finite_number(value):
+    assert refused({"name": "a", "inner": {"share": value}}).startswith("inner.share = ")
+
+
+def test_a_whole_number_may_stand_for_a_float():
+    assert Inner.of({"share": 2}).share == 2.0
+
+
+def test_messages_name_path_value_and_file_part():
+    assert refused({}) == "name: this field is required"
+    assert refused({"name": "a", "steps": "x"}, "model").startswith("model.steps = 'x': ")
+    assert refused({"name": 1, "steps": "x"}).endswith("(and 1 more)")
+    assert refused(3) != ""
+
+
+def test_nearest():
+    assert nearest("d_modle", ["d_model", "d_ff"]) == " (did you mean 'd_model'?)"
+    assert re.fullmatch("", nearest("q", ["d_model"]))
