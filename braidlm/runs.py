@@ -61,18 +61,28 @@ class Run:
             InputError: `path` is a file, or a folder that already holds something else.
             OSError: the folder cannot be made or written.
         """
+        cls.check_free(path, resume=resume)
         run = cls(path)
-        if run.path.exists() and not run.path.is_dir():
-            raise InputError(f"{run.path} is a file; a run needs a new or empty directory")
-        is_run = (run.path / "config.json").is_file()
-        if not (resume and is_run) and run.path.is_dir() and _holds_something(run.path):
-            hint = "or resume the run that it holds" if is_run else "it holds no run to resume"
-            raise InputError(f"{run.path} is not empty; give a new directory ({hint})")
         run.path.mkdir(parents=True, exist_ok=True)
         run.write_config(config)
         run.checkpoints_dir.mkdir(exist_ok=True)
         run.results_dir.mkdir(exist_ok=True)
         return run
+
+    @staticmethod
+    def check_free(path: str | os.PathLike[str], *, resume: bool = False) -> None:
+        """Refuse what `create` would refuse, without making anything.
+
+        Raises:
+            InputError: `path` is a file, or a folder that already holds something else.
+        """
+        path = Path(path)
+        if path.exists() and not path.is_dir():
+            raise InputError(f"{path} is a file; a run needs a new or empty directory")
+        is_run = (path / "config.json").is_file()
+        if not (resume and is_run) and path.is_dir() and _holds_something(path):
+            hint = "or resume the run that it holds" if is_run else "it holds no run to resume"
+            raise InputError(f"{path} is not empty; give a new directory ({hint})")
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> Run:

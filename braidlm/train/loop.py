@@ -1,0 +1,116 @@
+"""The way from a recipe to a run directory, exactly resumable."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from braidlm.arch import Recipe
+from braidlm.arch.experiment import TrainConfig
+from braidlm.data.mixture import Mixture
+from braidlm.errors import InputError
+from braidlm.model import HybridLM
+from braidlm.runs import Run
+from braidlm.train.precision import resolve_device, resolve_precision
+from braidlm.train.progress import Progress, Silent
+from braidlm.train.resume import check_same_run
+from braidlm.train.session import Batches, NonFiniteLossError, Session, Summary
+from braidlm.train.step import Place
+
+__all__ = ["NonFiniteLossError", "Summary", "build_mixture", "build_model", "surroundings", "train"]
+
+
+def train(
+    recipe: Recipe,
+    out: str | os.PathLike[str],
+    *,
+    resume: bool = False,
+    progress: Progress | None = None,
+    model: nn.Module | None = None,
+    mixture: Batches | None = None,
+) -> Summary:
+    """Train the recipe's model into the run directory `out`.
+
+    SIGTERM or SIGINT lets the current update finish, writes a checkpoint and returns with state
+    "interrupted". With `resume` an earlier session goes on from its newest checkpoint (or from the
+    start when it has none); on a CPU with as many threads the result is the same bit for bit.
+
+    Args:
+        recipe: what to train and how.
+        out: the run directory; new or empty unless `resume`.
+        resume: go on with the run in `out`, if there is one.
+        progress: told about every update.
+        model: trained instead of a new `HybridLM(recipe.spec)`; has `loss` as `HybridLM` has it.
+        mixture: gives the batches instead of the recipe's data.
+
+    Raises:
+        InputError: `out` is in use or holds something else, its run was started with another
+            recipe, or its checkpoint is damaged.
+        NonFiniteLossError: the loss is nan or infinite.
+        OSError: a file cannot be written; the newest checkpoint stays as it was.
+    """
+    out = Path(out)
+    Run.check_free(out, resume=resume)
+    is_continued = (out / "config.json").is_file()
+    if is_continued:
+        check_same_run(Run.open(out).config, recipe, out)
+    device = resolve_device(recipe.train.device)
+    with surroundings(recipe.train, device):
+        precision = resolve_precision(recipe.train.precision, device)
+        mixture = build_mixture(recipe) if mixture is None else mixture
+        model = (build_model(recipe) if model is None else model).to(device)
+        run = Run.open(out) if is_continued else Run.create(out, recipe.to_dict())
+        with run.lock():
+            place = Place(device)
+            session = Session(recipe, run, model, mixture, precision, place, progress or Silent())
+            session.restore()
+            run.write_config(recipe.to_dict())
+            return session.run()
+
+
+def build_model(recipe: Recipe) -> HybridLM:
+    """Return the recipe's model with its initial weights, a function of the seed alone."""
+    torch.manual_seed(recipe.seed)
+    return HybridLM(recipe.spec)
+
+
+@contextlib.contextmanager
+def surroundings(config: TrainConfig, device: torch.device) -> Iterator[None]:
+    """Set threads and determinism while inside; they and the random states return afterwards."""
+    threads = torch.get_num_threads()
+    was_deterministic = torch.are_deterministic_algorithms_enabled()
+    warned_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    if config.deterministic and device.type == "cuda":
+        # cuBLAS reads it once, when it is first used.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    with torch.random.fork_rng(
+        devices=[torch.cuda.current_device()] if device.type == "cuda" else []
+    ):
+        try:
+            torch.set_num_threads(config.threads or threads)
+            if config.deterministic:
+                torch.use_deterministic_algorithms(True)
+            yield
+        finally:
+            torch.set_num_threads(threads)
+            torch.use_deterministic_algorithms(was_deterministic, warn_only=warned_only)
+
+
+def build_mixture(recipe: Recipe) -> Mixture:
+    """Return the recipe's batches.
+
+    Raises:
+        InputError: data that cannot be read, or tokens that the model has no embedding for.
+    """
+    mixture = Mixture(recipe.data, batch_size=recipe.train.batch_size, seed=recipe.seed)
+    if mixture.vocab_size > recipe.spec.vocab_size:
+        raise InputError(
+            f"model.vocab_size = {recipe.spec.vocab_size}: "
+            f"must be at least {mixture.vocab_size}, the ids of the data"
+        )
+    return mixture

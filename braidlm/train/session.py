@@ -1,0 +1,262 @@
+"""One session of training: the loop itself, what it counts, logs and keeps."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+
+from braidlm import checkpoint
+from braidlm.arch import Recipe
+from braidlm.errors import InputError
+from braidlm.runs import Run, capture_env
+from braidlm.train.optimizer import (
+    build_optimizer,
+    load_optimizer_state,
+    optimizer_state,
+    set_learning_rate,
+)
+from braidlm.train.precision import Precision
+from braidlm.train.progress import Progress
+from braidlm.train.resume import random_states, set_random_states
+from braidlm.train.schedule import learning_rate
+from braidlm.train.signals import StopRequest
+from braidlm.train.step import Batch, Place, accumulate
+
+
+class Batches(Protocol):
+    """What the loop needs of the data: a pure function of the step (0-based)."""
+
+    def batch(self, step: int) -> Any:
+        """Return the rows of one optimizer step: a `Batch` with n_tokens and source_counts."""
+        ...
+
+
+@dataclass(frozen=True)
+class Summary:
+    """How a call of `train` ended."""
+
+    step: int
+    """Updates done, earlier sessions included."""
+    loss: float | None
+    """Loss of the last update in nats per target token; None before any."""
+    tokens: int
+    """Tokens seen, earlier sessions included."""
+    wall_sec: float
+    """Time in the loop, earlier sessions included."""
+    state: str
+    """"done" or "interrupted"."""
+
+
+class NonFiniteLossError(RuntimeError):
+    """The loss or the gradient is not a number; the weights are those before the update."""
+
+    def __init__(self, step: int, loss: float, grad_norm: float, file: Path) -> None:
+        super().__init__(
+            f"step {step}: loss = {loss}, gradient norm = {grad_norm}; "
+            f"nothing was updated and the batch is in {file}"
+        )
+        self.step, self.loss, self.grad_norm, self.file = step, loss, grad_norm, file
+
+
+class Session:
+    """A model, its optimizer and its data, from one start of the program to its end."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        directory: Run,
+        model: nn.Module,
+        mixture: Batches,
+        precision: Precision,
+        place: Place,
+        progress: Progress,
+    ) -> None:
+        self.recipe, self.config, self.directory = recipe, recipe.train, directory
+        self.model, self.mixture = model, mixture
+        self.precision, self.place, self.progress = precision, place, progress
+        self.optimizer = build_optimizer(model, recipe.train)
+        self.step = self.tokens = 0
+        self.loss: float | None = None
+        self.sources: Counter[str] = Counter()
+        self.checkpointed: int | None = None
+        self.earlier_sec = 0.0
+        self.began = self.window_began = time.perf_counter()
+        self.window_tokens = 0
+
+    # a session
+
+    def run(self) -> Summary:
+        """Train until the last step or a signal; what ends it is in `status.json` either way.
+
+        Raises:
+            NonFiniteLossError: the loss or the gradient is not a number.
+            OSError: a file cannot be written.
+        """
+        state = "failed"
+        try:
+            self._describe()
+            self.progress.start(self.recipe.name, self.step, self.config.steps)
+            with StopRequest() as stop:
+                state = self._updates(stop)
+            self._status(state)
+        except BaseException as error:
+            state = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+            # A full disk must not hide what went wrong first.
+            with contextlib.suppress(OSError):
+                self._status(state, f"{type(error).__name__}: {error}")
+            raise
+        finally:
+            self.progress.close(state)
+        return Summary(self.step, self.loss, self.tokens, self._wall_sec(), state)
+
+    def _updates(self, stop: StopRequest) -> str:
+        self.model.train()
+        self._status("running")
+        self.began = self.window_began = time.perf_counter()
+        while self.step < self.config.steps and stop.signal_name is None:
+            self._update()
+            if self.step % self.config.checkpoint_every == 0:
+                self._checkpoint()
+        if self.checkpointed != self.step:
+            self._checkpoint()
+        return "done" if self.step == self.config.steps else "interrupted"
+
+    def _status(self, state: str, error: str | None = None) -> None:
+        self.directory.set_status(state, self.step, self.config.steps, error)
+
+    def _wall_sec(self) -> float:
+        return self.earlier_sec + time.perf_counter() - self.began
+
+    def _describe(self) -> None:
+        env = capture_env(
+            threads=torch.get_num_threads(),
+            device=str(self.place.device),
+            precision=self.precision.reason,
+        )
+        self.directory.write_env(env)
+
+    # an update
+
+    def _update(self) -> None:
+        """Make one update of the weights and tell of it."""
+        batch = self.mixture.batch(self.step)
+        lr = learning_rate(self.step + 1, self.config)
+        set_learning_rate(self.optimizer, lr)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss, grad_norm = self._gradients(batch)
+        self.optimizer.step()
+        self.step += 1
+        self.loss = loss
+        self.tokens += batch.n_tokens
+        self.window_tokens += batch.n_tokens
+        self.sources.update(batch.source_counts)
+        if self.step % self.config.log_every == 0 or self.step in (1, self.config.steps):
+            self._log(lr, grad_norm)
+        self.progress.update(self.step, loss, batch.n_tokens)
+
+    def _gradients(self, batch: Any) -> tuple[float, float]:
+        """Leave clipped gradients in the model; return the loss and their norm before clipping.
+
+        Raises:
+            NonFiniteLossError: one of the two is nan or infinite.
+        """
+        size = self.config.micro_batch_size
+        total = accumulate(
+            self.model, batch, size, self.precision, self.place, self.recipe.seed, self.step
+        )
+        limit = self.config.grad_clip or float("inf")
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), limit)
+        loss, grad_norm = torch.stack((total, norm.to(total))).tolist()
+        if not (abs(loss) < float("inf") and grad_norm < float("inf")):
+            raise NonFiniteLossError(
+                self.step + 1, loss, grad_norm, self._save_batch(batch, loss, grad_norm)
+            )
+        return loss, grad_norm
+
+    def _save_batch(self, batch: Batch, loss: float, grad_norm: float) -> Path:
+        path = self.directory.path / "failed_batch.pt"
+        segments = batch.segments
+        content = {
+            "step": self.step + 1,
+            "loss": loss,
+            "grad_norm": grad_norm,
+            "tokens": batch.tokens,
+            "targets": batch.targets,
+            "doc": None if segments is None else segments.doc,
+        }
+        checkpoint.write_torch(path, content)
+        return path
+
+    def _log(self, lr: float, grad_norm: float) -> None:
+        moment = time.perf_counter()
+        window_sec = max(moment - self.window_began, 1e-9)
+        self.directory.append_metrics(
+            {
+                "step": self.step,
+                "loss": self.loss,
+                "lr": lr,
+                "grad_norm": grad_norm,
+                "tokens": self.tokens,
+                "tokens_per_sec": self.window_tokens / window_sec,
+                "wall_sec": self._wall_sec(),
+                "sources": dict(sorted(self.sources.items())),
+            }
+        )
+        self.window_began, self.window_tokens = moment, 0
+
+    # checkpoints
+
+    def _checkpoint(self) -> None:
+        """Write a checkpoint, then forget the oldest: never the other way round."""
+        self.directory.sync_metrics()
+        began = time.perf_counter()
+        state = {
+            "step": self.step,
+            "tokens": self.tokens,
+            "loss": self.loss,
+            "sources": dict(self.sources),
+            "wall_sec": self._wall_sec(),
+            "optimizer": optimizer_state(self.optimizer),
+            "random": random_states(),
+        }
+        path = checkpoint.checkpoint_path(self.directory.path, self.step)
+        checkpoint.save(
+            path, self.model, recipe=self.recipe.to_dict(), step=self.step, train_state=state
+        )
+        self.checkpointed = self.step
+        checkpoint.rotate(self.directory.path, self.config.keep_checkpoints)
+        self._status("running")
+        # The speed of training is told without the time of writing.
+        self.window_began += time.perf_counter() - began
+
+    def restore(self) -> None:
+        """Go back to the newest checkpoint, or to the start when there is none.
+
+        Raises:
+            InputError: the checkpoint is damaged or lies beyond the last step.
+        """
+        if not checkpoint.checkpoints(self.directory.path):
+            self.directory.truncate_metrics(0)
+            return
+        path = checkpoint.latest(self.directory.path)
+        step = checkpoint.verify(path)["step"]
+        if step > self.config.steps:
+            raise InputError(
+                f"train.steps = {self.config.steps}: must be at least {step}, the step of {path}"
+            )
+        state = checkpoint.load_train_state(path)
+        checkpoint.load_weights(path, self.model)
+        load_optimizer_state(self.optimizer, state["optimizer"])
+        set_random_states(state["random"])
+        self.step = self.checkpointed = step
+        self.tokens, self.loss = state["tokens"], state["loss"]
+        self.sources.update(state["sources"])
+        self.earlier_sec = state["wall_sec"]
+        self.directory.truncate_metrics(step)
