@@ -1,0 +1,70 @@
+"""`braid data build` and `braid data inspect`: tokenised shards, and what is in a training row."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Declare the command's arguments."""
+    parser = subparsers.add_parser("data", help="tokenise corpora; look at training rows")
+    actions = parser.add_subparsers(metavar="ACTION", required=True)
+    build = actions.add_parser("build", help="tokenise every text source of a recipe")
+    build.add_argument("--out", type=Path, metavar="DIR", help="default: the recipe's cache_dir")
+    build.set_defaults(run=_build)
+    inspect = actions.add_parser("inspect", help="decode training rows with their boundaries")
+    inspect.add_argument("-n", type=int, default=3, metavar="ROWS")
+    inspect.set_defaults(run=_inspect)
+    for action in (build, inspect):
+        action.add_argument("recipe", metavar="RECIPE.toml", type=Path)
+        action.add_argument("--set", action="append", default=[], metavar="A.B=C", dest="overrides")
+        action.add_argument("--json", action="store_true")
+
+
+def _build(args: argparse.Namespace) -> int:
+    from braidlm.arch import Recipe
+    from braidlm.data.prepare import build
+
+    recipe = Recipe.load(args.recipe, args.overrides)
+    summary = build(recipe.data, args.out)
+    if args.json:
+        print(json.dumps(summary, indent=2))
+        return 0
+    for source in summary["sources"]:
+        print(f"{source['name']} ({source['kind']}): {source.get('folder', 'made on the fly')}")
+        for split in ("train", "held_out"):
+            if counts := source.get(split):
+                print(f"  {split:<9}" + "".join(f"{v:>13,} {k}" for k, v in counts.items()))
+    return 0
+
+
+def _inspect(args: argparse.Namespace) -> int:
+    from braidlm.arch import Recipe
+    from braidlm.data.inspection import inspect
+
+    recipe = Recipe.load(args.recipe, args.overrides)
+    rows = inspect(recipe.data, args.n, seed=recipe.seed)
+    if args.json:
+        print(json.dumps(rows, indent=2, ensure_ascii=False))
+    else:
+        print("\n\n".join(map(_drawn, rows)))
+    return 0
+
+
+def _drawn(row: dict[str, Any]) -> str:
+    """Draw one row: a line per document, its place, its text and which tokens are scored."""
+    lines = [
+        f"row {row['row']} ({row['source']}): {row['n_tokens']} tokens, "
+        f"{row['n_targets']} scored, {row['n_padding']} padding"
+    ]
+    for piece in row["pieces"]:
+        scored = sum(stop - start for start, stop in piece["loss"])
+        lines.append(
+            f"  [{piece['start']}, {piece['stop']}) of '{piece['document']}', "
+            f"from its token {piece['offset']}, {scored} scored"
+        )
+        lines.append(f"    {piece['text']!r}")
+    return "\n".join(lines)
