@@ -10,7 +10,7 @@ from braidlm.report.load import Arm, Loaded, Run
 from braidlm.report.series import first_bad_step
 from braidlm.report.stats import number
 from braidlm.report.units import listing
-from braidlm.report.words import declared_words
+from braidlm.report.words import MATCHED_WITHIN, declared_words
 
 # A word in what a study says it matches -> the figure of an arm that it means.
 _MATCHED = {
@@ -19,10 +19,7 @@ _MATCHED = {
     "param": "n_params",
     "cache": "cache_bytes",
 }
-MATCHED_WITHIN = 1.03
-"""Largest ratio of two arms' figures that still counts as matched."""
-
-_ALIKE = ("dtype", "device", "code_version", "n", "ops")
+_ALIKE = ("dtype", "device", "code_version", "n", "seq_len", "ops")
 
 
 def problems(loaded: Loaded) -> list[dict[str, Any]]:
@@ -73,7 +70,7 @@ def cautions(arms: list[Arm]) -> list[str]:
         ]
         for name in _ALIKE:
             out += _unlike(task, name, [(arm, result.get(name)) for arm, _, result in found])
-        out += _early(task, found)
+        out += _early(task, found) + _beyond(task, found)
     return out
 
 
@@ -111,6 +108,17 @@ def _early(task: str, found: list[tuple[Arm, Run, dict[str, Any]]]) -> list[str]
         if step is not None and steps is not None and step < steps:
             early.append(f"{arm.label} seed {run.seed} (step {step:.0f} of {steps:.0f})")
     return [f"{task}: measured before the end of training: {listing(early)}."] if early else []
+
+
+def _beyond(task: str, found: list[tuple[Arm, Run, dict[str, Any]]]) -> list[str]:
+    """Contexts longer than the trained ones."""
+    longer = [r for _, _, r in found if r.get("is_extrapolated") is True]
+    if not longer:
+        return []
+    return [
+        f"{task}: contexts of {longer[0].get('seq_len')} tokens are longer than the "
+        f"{longer[0].get('trained_seq_len')} tokens of training."
+    ]
 
 
 def unmatched(arms: list[dict[str, Any]], declared: tuple[str, ...]) -> list[str]:

@@ -9,6 +9,7 @@ from typing import Any
 
 from braidlm.errors import InputError
 from braidlm.report.checks import cautions, problems, unmatched
+from braidlm.report.compare import leads
 from braidlm.report.figures import arch_figures
 from braidlm.report.load import SCHEMA_VERSION, Arm, Loaded, load
 from braidlm.report.reproduce import reproduce
@@ -55,7 +56,8 @@ def tables(dirs: Iterable[Path | str], *, context: int = 8192) -> dict[str, Any]
         `title`, `description`, `context`, `seeds`, `matched`, `summary` and `notes` (sentences),
         `columns` (which metrics there are), `arms` (one row each: cost figures, and `metrics` with
         mean, seed_stderr, item_stderr, n_seeds, n_items, values, or null), `curves` (loss by
-        step), `by_position`, `by_pairs`, `frontier`, `problems`, `cautions` and `reproduce`.
+        step), `by_position`, `by_pairs`, `in_context_chance`, `frontier`, `leads` (see
+        `compare.leads`), `problems`, `cautions` and `reproduce`.
 
     Raises:
         InputError: a directory is neither run nor study, no run can be read, `context` is below 1,
@@ -83,6 +85,7 @@ def tables(dirs: Iterable[Path | str], *, context: int = 8192) -> dict[str, Any]
         "cautions": [*unmatched(arms, loaded.matched), *cautions(loaded.arms)],
         "reproduce": reproduce(loaded),
     }
+    data["leads"] = leads(arms, data["columns"], loaded.arms)
     return data | {"summary": summary(data), "notes": notes(data)}
 
 
@@ -143,11 +146,6 @@ def as_dict(found: Estimate) -> dict[str, Any]:
     return asdict(found) | {"values": list(found.values)}
 
 
-def as_estimate(entry: dict[str, Any]) -> Estimate:
-    """The inverse of `as_dict`."""
-    return Estimate(**{**entry, "values": tuple(entry["values"])})
-
-
 def _curves(loaded: Loaded) -> dict[str, Any]:
     arms = loaded.arms
     return {
@@ -157,6 +155,7 @@ def _curves(loaded: Loaded) -> dict[str, Any]:
         },
         "by_position": _by_task(arms, "lm", _position_rows),
         "by_pairs": _by_task(arms, "mqar", _pair_rows),
+        "in_context_chance": {task: _guesses(arms, task) for task in _tasks(arms, "mqar")},
         "chance": {task: _chance(arms, task) for task in _tasks(arms, "mqar")},
     }
 
@@ -196,6 +195,17 @@ def _chance(arms: list[Arm], task: str) -> float | None:
     results = [run.results[task] for arm in arms for run in arm.runs if task in run.results]
     found = [number(_measured(result, "chance")[0]) for result in results]
     return next((value for value in found if value is not None), None)
+
+
+def _guesses(arms: list[Arm], task: str) -> list[dict[str, float]]:
+    """Accuracy of guessing among the pairs in context, by their number."""
+    results = [run.results[task] for arm in arms for run in arm.runs if task in run.results]
+    found: dict[float, float] = {}
+    for row in (row for r in results for row in (r.get("tables") or {}).get("by_pairs") or []):
+        n_pairs, share = number(row.get("n_pairs")), number(row.get("in_context_chance"))
+        if n_pairs is not None and share is not None:
+            found[n_pairs] = share
+    return [{"n_pairs": key, "in_context_chance": found[key]} for key in sorted(found)]
 
 
 def _frontier(arms: list[dict[str, Any]], columns: list[Column]) -> dict[str, list[dict[str, Any]]]:

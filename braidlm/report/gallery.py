@@ -63,14 +63,14 @@ def _loss(data: Data, labels: dict[str, str]) -> Markup:
         cls="views",
     )
     several = any(r["n_seeds"] > 1 for rows in data["curves"]["whole"].values() for r in rows)
-    band = (
-        "the band reaches from the lowest to the highest seed"
+    drawn_as = (
+        "a line is the mean over seeds, the band reaches from the lowest to the highest seed"
         if several
-        else "one seed, so no band"
+        else "a line is one seed"
     )
     caption = (
-        "Training loss in nats per token by optimizer step; nearby logged steps are averaged, a "
-        f"line is the mean over seeds, {band}."
+        "Training loss in nats per token by optimizer step; nearby logged steps are averaged, "
+        f"{drawn_as}."
     )
     boxes = [tag("div", Markup(whole), cls="whole"), tag("div", Markup(tail or ""), cls="tail")]
     ends = [
@@ -105,8 +105,8 @@ def _named(title: str, task: str, tasks: Data) -> str:
 
 def _position(task: str, rows: Data, labels: dict[str, str], data: Data) -> Markup:
     caption = (
-        "Loss on held-out documents in nats per token by the token's position, drawn at the middle "
-        f"of each bin; {_bars(data)}, and arms are set slightly apart sideways."
+        "Loss on held-out documents in nats per token by the context before it, drawn at the "
+        f"middle of each bin; {_bars(data)}, and arms are set slightly apart sideways."
     )
     table_rows = [
         (labels[arm], f"{row['start']:.0f} to {row['end']:.0f}", plots.told(Estimate(**row["nll"])))
@@ -115,7 +115,9 @@ def _position(task: str, rows: Data, labels: dict[str, str], data: Data) -> Mark
     ]
     numbers = details(
         "Numbers",
-        plain_table(("Arm", "Position", "Loss (nats)"), table_rows, name="Loss by position"),
+        plain_table(
+            ("Arm", "Context (tokens)", "Loss (nats)"), table_rows, name="Loss by position"
+        ),
     )
     title = _named("Loss by position", task, data["by_position"])
     return drawn(plots.by_position(rows, labels), title, caption, numbers)
@@ -123,7 +125,9 @@ def _position(task: str, rows: Data, labels: dict[str, str], data: Data) -> Mark
 
 def _pairs(task: str, labels: dict[str, str], data: Data) -> list[Markup]:
     rows, chance = data["by_pairs"][task], data["chance"][task]
+    guesses = data["in_context_chance"][task]
     line = "; the dashed line is chance" if chance is not None else ""
+    line += ", the dotted line a guess among the pairs in context" if len(guesses) > 1 else ""
     captions = {
         "accuracy": (
             "Recall by number of pairs",
@@ -138,7 +142,7 @@ def _pairs(task: str, labels: dict[str, str], data: Data) -> list[Markup]:
     }
     return [
         drawn(
-            plots.by_pairs(rows, labels, metric, chance),
+            plots.by_pairs(rows, labels, metric, chance, guesses),
             _named(title, task, data["by_pairs"]),
             caption,
             details("Numbers", _pair_numbers(rows, labels, metric)),

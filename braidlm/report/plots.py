@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from braidlm.report import svg, units
@@ -78,13 +78,19 @@ def by_position(series: Rows, labels: dict[str, str]) -> str | None:
         points,
         labels,
         x,
-        titles=("Position in the document (tokens)", "Held-out loss (nats per token)"),
-        name=lambda at: f"around position {units.plain(at)}",
+        titles=("Context before the token (tokens)", "Held-out loss (nats per token)"),
+        name=lambda at: f"{units.plain(at)} tokens of context",
     )
 
 
-def by_pairs(series: Rows, labels: dict[str, str], metric: str, chance: float | None) -> str | None:
-    """Accuracy or graded recall by the number of key-value pairs, with the chance line."""
+def by_pairs(
+    series: Rows,
+    labels: dict[str, str],
+    metric: str,
+    chance: float | None,
+    guesses: list[dict[str, float]],
+) -> str | None:
+    """Accuracy or graded recall by the number of key-value pairs, with the lines of chance."""
     points = {
         arm: [(r["n_pairs"], Estimate(**r[metric])) for r in rows if r.get(metric)]
         for arm, rows in series.items()
@@ -105,6 +111,7 @@ def by_pairs(series: Rows, labels: dict[str, str], metric: str, chance: float | 
         level_name="chance" if metric == "accuracy" else "no recall",
         x_ticks=ticks,
         limits=(0.0, 1.0) if metric == "accuracy" else (),
+        guesses=guesses if metric == "accuracy" else [],
     )
 
 
@@ -119,6 +126,7 @@ def _estimates(
     level_name: str = "",
     x_ticks: list[float] | None = None,
     limits: tuple[float, ...] = (),
+    guesses: Sequence[dict[str, float]] = (),
 ) -> str:
     """Lines through estimates with error bars; arms stand apart sideways so that bars show."""
     ends = [
@@ -132,6 +140,7 @@ def _estimates(
     body = [_axes(frame, *titles, units.plain, x_ticks=x_ticks)]
     if level is not None:
         body.append(_level(frame, level, level_name))
+    body.append(_guess_line(frame, guesses))
     step = min(5.0, 26.0 / max(len(points), 1))
     for index, (arm, rows) in enumerate(points.items()):
         shift = (index - (len(points) - 1) / 2) * step
@@ -149,6 +158,15 @@ def _bar(frame: svg.Frame, x: float, found: Estimate, index: int) -> str:
         return ""
     low, high = frame.y(found.mean - found.stderr), frame.y(found.mean + found.stderr)
     return svg.error_bar(x, low, high, index)
+
+
+def _guess_line(frame: svg.Frame, guesses: Sequence[dict[str, float]]) -> str:
+    """Guessing among the pairs in context: a dotted line without a mark."""
+    places = [frame.at(g["n_pairs"], g["in_context_chance"]) for g in guesses]
+    if len(places) < 2:
+        return ""
+    path = "L".join(f"{svg.n(x)} {svg.n(y)}" for x, y in places)
+    return f'<path class="guess" d="M{path}"/>'
 
 
 def _level(frame: svg.Frame, value: float, name: str) -> str:

@@ -8,8 +8,7 @@ from typing import Any
 
 from braidlm.report import plots, units
 from braidlm.report.html import Cell, Head, Markup, details, esc, join, plain_table, table, tag
-from braidlm.report.stats import Estimate, difference
-from braidlm.report.words import ranking
+from braidlm.report.stats import Estimate
 
 Data = dict[str, Any]
 
@@ -42,7 +41,7 @@ def arms(data: Data) -> Markup:
             for column in data["columns"]
         ),
     ]
-    shown = {column["key"]: _shown(data["arms"], column) for column in data["columns"]}
+    shown = {column["key"]: _shown(data, column) for column in data["columns"]}
     rows = [_arm_row(i, arm, data["columns"], shown) for i, arm in enumerate(data["arms"])]
     return join([table(heads, rows, name="Table of arms", cls="pin"), tag("p", _NOTE, cls="about")])
 
@@ -61,20 +60,24 @@ def _titled(title: str, below: str) -> Markup:
 
 
 def _unit(column: Data) -> str:
-    named = column["unit"] if column["unit"].lower() not in ("", "share", "bits/byte") else ""
+    named = (
+        column["unit"]
+        if column["unit"].lower() not in ("", "share", "bits/byte", "bits per byte")
+        else ""
+    )
     return f"{named}, {column['better']} is better".removeprefix(", ")
 
 
-def _shown(rows: list[Data], column: Data) -> Shown:
+def _shown(data: Data, column: Data) -> Shown:
     """Decimals that show two digits of the column's errors, and the arms level with the best."""
-    ranked = ranking(rows, column)
-    errors = [e for _, found in ranked for e in (found.seed_stderr, found.item_stderr) if e]
+    entries = [arm["metrics"][column["key"]] for arm in data["arms"]]
+    errors = [e for m in entries if m for e in (m["seed_stderr"], m["item_stderr"]) if e]
     places = min(units.decimals(min(errors)), units.decimals(max(errors)) + 1) if errors else 4
-    if len(ranked) < 2:
+    lead = data["leads"].get(column["key"])
+    if lead is None or not lead["others"]:
         return Shown(places, {})
-    top = ranked[0][1]
-    level = {arm["name"]: "†" for arm, found in ranked if difference(top, found).is_within_error}
-    return Shown(places, level | {ranked[0][0]["name"]: "best"})
+    level = {name: "†" for name, gap in lead["others"].items() if gap["is_within_error"]}
+    return Shown(places, level | {lead["best"]: "best"})
 
 
 def _arm_row(index: int, arm: Data, columns: list[Data], shown: dict[str, Shown]) -> list[Cell]:

@@ -102,18 +102,22 @@ def t95(degrees: float) -> float:
     return 1.972 if math.isfinite(degrees) else 1.960
 
 
-def difference(a: Estimate, b: Estimate) -> Difference:
+def difference(a: Estimate, b: Estimate, *, item_stderr: float | None = None) -> Difference:
     """`a.mean - b.mean` with a 95 % interval (Welch): seeds and items both count as chance.
 
-    The items are treated as independent between arms although both answer the same ones, which
-    makes the interval too wide rather than too narrow.
+    Args:
+        a: one arm.
+        b: the other.
+        item_stderr: error over items of the difference itself, for items that both arms answered.
+            None: the items count as independent, although both arms may have answered the same
+            ones, which makes the interval too wide rather than too narrow.
     """
-    variance = a.stderr**2 + b.stderr**2
+    items = math.hypot(a.item_stderr or 0.0, b.item_stderr or 0.0)
+    items = items if item_stderr is None else item_stderr
+    variance = (a.seed_stderr or 0.0) ** 2 + (b.seed_stderr or 0.0) ** 2 + items**2
     value = a.mean - b.mean
-    known = [
-        e for e in (a.seed_stderr, a.item_stderr, b.seed_stderr, b.item_stderr) if e is not None
-    ]
-    if not known:
+    errors = (a.seed_stderr, a.item_stderr, b.seed_stderr, b.item_stderr, item_stderr)
+    if all(error is None for error in errors):
         return Difference(value, None)
     return Difference(value, t95(_welch_degrees(a, b, variance)) * math.sqrt(variance))
 

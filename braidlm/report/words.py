@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from braidlm.report.stats import Difference, Estimate, difference
+from braidlm.report.stats import Estimate
 from braidlm.report.units import decimals, fixed, listing, size
 
 _MATCHABLE = (
@@ -13,22 +13,24 @@ _MATCHABLE = (
     ("n_params", "parameters"),
     ("cache_bytes", "cache bytes"),
 )
+MATCHED_WITHIN = 1.0102
+"""Largest ratio of two arms' figures that still counts as the same (1 % of the larger)."""
 MAX_NAMES = 4
+"""Arms that a sentence names; more are counted."""
 
 
 def summary(data: dict[str, Any]) -> list[str]:
     """Sentences on what was compared, which arms lead, and what their caches cost."""
     arms = data["arms"]
     sentences = [_scope(data), *_matching(arms, data["matched"])]
-    leading = _leading(data)
-    for column in leading:
-        sentences += _ranking(arms, column)
+    for column in _leading(data):
+        sentences += _ranking(data, column)
     if not any(arm["metrics"][c["key"]] for arm in arms for c in data["columns"]):
         sentences.append("No result has been measured yet.")
     return [
         *sentences,
         *_cache(arms, data["context"]),
-        *_cheapest_at_best_recall(arms, leading),
+        *_cheapest_at_best_recall(data),
     ]
 
 
@@ -59,21 +61,18 @@ def _unended(data: dict[str, Any]) -> str:
 
 
 def _matching(arms: list[dict[str, Any]], declared: list[str]) -> list[str]:
-    """What the study says it holds equal, and how equal it is by the arms' own figures."""
+    """What the arms have in common by their own figures, and what the study says beyond that."""
     if len(arms) < 2:
         return []
-    out = []
-    if declared:
-        out.append(f"Declared equal: {listing([declared_words(word) for word in declared])}.")
     spreads = [(title, _spread([arm[key] for arm in arms])) for key, title in _MATCHABLE]
-    same = [title for title, ratio in spreads if ratio is not None and ratio <= 1.0005]
-    differ = [f"{title} by {_ratio(ratio)}" for title, ratio in spreads if ratio and ratio > 1.0005]
-    parts = [f"the same {listing(same)}"] if same else []
-    parts += [f"{listing(differ)} from the smallest to the largest"] if differ else []
+    same = [title for title, ratio in spreads if ratio is not None and ratio <= MATCHED_WITHIN]
+    differ = [f"{t} by {_ratio(r)}" for t, r in spreads if r is not None and r > MATCHED_WITHIN]
+    said = [word for word in map(declared_words, declared) if word not in same]
+    out = [f"The study says that they are equal in {listing(said)}."] if said else []
+    parts = [f"have the same {listing(same)} (within 1 %)"] if same else []
+    parts += [f"differ in {listing(differ)}"] if differ else []
     if parts:
-        verb = "have" if same else "differ in"
-        text = " and differ in ".join(parts)
-        out.append(f"By their own figures the arms {verb} {text}.")
+        out.append(f"By their own figures the arms {' and '.join(parts)}.")
     return out
 
 
@@ -95,37 +94,39 @@ def _ratio(ratio: float) -> str:
     return f"{100 * (ratio - 1):.1f} %" if ratio < 2 else f"a factor of {ratio:.3g}"
 
 
-def _ranking(arms: list[dict[str, Any]], column: dict[str, Any]) -> list[str]:
-    ranked = ranking(arms, column)
-    if not ranked:
+def _ranking(data: dict[str, Any], column: dict[str, Any]) -> list[str]:
+    lead = data["leads"].get(column["key"])
+    if lead is None:
         return []
-    is_recall = column["metric"] == "accuracy"
-    what = f"recall ({column['title']})" if is_recall else column["title"].lower()
-    (best, top), rest = ranked[0], ranked[1:]
+    arms = {arm["name"]: arm for arm in data["arms"]}
+    what = f"recall ({column['title']})" if _is_recall(column) else column["title"].lower()
+    best, others = arms[lead["best"]], lead["others"]
+    top = Estimate(**best["metrics"][column["key"]])
     value = fixed(top.mean, decimals(top.stderr))
-    if not rest:
+    if not others:
         return [f"{best['label']} is the only arm with {what}: {value}."]
-    tied = [arm["label"] for arm, found in rest if difference(top, found).is_within_error]
+    level = [arms[name]["label"] for name, gap in others.items() if gap["is_within_error"]]
     superlative = "highest" if column["better"] == "higher" else "lowest"
-    lead = f"{what[0].upper()}{what[1:]} is {superlative} for {best['label']}, at {value}"
-    if len(tied) == len(rest):
-        return [f"{lead}, but every other arm is within error of it: no winner."]
-    if tied:
-        return [f"{lead}; {_names(tied)} {'is' if len(tied) == 1 else 'are'} within error of it."]
-    return [f"{lead}, ahead of {rest[0][0]['label']} by {_gap(difference(top, rest[0][1]))}."]
+    start = f"{what[0].upper()}{what[1:]} is {superlative} for {best['label']}, at {value}"
+    if len(level) == len(others):
+        return [f"{start}, but every other arm is within error of it: no winner."]
+    if level:
+        return [
+            f"{start}; {_names(level)} {'is' if len(level) == 1 else 'are'} within error of it."
+        ]
+    second = next(iter(others))
+    one_seed = 1 in (top.n_seeds, arms[second]["metrics"][column["key"]]["n_seeds"])
+    gap = _gap(others[second]) + (", items only)" if one_seed else ")")
+    return [f"{start}, ahead of {arms[second]['label']} by {gap}."]
 
 
-def ranking(
-    arms: list[dict[str, Any]], column: dict[str, Any]
-) -> list[tuple[dict[str, Any], Estimate]]:
-    """Arms that have the metric, best first."""
-    found = [(arm, Estimate(**entry)) for arm in arms if (entry := arm["metrics"][column["key"]])]
-    return sorted(found, key=lambda pair: pair[1].mean, reverse=column["better"] == "higher")
+def _is_recall(column: dict[str, Any]) -> bool:
+    return column["metric"] == "accuracy"
 
 
-def _gap(gap: Difference) -> str:
-    places = decimals(gap.half_width)
-    return f"{fixed(abs(gap.value), places)} ± {fixed(gap.half_width, places)} (95 %)"
+def _gap(gap: dict[str, Any]) -> str:
+    places = decimals(gap["half_width"])
+    return f"{fixed(abs(gap['value']), places)} ± {fixed(gap['half_width'], places)} (95 %"
 
 
 def _names(labels: list[str]) -> str:
@@ -154,19 +155,17 @@ def _bytes(arm: dict[str, Any]) -> float:
     return arm["cache_bytes"]
 
 
-def _cheapest_at_best_recall(
-    arms: list[dict[str, Any]], columns: list[dict[str, Any]]
-) -> list[str]:
+def _cheapest_at_best_recall(data: dict[str, Any]) -> list[str]:
     """The smallest cache among the arms that cannot be told from the best recall."""
-    column = next((c for c in columns if c["metric"] == "accuracy"), None)
-    ranked = ranking(arms, column) if column else []
-    ranked = [(arm, found) for arm, found in ranked if arm["cache_bytes"] is not None]
-    if len(ranked) < 2:
+    column = next(filter(_is_recall, data["columns"]), None)
+    lead = data["leads"].get(column["key"]) if column else None
+    if lead is None:
         return []
-    best, top = ranked[0]
-    level = [arm for arm, found in ranked if arm is best or difference(top, found).is_within_error]
-    smallest = min(level, key=_bytes)
-    if smallest is best or smallest["cache_bytes"] == best["cache_bytes"]:
+    level = {lead["best"], *(n for n, gap in lead["others"].items() if gap["is_within_error"])}
+    known = [a for a in data["arms"] if a["name"] in level and a["cache_bytes"] is not None]
+    smallest = min(known, key=_bytes, default=None)
+    best = next((arm for arm in known if arm["name"] == lead["best"]), None)
+    if smallest is None or best is None or smallest["cache_bytes"] == best["cache_bytes"]:
         return []
     return [
         f"Of the arms within error of the best recall, {smallest['label']} keeps the smallest "
@@ -184,5 +183,6 @@ def _errors(arms: list[dict[str, Any]], columns: list[dict[str, Any]]) -> list[s
     tail = " Arms with 1 seed carry the item error only." if single else ""
     return [
         "“Within error”: the 95 % interval of the difference (Welch's t over seeds, plus the error "
-        "over test items) holds zero; not corrected for the number of arms." + tail
+        "over test items, paired by document for bits per byte where the documents are known) "
+        "holds zero; not corrected for the number of arms." + tail
     ]

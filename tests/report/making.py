@@ -34,7 +34,17 @@ def lm(
         "nll_per_token": measured(bits * math.log(2), stderr, "nats"),
         "bits_per_byte": measured(bits, stderr, "bits/byte"),
     }
-    return result("lm", name, "bits_per_byte", metrics, {"by_position": rows}, **fields)
+    tables = {"by_position": rows, "by_document": documents(bits)}
+    return result("lm", name, "bits_per_byte", metrics, tables, **fields)
+
+
+def documents(bits: float, *, noise: float = 0.0) -> list[dict[str, Any]]:
+    """Six documents of very different difficulty whose bits per byte are `bits` together."""
+    out = []
+    for i in range(6):
+        own = bits + 0.4 * (i - 2.5) + (noise if i % 2 else -noise)
+        out.append({"document": f"d{i}", "n_tokens": 100, "n_bytes": 100, "nll": own * math.log(2)})
+    return out
 
 
 def mqar(
@@ -47,6 +57,7 @@ def mqar(
             "accuracy_stderr": 0.015,
             "graded": 6 * accuracy - i,
             "graded_stderr": 0.2,
+            "in_context_chance": 1 / n,
             "n": 200,
         }
         for i, n in enumerate((4, 8, 16, 32))

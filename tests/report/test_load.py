@@ -1,0 +1,112 @@
+import json
+
+import pytest
+
+from braidlm.errors import InputError
+from braidlm.report.load import load
+
+from .making import config, lm, losses, write, write_run, write_study
+
+
+def test_a_study_gives_its_arms_in_its_own_order(tmp_path):
+    for seed in (10, 2):
+        write_run(tmp_path / "b" / f"seed-{seed}", config(seed=seed))
+    write_run(tmp_path / "a" / "seed-2", config(seed=2))
+    write_study(tmp_path, ["b", "a"], seeds=[2, 10], name="mine")
+    found = load([tmp_path])
+    assert found.title == "mine"
+    assert [(arm.name, [run.seed for run in arm.runs]) for arm in found.arms] == [
+        ("b", [2, 10]),
+        ("a", [2]),
+    ]
+    assert [(m.arm, m.seed, m.state) for m in found.missing] == [("a", "10", "not started")]
+
+
+def test_runs_that_differ_in_the_seed_alone_are_one_arm(tmp_path):
+    one = write_run(tmp_path / "x", config(name="same", seed=0))
+    two = write_run(tmp_path / "y", config(name="same", seed=1))
+    other = write_run(tmp_path / "z", config("M-M-", name="same", seed=0))
+    found = load([one, two, other])
+    assert [(arm.name, len(arm.runs)) for arm in found.arms] == [("same (x)", 2), ("same (z)", 1)]
+
+
+def test_two_studies_with_the_same_arm_keep_both(tmp_path):
+    for study in ("one", "two"):
+        write_run(tmp_path / study / "a" / "seed-0")
+        write_study(tmp_path / study, ["a"], name=study)
+    found = load([tmp_path / "one", tmp_path / "two"])
+    assert [arm.name for arm in found.arms] == ["a (one)", "a (two)"]
+    assert found.title == "one and two"
+
+
+def test_the_same_run_twice_gives_two_names(tmp_path):
+    write_run(tmp_path / "r" / "a" / "seed-0")
+    write_study(tmp_path / "r", ["a"])
+    names = [arm.name for arm in load([tmp_path / "r", tmp_path / "r"]).arms]
+    assert len(set(names)) == 2
+
+
+def test_a_directory_that_is_neither_is_refused_by_name(tmp_path):
+    run = write_run(tmp_path / "run")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match=r"empty.*neither a run .* nor a study"):
+        load([run, tmp_path / "empty"])
+    with pytest.raises(InputError, match="neither"):
+        load([tmp_path / "absent"])
+
+
+def test_nothing_readable_is_refused(tmp_path):
+    write_study(tmp_path / "study", ["a"])
+    with pytest.raises(InputError, match="no readable run"):
+        load([tmp_path / "study"])
+    broken = write_run(tmp_path / "broken")
+    (broken / "config.json").write_text("{")
+    with pytest.raises(InputError, match=r"no readable run in '.*broken'"):
+        load([broken])
+    with pytest.raises(InputError, match="no readable run"):
+        load([])
+
+
+@pytest.mark.parametrize("version", [0, 2, None, "1"])
+def test_another_schema_version_is_named(tmp_path, version):
+    run = write_run(tmp_path / "run", results=[lm(1.5, schema_version=version)])
+    with pytest.raises(InputError, match=rf"lm-held-out\.json.*schema_version {version!r}"):
+        load([run])
+    write_run(tmp_path / "study" / "a" / "seed-0")
+    write_study(tmp_path / "study", ["a"], schema_version=version)
+    with pytest.raises(InputError, match=r"study\.json.*schema_version"):
+        load([tmp_path / "study"])
+
+
+def test_damaged_files_become_notes(tmp_path):
+    run = write_run(tmp_path / "run", results=[lm(1.5)])
+    (run / "results" / "mqar-recall.json").write_text('{"schema_version": 1,')
+    (run / "status.json").write_text("[]")
+    with (run / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 101, "lo')
+    (found,) = load([run]).arms
+    notes = " ".join(found.runs[0].notes)
+    assert "mqar-recall.json cannot be read" in notes
+    assert "status.json holds a list" in notes
+    assert "metrics.jsonl has 1 unreadable line" in notes
+    assert list(found.runs[0].results) == ["lm-held-out"]
+    assert len(found.runs[0].metrics) == 100
+
+
+def test_a_running_run_whose_process_is_gone_is_interrupted(tmp_path):
+    run = write_run(tmp_path / "run", state="running")
+    (found,) = load([run]).arms
+    assert found.runs[0].status["state"] == "interrupted"
+
+
+def test_reading_needs_nothing_but_the_config(tmp_path):
+    (tmp_path / "run").mkdir()
+    write(tmp_path / "run" / "config.json", config(seed=7))
+    (found,) = load([tmp_path / "run"]).arms
+    assert (found.runs[0].seed, found.runs[0].metrics, found.runs[0].results) == (7, [], {})
+
+
+def test_metrics_are_read_line_by_line(tmp_path):
+    rows = losses(3, 2.0)
+    run = write_run(tmp_path / "run", metrics=rows)
+    assert load([run]).arms[0].runs[0].metrics == json.loads(json.dumps(rows))
