@@ -64,5 +64,11 @@
     mark.addEventListener("blur", hide);
   }
   document.addEventListener("keydown", (event) => { if (event.key === "Escape") hide(); });
-  document.addEventListener("scroll", hide, { passive: true });
+  // Moving the focus may scroll the page: the tip then follows its mark.
+  const follow = () => {
+    const focused = document.activeElement;
+    if (!tip.hidden && focused && focused.dataset.tip) place(focused);
+    else hide();
+  };
+  document.addEventListener("scroll", follow, { passive: true });
 })();
