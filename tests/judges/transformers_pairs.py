@@ -1,0 +1,150 @@
+"""Small models of transformers and ours with the same weights, and how far they lie apart."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from torch import Tensor
+
+from braidlm.model import HybridLM
+from braidlm.segments import Segments
+from tests.judges import transformers_maps as maps
+from tests.judges.judging import distance, enliven, gradients, probe, relative
+
+transformers = pytest.importorskip("transformers", minversion="5.15.1")
+
+EXACT = 1e-12
+"""Largest difference allowed when both compute in fp64; measured 4e-14."""
+COMMON = {"vocab_size": 37, "num_hidden_layers": 2}
+IDS = {"pad_token_id": None, "bos_token_id": None, "eos_token_id": None}
+"""A padding id would cut the gradient of one row of their embedding."""
+ATTENTION = {"num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 27}
+LLAMA = {**COMMON, **IDS, **ATTENTION, "hidden_size": 20, "head_dim": 10}
+MAMBA2 = {
+    **COMMON,
+    **IDS,
+    "num_hidden_layers": 3,
+    "hidden_size": 15,
+    "num_heads": 6,
+    "head_dim": 5,
+    "state_size": 7,
+    "n_groups": 3,
+    "chunk_size": 8,
+}
+SSM = {"mamba_n_heads": 6, "mamba_d_state": 7, "mamba_n_groups": 3, "mamba_chunk_size": 8}
+BAMBA = {
+    **COMMON,
+    **IDS,
+    **ATTENTION,
+    **SSM,
+    "num_hidden_layers": 3,
+    "hidden_size": 16,
+    "mamba_expand": 3,
+    "mamba_d_head": 8,
+    "mamba_d_conv": 3,
+    "attn_layer_indices": [1],
+}
+FALCON = {
+    **COMMON,
+    **IDS,
+    **ATTENTION,
+    **SSM,
+    "hidden_size": 20,
+    "head_dim": 10,
+    "mamba_d_ssm": 30,
+    "mamba_d_head": 5,
+}
+LINEAR = {"rope_type": "linear", "rope_theta": 500.0, "factor": 3.0}
+LLAMA3 = {
+    "rope_type": "llama3",
+    "rope_theta": 500.0,
+    "factor": 4.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 16,
+}
+CASES: dict[str, tuple[str, dict[str, Any]]] = {
+    "llama": ("Llama", LLAMA),
+    "llama tied, multi-query": (
+        "Llama",
+        {**LLAMA, "tie_word_embeddings": True, "num_key_value_heads": 1},
+    ),
+    "llama, linear rope": ("Llama", {**LLAMA, "rope_parameters": LINEAR}),
+    "llama, llama3 rope": ("Llama", {**LLAMA, "rope_parameters": LLAMA3}),
+    "mamba2": ("Mamba2", MAMBA2),
+    "mamba2 tied, no bias, one group": (
+        "Mamba2",
+        {**MAMBA2, "tie_word_embeddings": True, "use_conv_bias": False, "n_groups": 1},
+    ),
+    "bamba": ("Bamba", BAMBA),
+    "falcon_h1 without norm": ("FalconH1", FALCON),
+    "falcon_h1 norm first": ("FalconH1", {**FALCON, "mamba_rms_norm": True}),
+    "falcon_h1 gate first": (
+        "FalconH1",
+        {**FALCON, "mamba_rms_norm": True, "mamba_norm_before_gate": False},
+    ),
+}
+FAMILIES: dict[str, tuple[Callable, Callable]] = {
+    "Llama": (maps.llama_spec, maps.llama_names),
+    "Mamba2": (maps.mamba2_spec, maps.mamba2_names),
+    "Bamba": (maps.bamba_spec, maps.bamba_names),
+    "FalconH1": (maps.falcon_h1_spec, maps.falcon_h1_names),
+}
+
+
+class Pair(NamedTuple):
+    ours: HybridLM
+    theirs: Any
+    names: maps.Names
+
+
+def pair(case: str, dtype: torch.dtype = torch.float64) -> Pair:
+    """Both models with the same weights, the judge's drawn at random."""
+    family, fields = CASES[case]
+    config = getattr(transformers, f"{family}Config")(**fields)
+    theirs = getattr(transformers, f"{family}ForCausalLM")(config).eval()
+    enliven(theirs)
+    theirs = theirs.to(dtype)
+    to_spec, to_names = FAMILIES[family]
+    ours, names = HybridLM(to_spec(config)).to(dtype), to_names(config)
+    maps.load(ours, names, theirs)
+    _share_frequencies(ours, theirs)
+    return Pair(ours, theirs, names)
+
+
+def _share_frequencies(ours: HybridLM, theirs: Any) -> None:
+    """Frequencies are fp32 on both sides and may differ in the last bit: 1e-7 of an angle."""
+    own = [b for name, b in ours.named_buffers() if name.endswith("inv_freq")]
+    other = [b for name, b in theirs.named_buffers() if name.endswith("rotary_emb.inv_freq")]
+    for buffer in other:
+        torch.testing.assert_close(own[0], buffer, rtol=3e-7, atol=0)
+        buffer.copy_(own[0])
+
+
+def tokens(*shape: int) -> Tensor:
+    return torch.randint(0, 37, shape, generator=torch.Generator().manual_seed(2))
+
+
+def judged(theirs: Any, ids: Tensor) -> Tensor:
+    return theirs(input_ids=ids, use_cache=False).logits
+
+
+def our_logits(ours: HybridLM, ids: Tensor, segments: Segments | None = None) -> Tensor:
+    return ours.head(ours(ids, segments, return_state=False).hidden)
+
+
+def differences(p: Pair, ids: Tensor) -> tuple[float, float]:
+    """Return the largest difference of logits and of gradients, relative, for rows (B, T)."""
+    return against_rows(p, our_logits(p.ours, ids).flatten(0, 1), list(ids))
+
+
+def against_rows(p: Pair, logits: Tensor, rows: list[Tensor]) -> tuple[float, float]:
+    """Compare logits (sum of lengths, V) with the judge's for each row alone."""
+    expected = torch.cat([judged(p.theirs, row[None])[0] for row in rows])
+    direction = probe(tuple(expected.shape)).to(expected)
+    mine = gradients((logits * direction).sum(), p.ours)
+    yours = gradients((expected * direction).sum(), p.theirs)
+    return distance(logits, expected), relative(mine, maps.gather(p.names, yours, mine))
