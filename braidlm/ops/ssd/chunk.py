@@ -13,6 +13,7 @@ from torch import Tensor
 from braidlm.ops.dispatch import state_dtype
 from braidlm.ops.ssd import packed
 from braidlm.ops.ssd.blocks import Blocks, cut, scan_chunks
+from braidlm.ops.ssd.inside import inside
 from braidlm.segments import Segments
 
 
@@ -60,7 +61,7 @@ def ssd_chunk(
     blocks = cut(x, dt, A, B, C, chunk_size, segments)
     s = blocks.sizes
     u = (blocks.x * blocks.dt[..., None]).to(x.dtype)
-    y = _inside(blocks, u)
+    y = inside(u, blocks.cum, blocks.B, blocks.C, blocks.doc)
     entering = last = None
     starts_from_rows = segments is None and initial_state is not None
     if s.n_chunks > 1 or starts_from_rows or (segments is None and return_state):
@@ -78,23 +79,6 @@ def ssd_chunk(
     assert last is not None
     final = last.permute(0, 1, 3, 4, 2).reshape(s.batch, s.n_heads, s.head_dim, s.d_state)
     return y, final
-
-
-def _inside(blocks: Blocks, u: Tensor) -> Tensor:
-    """(K, c, H, P): what the tokens of a chunk give to each other."""
-    s = blocks.sizes
-    scores = torch.bmm(blocks.C, blocks.B.transpose(1, 2))
-    cum = blocks.cum.transpose(1, 2).contiguous()
-    i = torch.arange(s.chunk, device=u.device)
-    sees = i[:, None] >= i[None, :]
-    if blocks.doc is not None:
-        sees = (sees & (blocks.doc[:, :, None] == blocks.doc[:, None, :]))[:, None]
-    log_decay = (cum[..., :, None] - cum[..., None, :]).masked_fill(~sees, -torch.inf)
-    decay = torch.exp(log_decay).view(-1, s.n_groups, s.per_group, s.chunk, s.chunk)
-    weights = (decay * scores.view(-1, s.n_groups, 1, s.chunk, s.chunk)).to(u.dtype)
-    by_head = u.transpose(1, 2).reshape(-1, s.chunk, s.head_dim)
-    y = torch.bmm(weights.view(-1, s.chunk, s.chunk), by_head)
-    return y.view(-1, s.n_heads, s.chunk, s.head_dim).transpose(1, 2)
 
 
 def _states(
