@@ -34,7 +34,7 @@ from braidlm.data.streams import eval_mqar_items
 from braidlm.errors import InputError
 from braidlm.generate.mode import device_of
 from braidlm.tasks.scoring import TOKENS_AT_ONCE, Progress
-from braidlm.tasks.stats import Estimate, known, mean, mean_of, ratio
+from braidlm.tasks.stats import Estimate, known, mean, mean_of, ratio, share
 
 LOGITS_AT_ONCE = 2**24
 """Logits of one forward pass at most, unless one item has more."""
@@ -44,7 +44,7 @@ class Level(NamedTuple):
     """What was measured with one number of pairs, on n items of D pairs."""
 
     n_pairs: int
-    share: np.ndarray
+    hits: np.ndarray
     """(n, D): 1 where the answer was given, 0 where not, a share in a tie."""
     loss: np.ndarray
     """(n, D): loss of the answer, nats."""
@@ -106,14 +106,14 @@ def measure(model: nn.Module, items: MQARItems, vocab_size: int) -> Level:
         vocab_size: of the model; it bounds how many queries are answered at once.
     """
     n, n_pairs = items.answers.shape
-    loss, share = _answer(model, items.tokens, items.query_positions, items.answers, vocab_size)
+    loss, hits = _answer(model, items.tokens, items.query_positions, items.answers, vocab_size)
     rng = generator(0, EVAL, "counterfactual", n, n_pairs)
     pairs, rows = rng.integers(n_pairs, size=n), np.arange(n)
     other = counterfactual(items, pairs, rng)
     asked, answers = (v[rows, pairs, None] for v in (items.query_positions, items.answers))
     misled, _ = _answer(model, other.tokens, asked, answers, vocab_size)
     gap = items.query_positions - items.pair_positions[:, :, -1]
-    return Level(n_pairs, share, loss, gap, misled[:, 0] - loss[rows, pairs])
+    return Level(n_pairs, hits, loss, gap, misled[:, 0] - loss[rows, pairs])
 
 
 def _answer(
@@ -140,8 +140,8 @@ def _answer(
         answer = logits.gather(-1, wanted[..., None])
         losses.append((logits.logsumexp(-1) - answer[..., 0]).double().cpu().numpy())
         is_top = logits == logits.amax(-1, keepdim=True)
-        share = is_top.gather(-1, wanted[..., None])[..., 0] / is_top.sum(-1)
-        shares.append(share.double().cpu().numpy())
+        hits = is_top.gather(-1, wanted[..., None])[..., 0] / is_top.sum(-1)
+        shares.append(hits.double().cpu().numpy())
     return np.concatenate(losses), np.concatenate(shares)
 
 
@@ -178,7 +178,7 @@ def exact(value: float, n: int, unit: str) -> dict[str, Any]:
 def _estimates(level: Level) -> dict[str, Estimate]:
     """All items ask for as many pairs, so the clustered error is that of the items' means."""
     return {
-        "accuracy": mean(level.share.mean(1)),
+        "accuracy": share(mean(level.hits.mean(1))),
         "graded": mean(level.graded),
         "answer_nll": mean(level.loss.mean(1)),
     }
@@ -196,13 +196,13 @@ def by_gap(levels: list[Level]) -> list[dict[str, Any]]:
         right, asked = [], []
         for level in levels:
             inside = (level.gap >= start) & (level.gap < end)
-            right.append((level.share * inside).sum(1))
+            right.append((level.hits * inside).sum(1))
             asked.append(inside.sum(1))
         counts = np.concatenate(asked)
         reached = counts > 0
         if not reached.any():
             continue
-        found = ratio(np.concatenate(right)[reached], counts[reached])
+        found = share(ratio(np.concatenate(right)[reached], counts[reached]))
         row = {"start": start, "end": end, "accuracy": known(found.value)}
         rows.append(row | {"stderr": known(found.stderr), "n": int(counts.sum())})
     return rows

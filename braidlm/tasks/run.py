@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from braidlm import checkpoint as checkpoints
@@ -111,7 +113,8 @@ def evaluate(
     step = checkpoints.read_manifest(folder)["step"]
     found = []
     for task in chosen:
-        payload = _timed(task, model, tokenizer, recipe, precision, progress)
+        with _threads(recipe.train.threads):
+            payload = _timed(task, model, tokenizer, recipe, precision, progress)
         payload |= {"step": step, "checkpoint": folder.name, "seed": recipe.seed}
         payload |= {"device": place.type, "dtype": precision}
         if limit is None:
@@ -171,6 +174,17 @@ def _timed(
     began = time.perf_counter()
     payload = run_task(task, model, tokenizer, recipe, dtype=dtype, progress=tell)
     return payload | {"wall_sec": time.perf_counter() - began, "ops": dispatch.used()}
+
+
+@contextlib.contextmanager
+def _threads(n_threads: int) -> Iterator[None]:
+    """Use so many CPU threads while inside; 0 changes nothing."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(n_threads or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _checkpoint(run: Run, name: str | None) -> Path:

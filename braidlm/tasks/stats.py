@@ -76,6 +76,19 @@ def ratio(
     return Estimate(r, math.sqrt(variance), n)
 
 
+def share(estimate: Estimate) -> Estimate:
+    """Return an estimated share with an honest error where all clusters agree on 0 or on 1.
+
+    Their scatter is then 0 though the true share need not be. The error becomes the standard
+    deviation of a Beta(1, n + 1), what a uniform prior leaves open after n equal outcomes: about
+    1 / (n + 2).
+    """
+    if estimate.stderr > 0 or estimate.value not in (0, 1) or estimate.n == 0:
+        return estimate
+    n = estimate.n
+    return estimate._replace(stderr=math.sqrt((n + 1) / (n + 3)) / (n + 2))
+
+
 def mean_of(estimates: Sequence[Estimate]) -> Estimate:
     """Return the plain mean of independent estimates, such as one for each number of pairs."""
     k = len(estimates)

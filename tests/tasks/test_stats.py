@@ -1,0 +1,90 @@
+"""Standard errors against closed forms and against simulated repetition."""
+
+import math
+
+import numpy as np
+import pytest
+
+from braidlm.tasks.stats import Estimate, bootstrap, exponential, known, mean, mean_of, ratio, share
+
+
+def test_mean_is_the_textbook_one():
+    found = mean([1.0, 2.0, 4.0, 9.0])
+    assert found.value == 4.0
+    assert found.stderr == pytest.approx(math.sqrt((9 + 4 + 0 + 25) / 3 / 4))
+    assert found.n == 4
+
+
+def test_ratio_by_hand():
+    found = ratio([2.0, 6.0], [1.0, 3.0])
+    assert found == Estimate(2.0, 0.0, 2)
+    found = ratio([2.0, 3.0], [1.0, 3.0])
+    # r = 5/4, residuals 3/4 and -3/4, variance 2/1 * (9/16 + 9/16) / 16
+    assert found.value == 1.25
+    assert found.stderr == pytest.approx(math.sqrt(2 * (9 / 16 + 9 / 16) / 16))
+
+
+def test_one_cluster_has_no_error_and_none_has_no_value():
+    assert ratio([3.0], [2.0]).value == 1.5
+    assert math.isnan(ratio([3.0], [2.0]).stderr)
+    assert math.isnan(ratio([], []).value)
+    assert math.isnan(ratio([0.0], [0.0]).value)
+    assert Estimate(1.5, math.nan, 1).as_metric("nats") == {
+        "value": 1.5,
+        "stderr": None,
+        "n": 1,
+        "unit": "nats",
+    }
+    assert known(math.inf) is None
+
+
+def _clusters(rng: np.random.Generator, n: int) -> tuple[np.ndarray, np.ndarray]:
+    """Totals and sizes of clusters whose members share a common deviation."""
+    sizes = rng.integers(1, 40, size=n)
+    common = rng.normal(size=n)
+    own = np.array([rng.normal(size=size).sum() for size in sizes])
+    return sizes * (3.0 + common) + own, sizes.astype(float)
+
+
+def test_ratio_error_is_the_scatter_of_repeated_samples():
+    rng = np.random.default_rng(0)
+    found = [ratio(*_clusters(rng, 150)) for _ in range(400)]
+    scatter = np.std([f.value for f in found])
+    assert np.mean([f.stderr for f in found]) == pytest.approx(scatter, rel=0.1)
+    # Tokens taken for independent would claim an error several times too small.
+    x = _clusters(rng, 150)[1]
+    assert scatter > 3 * math.sqrt(2 / x.sum())
+    inside = [abs(f.value - 3.0) < 1.96 * f.stderr for f in found]
+    assert 0.91 < np.mean(inside) < 0.985
+
+
+def test_bootstrap_agrees_with_the_delta_method():
+    y, x = _clusters(np.random.default_rng(1), 120)
+    by_draws = bootstrap(lambda i: y[i].sum() / x[i].sum(), 120, n_resamples=2000)
+    assert by_draws == pytest.approx(ratio(y, x).stderr, rel=0.1)
+    assert by_draws == bootstrap(lambda i: y[i].sum() / x[i].sum(), 120, n_resamples=2000)
+    assert by_draws != bootstrap(lambda i: y[i].sum() / x[i].sum(), 120, n_resamples=2000, seed=1)
+    assert math.isnan(bootstrap(lambda i: 0.0, 1))
+
+
+def test_exponential_scales_the_error():
+    found = exponential(Estimate(2.0, 0.1, 9))
+    assert found == Estimate(math.exp(2), math.exp(2) * 0.1, 9)
+    assert exponential(Estimate(1e4, 0.1, 9)).value == math.inf
+
+
+def test_mean_of_independent_estimates():
+    found = mean_of([Estimate(1.0, 0.3, 10), Estimate(2.0, 0.4, 30)])
+    assert found.value == 1.5
+    assert found.stderr == pytest.approx(0.25)
+    assert found.n == 40
+
+
+def test_a_share_of_all_or_nothing_is_not_certain():
+    sure = share(Estimate(1.0, 0.0, 48))
+    n = 48
+    variance = (n + 1) / ((n + 2) ** 2 * (n + 3))
+    assert sure.stderr == pytest.approx(math.sqrt(variance))
+    assert share(Estimate(0.0, 0.0, 48)).stderr == sure.stderr
+    assert share(Estimate(0.25, 0.0, 48)).stderr == 0.0
+    assert share(Estimate(0.9, 0.1, 48)).stderr == 0.1
