@@ -12,6 +12,7 @@ _T95 = (
     *(2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086),
     *(2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042),
 )
+_NORMAL = 1.960
 
 
 @dataclass(frozen=True)
@@ -94,12 +95,17 @@ def estimate(measured: Iterable[tuple[object, object, object]]) -> Estimate | No
 
 
 def t95(degrees: float) -> float:
-    """Two-sided 95 % point of Student's t, rounded to the safe side between table entries."""
-    if degrees < 1:
+    """Two-sided 95 % point of Student's t for any degrees of freedom of at least 1.
+
+    Between table entries linear in 1 / degrees: t is convex there, so this is never too small.
+    """
+    if degrees <= 1:
         return _T95[0]
-    if degrees < 200:
-        return _T95[min(int(degrees), 30) - 1]
-    return 1.972 if math.isfinite(degrees) else 1.960
+    if degrees >= 30:
+        return _NORMAL + (_T95[-1] - _NORMAL) * 30 / degrees
+    below = int(degrees)
+    share = (1 / below - 1 / degrees) / (1 / below - 1 / (below + 1))
+    return _T95[below - 1] + share * (_T95[below] - _T95[below - 1])
 
 
 def difference(a: Estimate, b: Estimate, *, item_stderr: float | None = None) -> Difference:

@@ -103,6 +103,10 @@ def _ranking(data: dict[str, Any], column: dict[str, Any]) -> list[str]:
     best, others = arms[lead["best"]], lead["others"]
     top = Estimate(**best["metrics"][column["key"]])
     value = fixed(top.mean, decimals(top.stderr))
+    chance = data["chance"].get(column["task"]) if _is_recall(column) else None
+    value += f" (chance {fixed(chance, 3)})" if chance is not None else ""
+    if len(arms) == 1:
+        return [f"{what[0].upper()}{what[1:]} is {value}."]
     if not others:
         return [f"{best['label']} is the only arm with {what}: {value}."]
     level = [arms[name]["label"] for name, gap in others.items() if gap["is_within_error"]]
@@ -141,7 +145,8 @@ def _cache(arms: list[dict[str, Any]], context: int) -> list[str]:
     small, large = known[0], known[-1]
     where = f"At a context of {context:,} tokens".replace(",", "\u202f")
     if small["cache_bytes"] == large["cache_bytes"]:
-        return [f"{where} each sequence keeps {size(small['cache_bytes'])} of cache in every arm."]
+        every = " in every arm" if len(arms) > 1 else ""
+        return [f"{where} a sequence keeps {size(small['cache_bytes'])} of cache{every}."]
     times = ""
     if small["cache_bytes"]:
         times = f", {large['cache_bytes'] / small['cache_bytes']:.3g} times as much"

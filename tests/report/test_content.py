@@ -50,7 +50,7 @@ def test_it_is_json_without_nan(three):
 def test_the_summary_names_the_best_and_what_is_within_error(three):
     words = " ".join(three["summary"])
     assert "3 arms have 2 seeds each (0 and 1)." in words
-    assert "Recall (MQAR accuracy) is highest for full, at 0.970; hybrid is within error" in words
+    assert "Recall (MQAR accuracy) is highest for full, at 0.970 (chance 0.031); hybrid is" in words
     assert "Bits per byte is lowest for hybrid, at 1.460, but every other arm is within" in words
     assert "same training tokens (within 1 %)" in words
     assert "Of the arms within error of the best recall, hybrid keeps the smallest cache" in words
@@ -187,3 +187,11 @@ def test_reproduce_names_commands_versions_and_configs(three):
     assert len(found["environment"]["packages: torch"]["2.13.0"]) == 6
     assert found["configs"]["ssm"]["model"]["pattern"] == "M-M-"
     assert found["measured"][0]["operators"] == "ssd=chunk, attention=sdpa"
+
+
+def test_one_arm_is_described_and_not_ranked(tmp_path):
+    run = write_run(tmp_path / "run", results=[lm(1.5), mqar(0.25)])
+    words = " ".join(report.tables([run])["summary"])
+    assert words.startswith("One arm, arm, has 1 seed (0). Recall (MQAR accuracy) is 0.250 (chance")
+    assert "Bits per byte is 1.500." in words
+    assert "every arm" not in words
