@@ -30,7 +30,11 @@ def json_schema() -> dict[str, Any]:
         "type": "number",
     }
     parts["CrossAttention"].pop("required", None)
-    parts["Letter"]["properties"]["mixer"] = {"anyOf": _any_mixer()}
+    mixer = parts["Letter"]["properties"]["mixer"]
+    parts["Letter"]["properties"]["mixer"] = {
+        "anyOf": _any_mixer(),
+        "description": mixer["description"],
+    }
     _accept_tables(parts)
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",

@@ -21,16 +21,20 @@ class Letter(Config):
     """A letter of the pattern and the mixer it names."""
 
     letter: str = Field(min_length=1, max_length=1)
+    """One of A-Z, a-z, "*", "+", "-"."""
     mixer: AnyMixer
+    """The mixer."""
 
 
 class ParallelLetter(Config):
     """A letter of the pattern that names a parallel sublayer with a fusion of its own."""
 
     letter: str = Field(min_length=1, max_length=1)
+    """One of A-Z, a-z, "*", "+", "-"."""
     branches: str = Field(min_length=2)
     """Letters of the branches, e.g. "M*"."""
     fusion: Fusion
+    """How its branches are combined."""
 
 
 @dataclass(frozen=True)

@@ -83,7 +83,10 @@ def test_helpers_give_patterns():
         (lambda: allocate.even_spread(9, 0.6, 0.5), "together at most 1"),
         (lambda: allocate.even_spread(9, -0.1), "both must be at least 0"),
         (lambda: allocate.attention_positions(3, 4, "even"), "n_attention = 4: must be between 0"),
-        (lambda: allocate.attention_positions(3, 1, "top"), "placement = 'top': allowed are front"),
+        (
+            lambda: allocate.attention_positions(3, 1, "top"),  # type: ignore[arg-type]
+            "placement = 'top': allowed are front",
+        ),
         (lambda: allocate.at_layers(3, [3], special="P"), "layer 3: must be between 0 and 2"),
     ],
 )

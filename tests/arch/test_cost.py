@@ -1,0 +1,177 @@
+"""Every figure by hand, then against real modules: parameters and allocated bytes."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from braidlm.arch import Spec
+from braidlm.arch.cost import cost, executed_matmul_flops, sublayer_costs, train_flops
+from braidlm.errors import InputError
+from braidlm.model import HybridLM
+from braidlm.ops.attention import KVCache
+from braidlm.state import tensors
+
+HEADS = {"*": {"head_dim": 4, "n_heads": 4, "n_kv_heads": 2, "v_head_dim": 6}}
+MAMBA = {"M": {"head_dim": 8, "n_heads": 4, "n_groups": 2, "d_state": 5, "d_conv": 3}}
+
+
+def declare(pattern, mixers=None, **fields):
+    return Spec.of(
+        {"pattern": pattern, "d_model": 16, "vocab_size": 100, "mixers": mixers or {}, **fields}
+    )
+
+
+def test_attention_by_hand():
+    (row,) = sublayer_costs(declare("*", HEADS), 10)
+    q, k, v, o = 16 * 16, 16 * 8, 16 * 12, 24 * 16
+    assert row.n_params == q + k + v + o + 16
+    assert row.n_active_params == row.n_params
+    assert row.kv_bytes_per_token == 2 * (2 * 4 + 2 * 6)
+    assert row.state_bytes == 0
+    pairs = 10 * 11 // 2
+    assert row.model_flops == 2 * 10 * (q + k + v + o) + pairs * 4 * (2 * 4 + 2 * 6)
+    assert row.decode_flops == 2 * (q + k + v + o) + 10 * 4 * (2 * 4 + 2 * 6)
+
+
+def test_mamba2_by_hand():
+    (row,) = sublayer_costs(declare("M", MAMBA), 10)
+    inner, conv = 32, 32 + 2 * 2 * 5
+    projections = 16 * (inner + conv + 4) + inner * 16
+    assert row.n_params == projections + conv * 3 + conv + 3 * 4 + inner + 16
+    assert row.kv_bytes_per_token == 0
+    assert row.state_bytes == 4 * (inner * 5 + 2 * conv)
+    recurrence = 5 * inner * 5 + 3 * inner
+    assert row.model_flops == 10 * (2 * projections + 2 * 3 * conv + recurrence)
+    assert row.decode_flops * 10 == row.model_flops
+
+
+def test_mamba2_without_bias_and_norm():
+    with_both = sublayer_costs(declare("M", MAMBA), 1)[0].n_params
+    bare = {"M": MAMBA["M"] | {"conv_bias": False, "norm": "none"}}
+    assert with_both - sublayer_costs(declare("M", bare), 1)[0].n_params == 52 + 32
+
+
+def test_mlp_by_hand():
+    gated, plain = sublayer_costs(
+        declare("-F", {"-": {"d_ff": 24}, "F": {"kind": "mlp", "d_ff": 24, "gated": False}}), 7
+    )
+    assert gated.n_params == 3 * 16 * 24 + 16
+    assert plain.n_params == 2 * 16 * 24 + 16
+    assert gated.model_flops == 7 * 2 * 3 * 16 * 24
+    assert (plain.kv_bytes_per_token, plain.state_bytes) == (0, 0)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_totals_by_hand(tied):
+    c = cost(declare("*M-", HEADS | MAMBA | {"-": {"d_ff": 24}}, tie_embeddings=tied), 10)
+    blocks = sum(s.n_params for s in c.sublayers)
+    table = 100 * 16
+    assert (c.embedding_params, c.head_params) == (table, 0 if tied else table)
+    assert c.n_params == blocks + 16 + table * (1 if tied else 2) == c.n_active_params
+    flops = sum(s.model_flops for s in c.sublayers) + 10 * 2 * table
+    assert (c.model_flops, c.training_flops) == (flops, 3 * flops)
+    assert c.model_flops_per_token * 10 == flops
+    assert (c.kv_bytes_per_token, c.state_bytes) == (40, 4 * (32 * 5 + 2 * 52))
+    assert c.cache_bytes == 10 * 40 + c.state_bytes
+    # Tied: the head reads the whole table. Untied: it reads its own, and one row is looked up.
+    weights = blocks + 16 + table + (0 if tied else 16)
+    assert c.decode_weight_bytes == 2 * weights
+    assert c.decode_bytes_per_step == 2 * weights + 10 * 40 + 2 * c.state_bytes
+
+
+def test_dtypes_scale_their_own_bytes_alone():
+    spec = declare("*M", HEADS | MAMBA)
+    base = cost(spec, 10)
+    wide = cost(spec, 10, weight_dtype_bytes=4, kv_dtype_bytes=4, state_dtype_bytes=2)
+    assert wide.kv_bytes_per_token == 2 * base.kv_bytes_per_token
+    assert 2 * wide.state_bytes == base.state_bytes
+    assert wide.decode_weight_bytes == 2 * base.decode_weight_bytes
+    assert wide.n_params == base.n_params
+
+
+def test_decode_flops_add_up_to_the_sequence():
+    spec = declare("*M-{M*}", HEADS | MAMBA, fusion={"combine": "cross_attention"})
+    assert sum(cost(spec, n).decode_flops for n in range(1, 13)) == cost(spec, 12).model_flops
+
+
+def test_train_flops_count_tokens_not_sequences():
+    spec = declare("*M")
+    assert train_flops(spec, 8, 1000) == 125 * cost(spec, 8).training_flops
+    assert train_flops(spec, 8, 1) == 3 * cost(spec, 8).model_flops_per_token
+
+
+def test_a_long_context_is_exact():
+    spec = declare("*", HEADS)
+    n = 2**20
+    assert cost(spec, n).model_flops - n * cost(spec, 1).model_flops == n * (n - 1) * 4 * 10
+    with pytest.raises(InputError, match="context = 0: must be at least 1 token"):
+        cost(spec, 0)
+
+
+@given(
+    st.lists(st.sampled_from(["M", "*", "-", "{M*}", "{M-}"]), min_size=1, max_size=4),
+    st.integers(1, 6),
+    st.integers(1, 3000),
+)
+def test_a_repeated_pattern_costs_that_many_units(unit, n, context):
+    text = "".join(unit)
+    one, many = (cost(declare(p), context) for p in (text, f"({text}){n}"))
+    assert many.block_params == n * one.block_params
+    assert many.kv_bytes_per_token == n * one.kv_bytes_per_token
+    assert many.state_bytes == n * one.state_bytes
+    assert many.model_flops - many.head_flops == n * (one.model_flops - one.head_flops)
+    executed = [executed_matmul_flops(declare(p), 2, context) for p in (text, f"({text}){n}")]
+    head = 2 * 2 * context * 16 * 100
+    assert executed[1] - head == n * (executed[0] - head)
+
+
+CROSS = {"combine": "cross_attention", "norm": "group", "scale": "learned"}
+SPECS = {
+    "mamba2": declare("M2", MAMBA),
+    "mamba2, bare": declare("M", {"M": {"conv_bias": False, "norm": "none"}}),
+    "attention": declare("*", HEADS),
+    "hybrid, untied": declare("(M-*-)2", HEADS | MAMBA, tie_embeddings=False),
+    "plain mlp": declare("-", {"-": {"gated": False, "activation": "relu2"}}),
+    "mean": declare("{M*}-", HEADS | MAMBA),
+    "add, learned, no norm": declare(
+        "{M*}", HEADS | MAMBA, fusion={"combine": "add", "norm": "none", "scale": "learned"}
+    ),
+    "joint": declare("{**}", fusion={"combine": "subtract", "projection": "joint"}),
+    "three branches": declare("{MM*}", HEADS | MAMBA, fusion={"combine": "concat"}),
+    "cross attention": declare("{M*}*", HEADS | MAMBA, fusion=CROSS),
+    "two fusions": declare("{M*}P", parallel={"P": {"branches": "*M", "combine": "concat"}}),
+}
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_parameters_are_those_of_the_model(name):
+    with torch.device("meta"):
+        model = HybridLM(SPECS[name])
+    c = cost(SPECS[name], 1)
+    assert sum(p.numel() for p in model.parameters()) == c.n_params
+    per_block = [sum(p.numel() for p in block.parameters()) for block in model.blocks]
+    assert per_block == [s.n_params for s in c.sublayers]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", SPECS)
+def test_bytes_are_those_of_a_real_state(name):
+    """A fresh cache has no spare capacity; its length counters are bookkeeping, not cache."""
+    model = HybridLM(SPECS[name])
+    state = model(torch.zeros(1, 9, dtype=torch.int64)).state
+    expected = cost(SPECS[name], 9, kv_dtype_bytes=4)
+    held = [_held(s) for s in state]
+    assert [kv for kv, _ in held] == [9 * s.kv_bytes_per_token for s in expected.sublayers]
+    assert [fixed for _, fixed in held] == [s.state_bytes for s in expected.sublayers]
+
+
+def _held(state):
+    """Bytes of KV caches, and of everything else."""
+    if isinstance(state, KVCache):
+        assert state.k.shape[1] == 9
+        return sum(t.numel() * t.element_size() for t in state[:2]), 0
+    if state is None or all(isinstance(x, torch.Tensor) for x in state):
+        return 0, sum(t.numel() * t.element_size() for t in tensors(state))
+    parts = [_held(x) for x in state]
+    return sum(a for a, _ in parts), sum(b for _, b in parts)

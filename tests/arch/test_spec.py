@@ -1,0 +1,182 @@
+import json
+import re
+from typing import Any
+
+import pytest
+
+from braidlm.arch import Spec
+from braidlm.arch.mixers import AttentionConfig, Mamba2Config, MLPConfig
+from braidlm.errors import InputError
+
+
+def mixer(spec: Spec, letter: str) -> Any:
+    return next(x.mixer for x in spec.mixers if x.letter == letter)
+
+
+def test_a_pattern_is_enough_and_every_size_becomes_explicit():
+    spec = Spec.parse("M-*", d_model=384, vocab_size=1000)
+    assert (spec.d_model, spec.vocab_size, spec.tie_embeddings) == (384, 1000, True)
+    assert spec.init_std == pytest.approx(384**-0.5)
+    assert mixer(spec, "M") == Mamba2Config(n_heads=12, head_dim=64)
+    assert mixer(spec, "*") == AttentionConfig(n_heads=6, n_kv_heads=6, head_dim=64, v_head_dim=64)
+    assert mixer(spec, "-") == MLPConfig(d_ff=1024)
+    assert [x.letter for x in spec.mixers] == ["*", "-", "M"]
+
+
+def test_defaults_follow_what_is_given():
+    spec = Spec.of(
+        {
+            "pattern": "M*-",
+            "d_model": 96,
+            "mixers": {
+                "M": {"expand": 1.5, "head_dim": 16},
+                "*": {"head_dim": 32, "n_heads": 8, "n_kv_heads": 2},
+                "-": {"gated": False},
+            },
+        }
+    )
+    assert mixer(spec, "M").n_heads == 9
+    assert (mixer(spec, "*").v_head_dim, mixer(spec, "*").width) == (32, 256)
+    assert mixer(spec, "-").d_ff == 384
+
+
+def test_small_models_have_small_heads():
+    spec = Spec.parse("M*", d_model=32)
+    assert (mixer(spec, "*").head_dim, mixer(spec, "*").n_heads) == (32, 1)
+    assert (mixer(spec, "M").head_dim, mixer(spec, "M").n_heads) == (64, 1)
+
+
+def test_a_recipe_may_declare_letters_of_its_own():
+    spec = Spec.of(
+        {
+            "pattern": "MAB*P",
+            "d_model": 64,
+            "mixers": {
+                "A": {"kind": "attention", "position": "none"},
+                "B": {"kind": "mamba2", "d_state": 16},
+                "*": {"kind": "mlp"},
+            },
+            "parallel": {"P": {"branches": "AB", "combine": "add"}},
+        }
+    )
+    kinds = [[b.kind for b in s.branches] for s in spec.sublayers]  # type: ignore[attr-defined]
+    assert kinds == [["mamba2"], ["attention"], ["mamba2"], ["mlp"], ["attention", "mamba2"]]
+    last = spec.sublayers[-1]
+    assert (last.symbol, last.letters, last.is_parallel) == ("P", ("A", "B"), True)
+    assert last.fusion is not None
+    assert (last.fusion.combine, spec.fusion.combine) == ("add", "mean")
+
+
+def test_sublayers_are_numbered_and_braces_take_the_default_fusion():
+    spec = Spec.of({"pattern": "(M{M*})2", "fusion": {"combine": "subtract"}})
+    assert [(s.index, s.symbol) for s in spec.sublayers] == [
+        (0, "M"), (1, "{M*}"), (2, "M"), (3, "{M*}")
+    ]  # fmt: skip
+    assert [s.fusion is spec.fusion for s in spec.sublayers] == [False, True, False, True]
+    assert spec.n_layers == 4
+
+
+STORED = [
+    {"pattern": "(M-)2"},
+    {"pattern": "({M*}-)2P", "d_model": 64, "fusion": {"combine": "cross_attention"},
+     "parallel": {"P": {"branches": "M*", "combine": "concat", "norm": "group"}}},
+    {"pattern": "*", "mixers": {"*": {"rope_scaling": {"kind": "llama3", "factor": 32}}}},
+    {"pattern": "M", "mixers": {"M": {"expand": 1}, "A": {"kind": "attention"}}},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("given", STORED)
+def test_the_stored_form_is_the_same_spec(given):
+    spec = Spec.of(given)
+    assert Spec.of(spec.model_dump()) == spec
+    assert Spec.of(json.loads(spec.model_dump_json())) == spec
+    assert Spec.of(spec.model_dump(mode="json", exclude_none=True)) == spec
+
+
+def test_equal_declarations_are_equal_and_hashable():
+    assert Spec.of({"pattern": "(M)(M)"}) == Spec.of({"pattern": "MM"})
+    assert hash(Spec.parse("M-")) == hash(Spec.parse("(M-)"))
+
+
+BAD = [
+    ({}, "pattern: this field is required"),
+    ({"pattern": 3}, "pattern = 3"),
+    ({"pattern": "G"}, "letter 'G' names no mixer: declare [mixers.G] with a kind, or use one of"),
+    ({"pattern": "MD"}, "letter 'D' is Megatron's sparse attention"),
+    ({"pattern": "M|M"}, "Megatron's pipeline-stage split"),
+    ({"d_modle": 3}, "unknown field 'd_modle' (did you mean 'd_model'?)"),
+    ({"d_model": 0}, "d_model = 0: must be a whole number of at least 1"),
+    ({"d_model": "64"}, "d_model = '64': must be a whole number"),
+    ({"d_model": 64.0}, "d_model = 64.0: must be a whole number"),
+    ({"d_model": True}, "d_model = True"),
+    ({"vocab_size": 1}, "vocab_size = 1: input should be greater than 1"),
+    ({"vocab_size": "4"}, "vocab_size = '4'"),
+    ({"tie_embeddings": 1}, "tie_embeddings = 1"),
+    ({"norm_eps": -1}, "norm_eps = -1"),
+    ({"init_std": float("inf")}, "init_std = inf: input should be a finite number"),
+    ({"mixers": 3}, "mixers = 3: must be a table of letters"),
+    ({"mixers": {"M": 3}}, "mixers.M = 3: must be a table of fields"),
+    ({"mixers": {"MM": {}}}, "mixers.MM: a letter is one of"),
+    ({"mixers": {"": {}}}, "mixers.: a letter is one of"),
+    ({"mixers": {"é": {}}}, "mixers.é: a letter is one of"),
+    ({"mixers": {1: {}}}, "mixers.1: a letter is one of"),
+    ({"mixers": [3]}, "mixers: every entry must have a letter of its own, not 3"),
+    ({"mixers": [{"letter": "M"}, {"letter": "M"}]}, "must have a letter of its own"),
+    ({"mixers": {"M": {"mixer": 3}}}, "mixers.M.mixer = 3: must be a table of fields"),
+    ({"mixers": {"A": {}}}, "letter 'A' names no mixer"),
+    ({"mixers": {"M": {"kind": "mamba9"}}}, "mixers.M.kind = 'mamba9' (did you mean 'mamba2'?)"),
+    ({"mixers": {"M": {"kind": []}}}, "mixers.M.kind = []"),
+    ({"mixers": {"M": {"d_sate": 3}}}, "mixers.M: unknown field 'd_sate' (did you mean 'd_state'"),
+    ({"mixers": {"M": {"d_state": 0}}}, "mixers.M.d_state = 0: input should be greater than 0"),
+    ({"mixers": {"M": {"d_state": "16"}}}, "mixers.M.d_state = '16'"),
+    ({"mixers": {"M": {"head_dim": "a"}}}, "mixers.M.head_dim = 'a': must be a whole number"),
+    ({"mixers": {"M": {"head_dim": 60}}}, "head_dim = 60: must divide expand * d_model = 1024"),
+    ({"mixers": {"M": {"expand": "x"}}}, "mixers.M.expand = 'x': must be a finite number"),
+    ({"mixers": {"M": {"expand": True}}}, "mixers.M.expand = True"),
+    ({"mixers": {"M": {"expand": float("nan")}}}, "mixers.M.expand = nan"),
+    ({"mixers": {"M": {"expand": 0}}}, "mixers.M.expand = 0"),
+    ({"mixers": {"M": {"expand": 2, "n_heads": 4}}}, "give either expand or n_heads, not both"),
+    ({"mixers": {"M": {"n_groups": 3}}}, "n_groups = 3: must divide n_heads = 16"),
+    ({"mixers": {"M": {"d_conv": 1}}}, "mixers.M.d_conv = 1"),
+    ({"mixers": {"M": {"dt_min": 1.0}}}, "dt_min = 1.0: must not exceed dt_max = 0.1"),
+    ({"mixers": {"M": {"A_init_min": 20}}}, "A_init_min = 20.0: must not exceed A_init_max"),
+    ({"mixers": {"M": {"norm": "layer"}}}, "mixers.M.norm = 'layer'"),
+    ({"pattern": "*", "d_model": 100}, "mixers.*.head_dim = 64: must divide d_model = 100"),
+    ({"mixers": {"*": {"n_kv_heads": 3}}}, "n_kv_heads = 3: must divide n_heads = 8"),
+    ({"mixers": {"*": {"head_dim": 0}}}, "mixers.*.head_dim = 0"),
+    ({"mixers": {"*": {"position": "alibi"}}}, "mixers.*.position = 'alibi'"),
+    ({"mixers": {"*": {"rope_fraction": 0.3}}}, "rotates 19 of head_dim = 64 channels"),
+    ({"mixers": {"*": {"rope_scaling": {"factor": 0}}}}, "mixers.*.rope_scaling.factor = 0"),
+    (
+        {"mixers": {"*": {"rope_scaling": {"factor": 2, "high_freq_factor": 0.5}}}},
+        "high_freq_factor = 0.5: must be greater than low_freq_factor = 1.0",
+    ),
+    ({"mixers": {"-": {"d_ff": 0}}}, "mixers.-.d_ff = 0"),
+    ({"mixers": {"-": {"d_ff": 4.0}}}, "mixers.-.d_ff = 4.0"),
+    ({"mixers": {"-": {"activation": "tanh"}}}, "mixers.-.activation = 'tanh'"),
+    ({"parallel": {"P": {"branches": "M"}}}, "parallel.P.branches = 'M': must name at least two"),
+    ({"parallel": {"P": {}}}, "parallel.P.branches = None: must name at least two"),
+    ({"parallel": {"P": {"branches": "M*", "combin": "add"}}}, "(did you mean 'combine'?)"),
+    ({"parallel": {"P": {"branches": "MQ"}}}, "letter 'Q' names no mixer"),
+    ({"parallel": {"P": {"branches": "MP"}}}, "letter 'P' names a parallel sublayer"),
+    ({"pattern": "{PM}", "parallel": {"P": {"branches": "M*"}}}, "a branch must be a mixer"),
+    (
+        {"pattern": "P", "mixers": {"P": {"kind": "mlp"}}, "parallel": {"P": {"branches": "M*"}}},
+        "letter 'P' is declared both as a mixer and as parallel",
+    ),
+    ({"fusion": 3}, "fusion = 3"),
+    ({"fusion": {"combine": "max"}}, "fusion.combine = 'max'"),
+    ({"pattern": "M" * 5000}, "has 5000 sublayers; at most 4096 are allowed"),
+]
+
+
+@pytest.mark.parametrize(("given", "message"), BAD)
+def test_every_bad_value_gets_its_sentence(given, message):
+    with pytest.raises(InputError, match=re.escape(message)) as caught:
+        Spec.of({"pattern": "M", **given} if given else given)
+    assert "\n" not in str(caught.value)
+
+
+def test_parse_refuses_bad_sizes():
+    with pytest.raises(InputError, match="d_model = -1"):
+        Spec.parse("M", d_model=-1)
