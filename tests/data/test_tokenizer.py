@@ -1,11 +1,14 @@
 import json
+from itertools import islice
+from unittest import mock
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from braidlm.data import tokenizer as module
+from braidlm.data.corpora import read_corpus
 from braidlm.data.tokenizer import ByteTokenizer, JSONTokenizer, load_tokenizer
 from braidlm.errors import InputError
 
@@ -34,7 +37,7 @@ def test_bytes_take_a_lone_surrogate():
 
 
 def test_json_round_trip_and_batches(bpe_file):
-    t = load_tokenizer(bpe_file)
+    t = JSONTokenizer(bpe_file)
     texts = ["", " ", "the quick brown fox", "Größe 東京 🦊\r\n\n  x", make_text(3, 60)]
     batch = t.encode_batch(texts)
     for text, ids in zip(texts, batch, strict=True):
@@ -45,7 +48,7 @@ def test_json_round_trip_and_batches(bpe_file):
 
 
 def test_json_special_tokens(bpe_file):
-    t = load_tokenizer(bpe_file)
+    t = JSONTokenizer(bpe_file)
     assert t.bos_id == t.eos_id == t.pad_id
     assert t.special == {t.eos_id: "<|endoftext|>"}
     spelled = t.encode("a<|endoftext|>b")
@@ -56,19 +59,60 @@ def test_json_special_tokens(bpe_file):
     np.testing.assert_array_equal(t.encode("a\ud800b"), t.encode("a?b"))
 
 
-def test_pieces_of_a_long_text_give_the_same_tokens(bpe_file, monkeypatch):
-    t = load_tokenizer(bpe_file)
-    text = "\n".join(make_text(i, 9) + "\n \n  indented\n\nline" for i in range(30))
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.lists(st.sampled_from(["a", "The", "é", "7", ".", " ", "  ", "\n", "\r\n", "\t", "\x85"]))
+)
+def test_pieces_of_a_long_text_give_the_same_tokens(bpe_file, parts):
+    t = JSONTokenizer(bpe_file)
+    text = "".join(parts)
+    t._is_cuttable = False
     whole = t.encode(text)
-    monkeypatch.setattr(module, "_MAX_PIECE_CHARS", 40)
-    assert len(module._pieces(text)) > 20
-    np.testing.assert_array_equal(t.encode(text), whole)
+    t._is_cuttable = True
+    with mock.patch.object(module, "_MAX_PIECE_CHARS", 1):
+        np.testing.assert_array_equal(t.encode(text), whole)
+
+
+def test_lines_are_cut_where_a_piece_may_start(bpe_file, monkeypatch):
+    assert JSONTokenizer(bpe_file)._is_cuttable
+    monkeypatch.setattr(module, "_MAX_PIECE_CHARS", 3)
+    assert module._pieces("one\ntwo\n\nthree \n four\n  five\nsix") == [
+        "one\n",
+        "two\n\nthree \n",
+        " four\n  five\n",
+        "six",
+    ]
+
+
+def test_a_tokenizer_that_marks_the_start_of_a_text_is_never_cut(tmp_path, monkeypatch):
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    inner = Tokenizer(models.WordLevel({"<s>": 0, "▁": 1, "a": 2, "▁a": 3, "?": 4}, "?"))
+    inner.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Metaspace(prepend_scheme="first"), pre_tokenizers.Split("\n", "isolated")]
+    )
+    inner.save(str(tmp_path / "marks.json"))
+    t = JSONTokenizer(tmp_path / "marks.json")
+    assert t.encode("a").tolist() == [3]
+    whole = t.encode("a\na\na\na\na\na")
+    assert whole.tolist().count(2) == 5
+    monkeypatch.setattr(module, "_MAX_PIECE_CHARS", 2)
+    np.testing.assert_array_equal(t.encode("a\na\na\na\na\na"), whole)
 
 
 def test_pieces_without_line_ends_stay_whole(monkeypatch):
     monkeypatch.setattr(module, "_MAX_PIECE_CHARS", 10)
     assert module._pieces("x" * 35) == ["x" * 35]
     assert module._pieces("") == [""]
+
+
+def test_groups_keep_every_piece_in_order(bpe_file, monkeypatch):
+    t = JSONTokenizer(bpe_file)
+    texts = [make_text(i, i) for i in range(20)]
+    whole = [ids.tolist() for ids in t.encode_batch(texts)]
+    monkeypatch.setattr(module, "_GROUP_CHARS", 50)
+    assert [len(g) for g in module._groups(texts)][:2] == [3, 2]
+    assert [ids.tolist() for ids in t.encode_batch(texts)] == whole
 
 
 def test_fingerprints_tell_tokenizers_apart(bpe_file, tmp_path):
@@ -109,8 +153,25 @@ def test_a_file_without_document_token_is_an_input_error(tmp_path):
 
 
 @pytest.mark.skipif(not REAL_DATA.is_dir(), reason="the real corpora are not here")
+def test_gpt_neox_cuts_real_text_without_a_trace(monkeypatch):
+    t = JSONTokenizer(REAL_DATA / "tokenizers/gpt-neox-20b/tokenizer.json")
+    assert t._is_cuttable
+    monkeypatch.setattr(module, "_MAX_PIECE_CHARS", 1000)
+    n_pieces = 0
+    for name in ("wikitext2/wiki.test.raw.txt.xz", "debian_docs/validation.jsonl.xz"):
+        for document in islice(read_corpus(REAL_DATA / "lm" / name), 8):
+            text = document.text[:50_000]
+            n_pieces += len(module._pieces(text))
+            cut = t.encode(text)
+            t._is_cuttable = False
+            np.testing.assert_array_equal(t.encode(text), cut)
+            t._is_cuttable = True
+    assert n_pieces > 100
+
+
+@pytest.mark.skipif(not REAL_DATA.is_dir(), reason="the real corpora are not here")
 def test_gpt_neox():
-    t = load_tokenizer(REAL_DATA / "tokenizers/gpt-neox-20b/tokenizer.json")
+    t = JSONTokenizer(REAL_DATA / "tokenizers/gpt-neox-20b/tokenizer.json")
     assert (t.eos_id, t.pad_id, t.vocab_size) == (0, 1, 50277)
     assert t.decode(t.encode("Hello, world!  def f(x):\n    return 1")) == (
         "Hello, world!  def f(x):\n    return 1"
