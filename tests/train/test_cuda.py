@@ -1,0 +1,66 @@
+"""What only a GPU can show; left out where there is none."""
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from braidlm import checkpoint
+from braidlm.arch import Recipe
+from braidlm.runs import Run
+from braidlm.train import train
+from braidlm.train.loop import build_mixture
+from braidlm.train.step import rows_of
+
+from .test_loop import Stopping, assert_same_run, real_recipe, rows
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+
+
+def on_gpu(precision: str, **fields) -> Recipe:
+    plain = real_recipe(precision).to_dict()
+    plain["train"] |= {"device": "cuda", "deterministic": True} | fields
+    return Recipe.from_dict(plain)
+
+
+def test_auto_is_bf16_on_the_gpu_and_is_recorded(tmp_path):
+    train(on_gpu("auto", device="auto"), tmp_path)
+    env = Run.open(tmp_path).env
+    assert env["device"] == "cuda"
+    assert env["precision"].startswith("bf16 autocast, chosen by auto")
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_resumed_run_is_the_same_bit_by_bit(tmp_path, precision):
+    config = on_gpu(precision)
+    train(config, tmp_path / "whole")
+    assert train(config, tmp_path / "parts", mixture=Stopping(config, 2)).step == 3
+    train(config, tmp_path / "parts", resume=True)
+    assert_same_run(tmp_path / "whole", tmp_path / "parts")
+
+
+def test_the_gpu_trains_as_the_cpu_does(tmp_path):
+    train(on_gpu("fp32"), tmp_path / "gpu")
+    train(real_recipe("fp32"), tmp_path / "cpu")
+    for gpu, cpu in zip(rows(tmp_path / "gpu"), rows(tmp_path / "cpu"), strict=True):
+        assert gpu["loss"] == pytest.approx(cpu["loss"], rel=1e-4)
+        assert gpu["grad_norm"] == pytest.approx(cpu["grad_norm"], rel=1e-3)
+
+
+def test_a_checkpoint_of_the_gpu_is_read_anywhere(tmp_path):
+    config = on_gpu("bf16")
+    train(config, tmp_path)
+    stored = load_file(checkpoint.latest(tmp_path) / "weights.safetensors")
+    for device in ("cpu", "cuda"):
+        model, _ = checkpoint.load_model(tmp_path, device)
+        for name, tensor in checkpoint.unique_tensors(model).items():
+            assert tensor.device.type == device
+            assert torch.equal(tensor.cpu(), stored[name]), name
+
+
+def test_everything_of_a_batch_is_moved():
+    gpu = torch.device("cuda")
+    tokens, targets, segments = rows_of(build_mixture(on_gpu("fp32")).batch(0), slice(1, 3), gpu)
+    assert tokens.is_cuda
+    assert targets.is_cuda
+    assert segments is not None
+    assert segments.doc.is_cuda
