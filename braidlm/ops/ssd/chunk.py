@@ -67,7 +67,7 @@ def ssd_chunk(
     if s.n_chunks > 1 or starts_from_rows or (segments is None and return_state):
         entering, last = _states(blocks, u, segments, initial_state)
         if s.n_chunks > 1 or starts_from_rows:
-            y = y + _from_state(blocks, entering)
+            y = _add_from_state(blocks, y, entering)
     if segments is not None and initial_state is not None:
         where, addition = packed.outputs_of_initial(blocks, segments, initial_state)
         y = y.index_add(0, where, addition.to(y.dtype))
@@ -111,8 +111,8 @@ def _states(
     return entering.flatten(0, 1), last
 
 
-def _from_state(blocks: Blocks, entering: Tensor) -> Tensor:
-    """(K, c, H, P): what the state that enters a chunk gives to its tokens."""
+def _add_from_state(blocks: Blocks, y: Tensor, entering: Tensor) -> Tensor:
+    """`y` (K, c, H, P) and what the state that enters each chunk gives to its tokens."""
     s = blocks.sizes
     state = entering.to(blocks.C.dtype).reshape(-1, s.d_state, s.per_group * s.head_dim)
     read = torch.bmm(blocks.C, state).view(-1, s.n_groups, s.chunk, s.per_group, s.head_dim)
@@ -120,4 +120,4 @@ def _from_state(blocks: Blocks, entering: Tensor) -> Tensor:
     decay = torch.exp(blocks.cum)
     if blocks.doc is not None:
         decay = decay * (blocks.doc == blocks.entering)[..., None]
-    return (read * decay[..., None]).to(read.dtype)
+    return torch.addcmul(y, read, decay[..., None]).to(y.dtype)
