@@ -33,6 +33,7 @@ from braidlm.model import HybridLM
 from braidlm.provenance import code_version, now
 
 FORMAT_VERSION = 1
+KEPT_PRECISE = frozenset({"A_log", "D", "dt_bias"})
 WEIGHTS, CONFIG, TRAIN_STATE, MANIFEST = (
     "weights.safetensors",
     "config.json",
@@ -346,7 +347,8 @@ def load_model(
     Args:
         path: the folder.
         device: where the model is put.
-        dtype: cast of every weight, or None for the dtypes of the built model.
+        dtype: cast of the weights, or None for the dtypes of the built model. A_log, D and
+            dt_bias stay in fp32 beside narrower weights.
 
     Returns:
         The model in evaluation mode, and its recipe. Torch's random state is left as it was.
@@ -360,4 +362,13 @@ def load_model(
     with torch.random.fork_rng(devices=[]):
         model = HybridLM(recipe.spec)
     load_weights(folder, model)
-    return model.to(device=device, dtype=dtype).eval(), recipe
+    if dtype is not None:
+        _cast(model, dtype)
+    return model.to(device).eval(), recipe
+
+
+def _cast(model: nn.Module, dtype: torch.dtype) -> None:
+    """Cast every weight but those of a recurrence, whose rounding changes how far it reaches."""
+    for name, parameter in model.named_parameters():
+        if name.rpartition(".")[2] not in KEPT_PRECISE or dtype == torch.float64:
+            parameter.data = parameter.data.to(dtype)

@@ -285,8 +285,22 @@ def test_a_model_is_loaded_from_its_run_or_its_checkpoint(tmp_path):
         assert torch.equal(loaded(tokens).hidden, model(tokens).hidden)
         assert loaded.lm_head.weight is loaded.embedding.weight
     assert torch.equal(torch.rand(2), expected)
+
+
+def test_a_narrow_cast_leaves_the_recurrence_in_fp32_and_the_answer_close(tmp_path):
+    model, _ = hybrid(tmp_path)
     half, _ = checkpoint.load_model(tmp_path, dtype=torch.bfloat16)
-    assert half.embedding.weight.dtype == torch.bfloat16
+    narrow = {n for n, p in half.named_parameters() if p.dtype == torch.bfloat16}
+    kept = {n for n, p in half.named_parameters() if p.dtype == torch.float32}
+    assert {name.rpartition(".")[2] for name in kept} == {"A_log", "D", "dt_bias"}
+    assert "embedding.weight" in narrow
+    assert half.lm_head.weight is half.embedding.weight
+    tokens = torch.randint(40, (2, 9))
+    hidden, expected = half(tokens).hidden, model(tokens).hidden
+    assert hidden.dtype == torch.bfloat16
+    assert ((hidden - expected).norm() / expected.norm()).item() < 0.03
+    double, _ = checkpoint.load_model(tmp_path, dtype=torch.float64)
+    assert {p.dtype for p in double.parameters()} == {torch.float64}
 
 
 def test_load_model_says_what_is_missing(tmp_path):
