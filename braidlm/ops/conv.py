@@ -143,7 +143,7 @@ def _depthwise(
     segments: Segments | None,
     initial: Tensor | None,
 ) -> Tensor:
-    """One depthwise convolution over whole rows; then the first tokens of documents are replaced."""
+    """One depthwise convolution over whole rows; then documents get their first tokens."""
     keep = weight.shape[1] - 1
     if segments is None and initial is not None:
         return _valid(torch.cat((initial.to(x.dtype), x), dim=1), weight, bias)
