@@ -45,6 +45,12 @@ def tiny(pattern, **fields):
     )
 
 
+def matrix_products(counter):
+    """All that was counted but for the short convolution, which is no matrix product."""
+    counts = counter.get_flop_counts().get("Global", {})
+    return sum(n for op, n in counts.items() if "convolution" not in str(op))
+
+
 def counted(spec, batch, n_tokens, backward):
     model = HybridLM(spec)
     tokens = torch.randint(spec.vocab_size, (batch, n_tokens))
@@ -52,7 +58,7 @@ def counted(spec, batch, n_tokens, backward):
         logits = model.head(model(tokens, return_state=False).hidden)
         if backward:
             logits.square().sum().backward()
-    return counter.get_total_flops()
+    return matrix_products(counter)
 
 
 SPECS = {
@@ -94,4 +100,4 @@ def test_the_loss_of_training_runs_the_same_products():
     tokens = torch.randint(spec.vocab_size, (2, 21))
     with FlopCounterMode(display=False, custom_mapping=UNKNOWN_TO_TORCH) as counter:
         model.loss(tokens, tokens).backward()
-    assert counter.get_total_flops() == executed_training_flops(spec, 2, 21)
+    assert matrix_products(counter) == executed_training_flops(spec, 2, 21)
