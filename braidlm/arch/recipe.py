@@ -13,6 +13,7 @@ from braidlm.arch.config import Config
 from braidlm.arch.experiment import AnyTask, DataConfig, LMTask, MQARTask, TrainConfig
 from braidlm.arch.spec import Spec
 from braidlm.errors import InputError
+from braidlm.files import read_json
 
 
 class ModelFile(Config):
@@ -99,7 +100,8 @@ def load_spec(
     """Return the model of a recipe file, or of a pattern with every other field at its default.
 
     Args:
-        source: a TOML file with at least a ``[model]`` table, or a pattern such as ``(M-M-M*-)4``.
+        source: a TOML file with at least a ``[model]`` table, the config.json of a run, or a
+            pattern such as ``(M-M-M*-)4``.
         overrides: as for `Recipe.load`, e.g. ``model.mixers.M.d_state=64``.
         d_model: replaces the width.
         vocab_size: replaces the vocabulary.
@@ -108,7 +110,7 @@ def load_spec(
         InputError: for a file that cannot be read, or a field that cannot be.
     """
     is_file = Path(source).suffix != ""  # no pattern holds a dot
-    data = read_toml(source) if is_file else {"model": {"pattern": str(source)}}
+    data = _read(Path(source)) if is_file else {"model": {"pattern": str(source)}}
     sizes = {"d_model": d_model, "vocab_size": vocab_size}
     given = [f"model.{name}={size}" for name, size in sizes.items() if size is not None]
     data = override(data, [*given, *overrides])
@@ -116,6 +118,15 @@ def load_spec(
         return _spec_of(data)
     except InputError as error:
         raise InputError(f"{source}: {error}" if is_file else str(error)) from None
+
+
+def _read(path: Path) -> dict[str, Any]:
+    if path.suffix != ".json":
+        return read_toml(path)
+    data = read_json(path)
+    if not isinstance(data, dict):
+        raise InputError(f"{path}: must be a table with a 'model'")
+    return data
 
 
 def _spec_of(data: dict[str, Any]) -> Spec:
@@ -169,7 +180,7 @@ def _set(node: Any, path: list[str], value: Any, text: str) -> Any:
 
 def _set_in_list(node: list[Any], path: list[str], value: Any, text: str) -> list[Any]:
     key, rest = path[0], path[1:]
-    names = [x.get("name", x.get("kind")) if isinstance(x, dict) else None for x in node]
+    names = [_name(x) for x in node]
     if key in names:
         at = names.index(key)
     elif key.isdecimal() and int(key) < len(node):
@@ -179,6 +190,13 @@ def _set_in_list(node: list[Any], path: list[str], value: Any, text: str) -> lis
         raise InputError(f"--set {text}: '{key}' is no entry of this list; allowed: {known}")
     new = _set(node[at], rest, value, text) if rest else value
     return [*node[:at], new, *node[at + 1 :]]
+
+
+def _name(entry: Any) -> str | None:
+    """What an entry of a list is called: its name, its letter, or else its kind."""
+    if not isinstance(entry, dict):
+        return None
+    return next((str(entry[k]) for k in ("name", "letter", "kind") if k in entry), None)
 
 
 def _value(text: str) -> Any:

@@ -191,6 +191,7 @@ def _mixer_table(given: Any) -> dict[str, dict[str, Any]]:
     rows = _rows(given, "mixers")
     table = {}
     for letter, row in rows.items():
+        _refuse_beside(row, "mixer", {"letter"}, f"mixers.{letter}")
         fields = row.get("mixer", row)
         if not isinstance(fields, dict):
             raise InputError(f"mixers.{letter}.mixer = {fields!r}: must be a table of fields")
@@ -210,8 +211,16 @@ def _parallel_table(given: Any) -> dict[str, dict[str, Any]]:
                 f"parallel.{letter}.branches = {branches!r}: must name at least two letters"
             )
         row.pop("letter", None)
+        _refuse_beside(row, "fusion", set(), f"parallel.{letter}")
         out[letter] = {"letter": letter, "branches": branches, "fusion": row.get("fusion", row)}
     return out
+
+
+def _refuse_beside(row: dict[str, Any], stored: str, known: set[str], where: str) -> None:
+    """Refuse fields beside a stored part, which would otherwise be lost without a word."""
+    beside = sorted(map(str, set(row) - {stored} - known))
+    if stored in row and beside:
+        raise InputError(f"{where}: '{beside[0]}' belongs inside '{stored}'")
 
 
 def _rows(given: Any, where: str) -> dict[str, dict[str, Any]]:

@@ -186,8 +186,8 @@ def _totals(spec: Spec, c: Cost) -> str:
             "training",
             f"{flops(c.training_flops_per_token)} per token, {flops(c.training_flops)} {sequence}",
         ),
-        ("KV cache", f"{size(c.kv_bytes_per_token)} per token, bf16"),
-        ("state", f"{size(c.state_bytes)} per sequence, fp32"),
+        ("KV cache", _or_none(c.kv_bytes_per_token, "per token, bf16")),
+        ("state", _or_none(c.state_bytes, "per sequence, fp32")),
     ]
     if c.n_active_params != c.n_params:
         rows.insert(1, ("active", f"{count(c.n_active_params)} per token"))
@@ -203,13 +203,17 @@ def _published_totals(paper: Published, spec: Spec) -> str:
             "training",
             "not given" if per_token is None else f"{flops(per_token)} per token, no head",
         ),
-        ("KV cache", f"{size(paper.kv_bytes_per_token)} per token"),
-        ("state", f"{size(paper.state_bytes)} per sequence"),
+        ("KV cache", _or_none(paper.kv_bytes_per_token, "per token")),
+        ("state", _or_none(paper.state_bytes, "per sequence")),
         ("cache", f"{size(paper.cache_bytes)} at {paper.context:,} tokens"),
     ]
     terms = differences(paper.convention, spec)
     rows += [("exact adds", f"{name} {n:,}") for name, n in terms.items()]
     return _pairs(rows)
+
+
+def _or_none(n_bytes: int, per: str) -> str:
+    return f"{size(n_bytes)} {per}" if n_bytes else "none"
 
 
 def _decode(spec: Spec, context: int) -> str:

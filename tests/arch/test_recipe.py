@@ -119,6 +119,19 @@ def test_load_spec_reads_a_pattern_a_model_alone_and_a_whole_recipe(tmp_path):
     assert spec.mixers[1].mixer.d_state == 8  # type: ignore[union-attr]
 
 
+def test_load_spec_reads_the_config_of_a_run(tmp_path):
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(Recipe.load(TINY).to_dict()))
+    assert load_spec(path) == Recipe.load(TINY).spec
+    spec = load_spec(path, ["model.mixers.M.mixer.d_state=8"])
+    assert {x.letter: x.mixer for x in spec.mixers}["M"].d_state == 8  # type: ignore[union-attr]
+    with pytest.raises(InputError, match="'d_state' belongs inside 'mixer'"):
+        load_spec(path, ["model.mixers.M.d_state=8"])
+    path.write_text("[1]")
+    with pytest.raises(InputError, match="must be a table with a 'model'"):
+        load_spec(path)
+
+
 @pytest.mark.parametrize(
     ("source", "overrides", "message"),
     [

@@ -123,6 +123,11 @@ BAD = [
     ({"mixers": [3]}, "mixers: every entry must have a letter of its own, not 3"),
     ({"mixers": [{"letter": "M"}, {"letter": "M"}]}, "must have a letter of its own"),
     ({"mixers": {"M": {"mixer": 3}}}, "mixers.M.mixer = 3: must be a table of fields"),
+    ({"mixers": {"M": {"mixer": {}, "d_state": 3}}}, "mixers.M: 'd_state' belongs inside 'mixer'"),
+    (
+        {"parallel": {"P": {"branches": "M*", "fusion": {}, "norm": "rms"}}},
+        "parallel.P: 'norm' belongs inside 'fusion'",
+    ),
     ({"mixers": {"A": {}}}, "letter 'A' names no mixer"),
     ({"mixers": {"M": {"kind": "mamba9"}}}, "mixers.M.kind = 'mamba9' (did you mean 'mamba2'?)"),
     ({"mixers": {"M": {"kind": []}}}, "mixers.M.kind = []"),

@@ -85,6 +85,8 @@ def test_a_papers_own_count(braid):
     figures = json.loads(braid(NVIDIA, "--convention", "nvidia", "--json"))
     assert figures["totals"]["state_bytes"] == 52_297_728
     assert figures["totals"]["training_flops_per_token"] is None
+    assert "KV cache    none" in braid("M")
+    assert "state       none" in braid("*")
     assert "training    not given" in braid(NVIDIA, "--convention", "nvidia")
 
 
