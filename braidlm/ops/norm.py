@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -32,7 +34,7 @@ def rms_norm(
     """
     _check("rms_norm", x, weight, n_groups)
     with dispatch.own_precision(x):
-        return _normalise(x.to(state_dtype(x.dtype)), weight, eps, offset, n_groups).to(x.dtype)
+        return _normalise(x, weight, eps, offset, n_groups)
 
 
 def gated_rms_norm(
@@ -75,13 +77,43 @@ def gated_rms_norm(
 def _normalise(
     x: Tensor, weight: Tensor | None, eps: float, offset: float, n_groups: int
 ) -> Tensor:
-    grouped = x.unflatten(-1, (n_groups, -1))
-    y = grouped * torch.rsqrt(grouped.square().mean(-1, keepdim=True) + eps)
-    y = y.flatten(-2)
-    if weight is None:
-        return y
-    scale = weight.to(x.dtype)
-    return y * (scale + offset if offset else scale)
+    """(..., D) in any dtype -> (..., D) in the dtype of `x`; the scale is offset + weight."""
+    scale = None
+    if weight is not None:
+        scale = weight.to(state_dtype(x.dtype))
+        scale = (scale + offset if offset else scale).view(n_groups, -1)
+    y = _Normalise.apply(x.unflatten(-1, (n_groups, -1)), scale, eps)
+    return y.flatten(-2)  # type: ignore[union-attr]
+
+
+class _Normalise(torch.autograd.Function):
+    """x (..., G, W) to unit mean square along W, times scale (G, W); keeps x and a number per row.
+
+    With n = x / r and r the root mean square: d_x = (d_n - n mean(d_n n)) / r.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, scale: Tensor | None, eps: float) -> Tensor:
+        wide = x.to(state_dtype(x.dtype))
+        inverse = torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)
+        ctx.save_for_backward(x, inverse, scale)
+        y = wide * inverse
+        return (y if scale is None else y.mul_(scale)).to(x.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, d_y: Tensor) -> tuple[Tensor | None, Tensor | None, None]:  # type: ignore[override]
+        x, inverse, scale = ctx.saved_tensors
+        normal = x * inverse
+        product = d_y * normal
+        d_scale = None
+        if scale is not None and ctx.needs_input_grad[1]:
+            d_scale = product.sum(dim=tuple(range(x.dim() - 2)))
+        if not ctx.needs_input_grad[0]:
+            return None, d_scale, None
+        d_normal = d_y if scale is None else d_y * scale
+        product = product if scale is None else product.mul_(scale)
+        d_x = torch.addcmul(d_normal, normal, product.mean(-1, keepdim=True), value=-1)
+        return d_x.mul_(inverse).to(x.dtype), d_scale, None
 
 
 def _check(operator: str, x: Tensor, weight: Tensor | None, n_groups: int) -> None:

@@ -79,6 +79,7 @@ def test_bf16_statistics_are_fp32():
     exact = [v.detach().double().requires_grad_() for v in quantised]
     for name, form in (
         ("rms_norm", lambda g: (rms_norm(g[0], g[2], 1e-5),)),
+        ("rms_norm", lambda g: (rms_norm(g[0], None, 1e-5, n_groups=2),)),
         ("gated_rms_norm", lambda g: (gated_rms_norm(*g, 1e-5),)),
     ):
         ours = with_gradients(lambda f=form: f(quantised), quantised)
