@@ -191,7 +191,7 @@ def executed_matmul_flops(spec: Spec, batch: int, n_tokens: int) -> int:
 
     Returns:
         FLOPs of the products that run, head included: attention's square in full and the
-        matrices of the chunked recurrence.
+        matrices of the chunked recurrence. The short convolution is no matrix product.
     """
     return _head_flops(spec, batch, n_tokens) + sum(
         sublayer_executed_flops(s, spec.d_model, batch, n_tokens) for s in spec.sublayers
