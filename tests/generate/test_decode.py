@@ -103,6 +103,14 @@ def test_stop_tokens_end_their_row_alone(hybrid):
     assert len({len(row) for row in found}) > 1
 
 
+def test_a_row_that_stops_does_not_move_the_draws_of_others(hybrid):
+    settings = {"max_new_tokens": 16, "temperature": 3.0, "seed": 2}
+    full = generate(hybrid, PROMPTS, **settings)
+    stop = next(token for token in full[0][:8] if token not in full[3])
+    found = generate(hybrid, PROMPTS, stop_ids=(stop,), **settings)
+    assert found == [row[: row.index(stop)] if stop in row else row for row in full]
+
+
 def test_all_rows_may_stop_at_once(hybrid):
     everything = tuple(range(VOCAB))
     assert generate(hybrid, PROMPTS, max_new_tokens=5, stop_ids=everything) == [[]] * 4

@@ -51,6 +51,11 @@ def test_top_p():
     assert top_p(p, 1.0) is p
 
 
+def test_top_p_does_not_hang_on_the_last_bit():
+    assert 0.7 + 0.2 < 0.9
+    _same(top_p(_p(0.7, 0.2, 0.1), 0.9), 7 / 9, 2 / 9, 0)
+
+
 def test_top_p_keeps_what_ties_with_the_last():
     _same(top_p(_p(0.25, 0.5, 0.25), 0.6), 0.25, 0.5, 0.25)
     _same(top_p(_p(0.25, 0.25, 0.25, 0.25), 0.1), 0.25, 0.25, 0.25, 0.25)
