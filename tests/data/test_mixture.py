@@ -101,6 +101,11 @@ def test_an_epoch_is_every_token_once(data):
         orders.append([row.pieces for row in rows])
     assert orders[0] != orders[1]
     assert set(orders[0]) != set(orders[1])
+    # Rows are shuffled too: hardly one goes on where the row before it ended.
+    for order in orders:
+        goes_on = [a[-1].document == b[0].document for a, b in pairwise(order)]
+        assert len(goes_on) > 30
+        assert sum(goes_on) < 0.2 * len(goes_on)
 
 
 def test_training_never_sees_a_held_out_document(data):
@@ -138,11 +143,13 @@ def test_recall_items_fill_a_row_and_are_never_cut():
 
 
 def test_recall_for_evaluation_is_another_stream():
-    stream = MQARStream(RECALL, 20, seed=0)
-    train = {tuple(stream.row(i).tokens.tolist()) for i in range(2000)}
-    items = eval_mqar_items(RECALL, 500, n_pairs=4, seed=0)
+    # As many items of one kind as a training block holds: one shared seed would give one block.
+    source = RECALL.model_copy(update={"n_pairs": (4,)})
+    stream = MQARStream(source, 20, seed=0)
+    train = {tuple(stream.row(i).tokens.tolist()) for i in range(2048)}
+    items = eval_mqar_items(source, 256, n_pairs=4, seed=0)
     assert not train & {tuple(t) for t in items.tokens.tolist()}
-    again = eval_mqar_items(RECALL, 500, n_pairs=4, seed=0)
+    again = eval_mqar_items(source, 256, n_pairs=4, seed=0)
     np.testing.assert_array_equal(items.tokens, again.tokens)
     assert eval_mqar_items(RECALL, 3, n_pairs=4, length=40).tokens.shape == (3, 40)
 
