@@ -102,7 +102,7 @@ def evaluate(
             source cannot serve.
         OSError: a result cannot be written.
     """
-    run = Run.open(run_dir)
+    run = _open(run_dir)
     recipe = Recipe.from_dict(run.config, str(run.path / "config.json"))
     chosen = [limited(task, limit) for task in choose_tasks(recipe, tasks)]
     folder = _checkpoint(run, checkpoint)
@@ -185,6 +185,12 @@ def _threads(n_threads: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def _open(path: str | os.PathLike[str]) -> Run:
+    if (Path(path) / checkpoints.MANIFEST).is_file():
+        raise InputError(f"{path} is a checkpoint: give its run directory, and its name apart")
+    return Run.open(path)
 
 
 def _checkpoint(run: Run, name: str | None) -> Path:

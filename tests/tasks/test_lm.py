@@ -1,7 +1,6 @@
 """Language modelling against sums done by hand."""
 
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -64,8 +63,8 @@ def test_utf8_bytes_are_counted_and_not_characters():
     assert found["tables"]["by_document"][0]["n_bytes"] == 5
 
 
-def test_a_uniform_hybrid_has_the_loss_of_its_vocabulary():
-    config = recipe(Path("unused"), data={"sources": [{"kind": "text", "path": "x"}]}, tasks=[])
+def test_a_uniform_hybrid_has_the_loss_of_its_vocabulary(tmp_path):
+    config = recipe(tmp_path)
     model = HybridLM(config.spec)
     with torch.no_grad():
         model.lm_head.weight.zero_()

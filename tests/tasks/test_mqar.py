@@ -1,7 +1,6 @@
 """Recall measured on models that solve it, that cannot, and that can over a distance only."""
 
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -199,8 +198,8 @@ def test_what_cannot_be_is_refused(config):
         _run(MQARTask(source="other"), Uniform(), config)
 
 
-def test_an_example_is_drawn():
-    config = recipe(Path("unused"), data={"sources": [_SOURCE]}, tasks=[])
+def test_an_example_is_drawn(tmp_path):
+    config = recipe(tmp_path, data={"sources": [_SOURCE]}, tasks=[])
     drawn = describe(MQARTask(), config)
     assert drawn.startswith("2 pairs in 12 tokens: k")
     words = drawn.partition(": ")[2].split()

@@ -103,6 +103,8 @@ def test_what_is_missing_is_named(run, tmp_path):
         evaluate(run.path, checkpoint="step-9")
     with pytest.raises(InputError, match="no such folder"):
         evaluate(tmp_path / "nowhere")
+    with pytest.raises(InputError, match="is a checkpoint: give its run directory"):
+        evaluate(run.checkpoints_dir / "step-00000001")
     (run.checkpoints_dir / "step-00000002" / "weights.safetensors").write_bytes(b"cut")
     with pytest.raises(InputError, match=r"weights\.safetensors has 3 bytes instead of"):
         evaluate(run.path)
