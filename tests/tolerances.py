@@ -1,11 +1,21 @@
 """The one table of tolerances. Each was measured, then sealed a little above."""
 
-EXACT_FP64 = 1e-9
-"""Largest absolute difference of two fp64 forms, outputs and gradients (seen: 1e-11)."""
-FORMS_FP64 = {"rtol": 1e-9, "atol": EXACT_FP64}
-"""For `torch.testing.assert_close` of two fp64 forms."""
-FORMS_FP32 = {"rtol": 1e-4, "atol": 1e-4}
-"""For two fp32 forms of one operator on inputs of unit scale (seen: 2e-5)."""
+from typing import NamedTuple
+
+
+class Tolerance(NamedTuple):
+    """Two numbers a, b agree if |a - b| <= atol + rtol * |b|."""
+
+    rtol: float
+    atol: float
+
+
+FORMS_FP64 = Tolerance(rtol=1e-9, atol=1e-9)
+"""Two fp64 forms of one operator, outputs and gradients (seen: 1e-11)."""
+FORMS_FP32 = Tolerance(rtol=1e-4, atol=1e-4)
+"""Two fp32 forms of one operator, or fp32 and fp64, on inputs of unit scale (seen: 2e-5)."""
+EXACT = Tolerance(rtol=0.0, atol=0.0)
+"""Bit by bit."""
 BF16_L2 = {
     "ssd": 1.5e-2,
     "conv": 4e-3,

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from braidlm.segments import Segments
-from tests.tolerances import FORMS_FP64
+from tests.tolerances import FORMS_FP64, Tolerance
 
 Results = Sequence[Tensor | None]
 
@@ -28,18 +28,28 @@ def with_gradients(form: Callable[[], Results], inputs: Sequence[Tensor]) -> lis
     return [*results, *torch.autograd.grad(loss, list(inputs), materialize_grads=True)]
 
 
+def assert_near(
+    ours: Tensor | None, theirs: Tensor | None, tolerance: Tolerance = FORMS_FP64, name: str = ""
+) -> None:
+    """Both are there and agree within `tolerance`."""
+    assert ours is not None, name
+    assert theirs is not None, name
+    torch.testing.assert_close(
+        ours, theirs, rtol=tolerance.rtol, atol=tolerance.atol, msg=lambda m: f"{name}: {m}"
+    )
+
+
 def assert_same(
     form: Callable[[], Results],
     truth: Callable[[], Results],
     inputs: Sequence[Tensor],
-    tolerance: dict[str, float] | None = None,
+    tolerance: Tolerance = FORMS_FP64,
 ) -> None:
     """Both forms give the same results and the same gradient of every input."""
     ours, theirs = with_gradients(form, inputs), with_gradients(truth, inputs)
     assert len(ours) == len(theirs)
     for i, (a, b) in enumerate(zip(ours, theirs, strict=True)):
-        limits = tolerance or FORMS_FP64
-        torch.testing.assert_close(a, b, **limits, msg=lambda m, i=i: f"tensor {i}: {m}")
+        assert_near(a, b, tolerance, f"tensor {i}")
 
 
 def relative_l2(a: Tensor, truth: Tensor) -> float:
@@ -73,3 +83,8 @@ def layouts(length: int, chunk: int) -> dict[str, Segments | None]:
         ids[1, chunk : chunk + 3] = -1
         found["edges"] = Segments.from_doc_ids(ids)
     return found
+
+
+def every_layout(lengths: Sequence[int], chunk: int = 16) -> list[tuple[int, str]]:
+    """Each length with the name of each of its layouts."""
+    return [(length, name) for length in lengths for name in layouts(length, chunk)]

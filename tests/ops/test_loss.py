@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from braidlm.errors import InputError
 from braidlm.ops.loss import linear_cross_entropy
@@ -70,7 +71,7 @@ def test_full_logits_are_never_held():
     hidden, weight = torch.randn(4096, 4), torch.randn(500, 4)
     largest = 0
 
-    class Watch(torch.utils._python_dispatch.TorchDispatchMode):
+    class Watch(TorchDispatchMode):
         def __torch_dispatch__(self, func, types, args=(), kwargs=None):
             nonlocal largest
             out = func(*args, **(kwargs or {}))

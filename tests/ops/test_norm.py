@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from braidlm.ops.norm import gated_rms_norm, rms_norm
-from tests.ops.compare import assert_same, leaf, relative_l2, with_gradients
+from tests.ops.compare import assert_near, assert_same, leaf, relative_l2, with_gradients
 from tests.tolerances import BF16_L2, FORMS_FP32
 
 
@@ -62,7 +62,7 @@ def test_fp32_is_near_fp64():
         ours, truth = (
             with_gradients(
                 lambda g=given, b=before: (
-                    gated_rms_norm(*g, 1e-5, n_groups=2, norm_before_gate=b),
+                    gated_rms_norm(g[0], g[1], g[2], 1e-5, n_groups=2, norm_before_gate=b),
                     rms_norm(g[0], g[2], 1e-5),
                 ),
                 given,
@@ -70,7 +70,7 @@ def test_fp32_is_near_fp64():
             for given in (single, exact)
         )
         for a, b in zip(ours, truth, strict=True):
-            torch.testing.assert_close(a.double(), b, **FORMS_FP32)
+            assert_near(a.double(), b, FORMS_FP32)
 
 
 def test_bf16_statistics_are_fp32():
@@ -80,7 +80,7 @@ def test_bf16_statistics_are_fp32():
     for name, form in (
         ("rms_norm", lambda g: (rms_norm(g[0], g[2], 1e-5),)),
         ("rms_norm", lambda g: (rms_norm(g[0], None, 1e-5, n_groups=2),)),
-        ("gated_rms_norm", lambda g: (gated_rms_norm(*g, 1e-5),)),
+        ("gated_rms_norm", lambda g: (gated_rms_norm(g[0], g[1], g[2], 1e-5),)),
     ):
         ours = with_gradients(lambda f=form: f(quantised), quantised)
         truth = with_gradients(lambda f=form: f(exact), exact)

@@ -82,7 +82,8 @@ def cut(
         entering = F.pad(last[:, :-1], (1, 0), value=NO_DOCUMENT).reshape(-1, 1)
     x, dt, B, C = (_blocks(v, sizes) for v in (x, dt, B, C))
     cum = (dt * A.to(dt.dtype)).clamp_min(_log_of_zero(dt.dtype)).cumsum(1)
-    return Blocks(sizes, x, dt, cum, *(_by_group(v.to(x.dtype)) for v in (B, C)), doc, entering)
+    B, C = (_by_group(v.to(x.dtype)) for v in (B, C))
+    return Blocks(sizes, x, dt, cum, B, C, doc, entering)
 
 
 def _blocks(v: Tensor, sizes: Sizes) -> Tensor:
