@@ -36,7 +36,7 @@ def linear_cross_entropy(
         hidden: (..., d).
         weight: (V, d), the head's weight.
         targets: (...) int64 in 0..V-1, or `ignore_index`. On the CPU a target out of range is
-            refused; on other devices it is not looked for, since that would wait for the device.
+            refused; on other devices, and when compiled, it is not looked for.
         ignore_index: targets of this value have loss 0 and do not count in the mean.
         reduction: "mean" over the counted tokens (0 if there are none), "sum", or "none".
         chunk_size: tokens per block; by default about `LOGITS_AT_ONCE` / V.
@@ -89,13 +89,19 @@ def _check(
             f"linear_cross_entropy: targets are {targets.dtype} of shape {tuple(targets.shape)}; "
             f"they must be int64 of shape {tuple(hidden.shape[:-1])}."
         )
-    if targets.device.type == "cpu" and targets.numel():
-        counted = targets[targets != ignore_index]
-        if counted.numel() and not 0 <= int(counted.min()) <= int(counted.max()) < weight.shape[0]:
-            raise InputError(
-                f"targets range from {int(counted.min())} to {int(counted.max())}; they must be in "
-                f"0..{weight.shape[0] - 1} or ignore_index={ignore_index}."
-            )
+    if targets.device.type == "cpu" and not torch.compiler.is_compiling():
+        _check_range(targets[targets != ignore_index], weight.shape[0], ignore_index)
+
+
+def _check_range(counted: Tensor, vocab_size: int, ignore_index: int) -> None:
+    if not counted.numel():
+        return
+    low, high = int(counted.min()), int(counted.max())
+    if low < 0 or high >= vocab_size:
+        raise InputError(
+            f"targets range from {low} to {high}; they must be in 0..{vocab_size - 1} "
+            f"or ignore_index={ignore_index}."
+        )
 
 
 def _block(

@@ -3,8 +3,15 @@ import torch
 
 from braidlm.errors import InputError
 from braidlm.ops import dispatch
+from braidlm.ops.attention import attention
+from braidlm.ops.conv import causal_conv
 from braidlm.ops.dispatch import Call, Implementation, Operator
+from braidlm.ops.loss import linear_cross_entropy
+from braidlm.ops.norm import gated_rms_norm, rms_norm
 from braidlm.ops.ssd import ssd
+from braidlm.segments import Segments
+from tests.ops.compare import assert_near, with_gradients
+from tests.tolerances import FORMS_FP32
 
 CALL = Call("cpu", torch.float32, {"T": 4}, needs_grad=True)
 OPERATOR = Operator(
@@ -73,6 +80,32 @@ def test_the_choice_survives_compilation():
     assert dispatch.used() == {"ssd": "chunk"}
 
 
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", ["ssd", "conv", "attention", "norm", "loss"])
+def test_every_operator_compiles_into_one_graph(name):
+    x = torch.randn(2, 10, 6, requires_grad=True)
+    segments = Segments.from_lengths([[3, 2, 5], [4, 6]], 10)
+    heads, bc = (2, 10, 2, 3), torch.randn(2, 10, 1, 4)
+    steps, rates, weight = torch.rand(2, 10, 2), -torch.rand(2), torch.randn(6, 4)
+
+    def run(x):
+        if name == "ssd":
+            return ssd(x.view(heads), steps, rates, bc, bc, chunk_size=4, segments=segments)[0]
+        if name == "conv":
+            return causal_conv(x, weight, None, activation="silu", segments=segments)[0]
+        if name == "attention":
+            return attention(x.view(heads), x.view(heads), x.view(heads), return_state=False)[0]
+        if name == "norm":
+            return gated_rms_norm(rms_norm(x, None, 1e-5), x, None, 1e-5)
+        return linear_cross_entropy(x, weight.t() @ weight.new_ones(6, 6), segments.position % 4)
+
+    compiled = torch.compile(run, backend="aot_eager", fullgraph=True)
+    ours, truth = (with_gradients(lambda f=f: (f(x),), [x]) for f in (compiled, run))
+    for a, b in zip(ours, truth, strict=True):
+        assert_near(a, b, FORMS_FP32)
+
+
 def test_autocast_does_not_reach_into_an_operator():
     x, bc = torch.randn(1, 70, 2, 4), torch.randn(1, 70, 1, 4)
     args = (x, torch.rand(1, 70, 2), -torch.ones(2), bc, bc)
@@ -82,3 +115,18 @@ def test_autocast_does_not_reach_into_an_operator():
     assert torch.equal(plain, cast)
     assert state is not None
     assert state.dtype == torch.float32
+
+
+@pytest.mark.parametrize("chunk_size", [2, 64])
+def test_a_batch_of_padding_alone_has_no_state_and_no_output(chunk_size):
+    segments = Segments.from_lengths([[], []], 5)
+    x, bc = torch.randn(2, 5, 2, 4), torch.randn(2, 5, 1, 4)
+    args = (x, torch.rand(2, 5, 2), -torch.ones(2), bc, bc)
+    y, state = ssd(*args, chunk_size=chunk_size, segments=segments)
+    o, cache = attention(x, x, x, segments=segments)
+    _, conv = causal_conv(x[..., 0], torch.randn(2, 4), None, segments=segments)
+    assert not bool(y.any() | o.any())
+    assert state is not None
+    assert cache is not None
+    assert conv is not None
+    assert len(state) == len(cache.k) == len(conv) == 0
