@@ -27,13 +27,13 @@ TABLE: tuple[tuple[str, str, str], ...] = (
     ("spec", "d_model", "512"),
     ("spec", "vocab_size", "32000"),
     ("spec", "init_std", "d_model ** -0.5"),
-    ("attention", "head_dim", "min(64, d_model)"),
+    ("attention", "head_dim", "d_model / n_heads if that is given, else min(64, d_model)"),
     ("attention", "n_heads", "d_model / head_dim"),
     ("attention", "n_kv_heads", "n_heads"),
     ("attention", "v_head_dim", "head_dim"),
     ("mlp", "d_ff", "8/3 d_model, up to a multiple of 64, if gated; else 4 d_model"),
     ("mamba2", "expand", "2 (inner width / d_model)"),
-    ("mamba2", "head_dim", "min(64, inner width)"),
+    ("mamba2", "head_dim", "inner width / n_heads if that is given, else min(64, inner width)"),
     ("mamba2", "n_heads", "expand * d_model / head_dim"),
     ("cross_attention", "n_heads, n_kv_heads, head_dim", "those of the attention branch"),
 )
@@ -67,10 +67,9 @@ def fill_cross_attention(cross: Fields, attention: Fields) -> Fields:
 
 
 def _attention(fields: Fields, d_model: int, where: str) -> Fields:
-    head_dim = fields.setdefault("head_dim", min(64, d_model))
-    fields.setdefault("n_heads", _whole(d_model, head_dim, f"{where}.head_dim", "d_model"))
+    _heads(fields, d_model, "d_model", where)
     fields.setdefault("n_kv_heads", fields["n_heads"])
-    fields.setdefault("v_head_dim", head_dim)
+    fields.setdefault("v_head_dim", fields["head_dim"])
     return fields
 
 
@@ -81,24 +80,32 @@ def _mlp(fields: Fields, d_model: int, where: str) -> Fields:
 
 
 def _mamba2(fields: Fields, d_model: int, where: str) -> Fields:
-    if "expand" in fields and "n_heads" in fields:
-        raise InputError(f"{where}: give either expand or n_heads, not both")
+    if {"expand", "n_heads", "head_dim"} <= set(fields):
+        raise InputError(f"{where}: give two of expand, n_heads and head_dim, not all three")
     expand = fields.pop("expand", 2)
     is_number = isinstance(expand, int | float) and not isinstance(expand, bool)
     if not is_number or not 0 < expand < math.inf:
         raise InputError(f"{where}.expand = {expand!r}: must be a finite number greater than 0")
-    inner = expand * d_model
-    head_dim = fields.setdefault("head_dim", min(64, int(inner)))
-    fields.setdefault("n_heads", _whole(inner, head_dim, f"{where}.head_dim", "expand * d_model"))
+    _heads(fields, expand * d_model, "expand * d_model", where)
     return fields
 
 
-def _whole(total: Any, part: Any, field: str, name: str) -> int:
+def _heads(fields: Fields, inner: float, name: str, where: str) -> None:
+    """Give `n_heads` or `head_dim`, whichever is missing, so that together they make `inner`."""
+    if "n_heads" in fields and "head_dim" not in fields:
+        fields["head_dim"] = _whole(inner, fields["n_heads"], f"{where}.n_heads", name, "head_dim")
+        return
+    head_dim = fields.setdefault("head_dim", min(64, int(inner)))
+    if "n_heads" not in fields:
+        fields["n_heads"] = _whole(inner, head_dim, f"{where}.head_dim", name, "n_heads")
+
+
+def _whole(total: float, part: Any, field: str, name: str, other: str) -> int:
     """Divide, refusing a remainder."""
-    if not isinstance(part, int) or part < 1:
+    if not isinstance(part, int) or isinstance(part, bool) or part < 1:
         raise InputError(f"{field} = {part!r}: must be a whole number of at least 1")
     if total % part:
-        raise InputError(f"{field} = {part}: must divide {name} = {total:g}, or give n_heads")
+        raise InputError(f"{field} = {part}: must divide {name} = {total:g}, or give {other} too")
     return int(total // part)
 
 

@@ -40,7 +40,7 @@ def run(args: argparse.Namespace) -> int:
         return _list(args, names)
     from braidlm.tasks import evaluate
 
-    progress = None if args.json or not sys.stderr.isatty() else _show_progress
+    progress = None if args.json or not sys.stderr.isatty() else show_progress
     results = evaluate(
         args.path,
         names,
@@ -54,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
         print(json.dumps(results, indent=2))
         return 0
     for result in results:
-        print(_card(result))
+        print(card(result))
     if args.limit is not None:
         print(f"(a look at {args.limit} documents or items: nothing was written)")
     return 0
@@ -75,7 +75,8 @@ def _list(args: argparse.Namespace, names: list[str] | None) -> int:
     return 0
 
 
-def _card(result: dict[str, Any]) -> str:
+def card(result: dict[str, Any]) -> str:
+    """Draw one result: every metric with its error; the primary one is starred."""
     lines = [
         f"{result['kind']}-{result['name']}  {result['checkpoint']}, {result['device']} "
         f"{result['dtype']}, {result['wall_sec']:.1f} s"
@@ -94,6 +95,7 @@ def _number(found: dict[str, Any]) -> str:
     return f"{found['value']:.4f} ± {found['stderr']:.4f} (n = {found['n']})"
 
 
-def _show_progress(task: str, done: int, total: int) -> None:
+def show_progress(task: str, done: int, total: int) -> None:
+    """Draw how far a task is, on one line of standard error."""
     end = "\n" if done == total else ""
     print(f"\r{task} {100 * done // max(total, 1):3d} %", end=end, file=sys.stderr, flush=True)

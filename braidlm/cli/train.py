@@ -6,8 +6,11 @@ import argparse
 import json
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from braidlm.cli.eval import card, show_progress
 
 if TYPE_CHECKING:
     from braidlm.train.progress import Progress
@@ -50,38 +53,27 @@ def run(args: argparse.Namespace) -> int:
         return 130
     results = [] if args.no_eval else _evaluate(args)
     if args.json:
-        print(json.dumps({"out": str(args.out), **summary.to_dict(), "results": results}))
+        print(json.dumps({"out": str(args.out), **asdict(summary), "results": results}))
     elif args.progress != "json":
         print(
             f"{args.out}: {summary.step} steps, {summary.tokens:,} tokens, loss {summary.loss:.4f}"
         )
         for result in results:
-            print(_line(result))
+            print(card(result))
     return 0
 
 
 def _evaluate(args: argparse.Namespace) -> list[dict[str, Any]]:
     from braidlm.tasks import evaluate
 
-    def tell(task: str) -> None:
-        if args.progress == "json":
-            print(json.dumps({"task": task}), flush=True)
-        elif args.progress == "auto":
-            print(f"evaluating {task}", file=sys.stderr)
-
-    return [
-        {key: r[key] for key in ("kind", "name", "metric", "value", "stderr", "n")}
-        for r in evaluate(args.out, progress=tell)
-    ]
+    if args.progress == "json":
+        return evaluate(args.out, progress=_task_event)
+    shows = args.progress == "auto" and sys.stderr.isatty()
+    return evaluate(args.out, progress=show_progress if shows else None)
 
 
-def _line(result: dict[str, Any]) -> str:
-    error = result["stderr"]
-    spread = "" if error is None else f" ± {error:.4f}"
-    return (
-        f"{result['kind']} {result['name']}: {result['metric']} {result['value']:.4f}{spread} "
-        f"(n = {result['n']})"
-    )
+def _task_event(task: str, done: int, total: int) -> None:
+    print(json.dumps({"task": task, "step": done, "steps": total}), flush=True)
 
 
 class JsonLines:

@@ -20,7 +20,7 @@ class Deviation(NamedTuple):
     outputs: float
     """Largest absolute difference of hidden states."""
     gradients: float
-    """Largest difference of a parameter's gradient, relative to the largest entry of that gradient."""
+    """Largest difference of a parameter's gradient, relative to that gradient's largest entry."""
     states: float = 0.0
     """Largest absolute difference of final states."""
 

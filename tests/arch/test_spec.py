@@ -140,7 +140,10 @@ BAD = [
     ({"mixers": {"M": {"expand": True}}}, "mixers.M.expand = True"),
     ({"mixers": {"M": {"expand": float("nan")}}}, "mixers.M.expand = nan"),
     ({"mixers": {"M": {"expand": 0}}}, "mixers.M.expand = 0"),
-    ({"mixers": {"M": {"expand": 2, "n_heads": 4}}}, "give either expand or n_heads, not both"),
+    (
+        {"mixers": {"M": {"expand": 2, "n_heads": 4, "head_dim": 4}}},
+        "give two of expand, n_heads and head_dim, not all three",
+    ),
     ({"mixers": {"M": {"n_groups": 3}}}, "n_groups = 3: must divide n_heads = 16"),
     ({"mixers": {"M": {"d_conv": 1}}}, "mixers.M.d_conv = 1"),
     ({"mixers": {"M": {"dt_min": 1.0}}}, "dt_min = 1.0: must not exceed dt_max = 0.1"),
@@ -185,3 +188,16 @@ def test_every_bad_value_gets_its_sentence(given, message):
 def test_parse_refuses_bad_sizes():
     with pytest.raises(InputError, match="d_model = -1"):
         Spec.parse("M", d_model=-1)
+
+
+def test_a_size_that_two_others_decide_may_be_left_out():
+    by_heads = Spec.of(
+        {"pattern": "M*", "d_model": 48, "mixers": {"M": {"n_heads": 8}, "*": {"n_heads": 4}}}
+    )
+    attention, mamba = by_heads.sublayers[1].branches[0], by_heads.sublayers[0].branches[0]
+    assert (attention.n_heads, attention.head_dim) == (4, 12)
+    assert (mamba.n_heads, mamba.head_dim) == (8, 12)
+    own_width = Spec.of(
+        {"pattern": "*", "d_model": 20, "mixers": {"*": {"n_heads": 4, "head_dim": 6}}}
+    )
+    assert own_width.sublayers[0].branches[0].width == 24

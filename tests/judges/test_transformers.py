@@ -10,7 +10,6 @@ from __future__ import annotations
 import pytest
 import torch
 
-from braidlm.errors import InputError
 from braidlm.segments import Segments
 from tests.judges.judging import Widened, distance
 from tests.judges.transformers_pairs import (
@@ -42,11 +41,6 @@ def test_logits_and_gradients_agree(case, length):
     assert grads < EXACT
 
 
-@pytest.mark.xfail(
-    raises=InputError,
-    strict=True,
-    reason="a declared n_heads does not yet free head_dim from dividing the width",
-)
 @pytest.mark.parametrize(
     ("family", "fields"),
     [
