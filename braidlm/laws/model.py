@@ -1,4 +1,7 @@
-"""Laws of a whole model. Every function takes a model and one row of tokens (T,) int64."""
+"""Laws of a whole model. Every function takes a model and one row of tokens (T,) int64.
+
+The tokens lie on the model's device.
+"""
 
 from __future__ import annotations
 
@@ -86,9 +89,9 @@ def packed(model: HybridLM, tokens: Tensor, rows: Sequence[Sequence[int]]) -> De
         tokens: at least as many as all documents hold.
         rows: lengths of the documents of each row; shorter rows are padded on the right.
     """
-    segments = Segments.from_lengths(rows)
+    segments = Segments.from_lengths(rows).to(tokens.device)
     documents = list(tokens[: sum(map(sum, rows))].split([n for row in rows for n in row]))
-    batch = torch.zeros(segments.shape, dtype=torch.int64)
+    batch = torch.zeros_like(segments.doc)
     batch[segments.is_real] = torch.cat(documents)
 
     def together() -> tuple[Tensor, Any]:
@@ -109,10 +112,10 @@ def padded(model: HybridLM, tokens: Tensor, lengths: Sequence[int], side: str) -
     """
     longest = max(lengths)
     documents = list(tokens[: sum(lengths)].split(list(lengths)))
-    column = torch.arange(longest)
-    real = torch.tensor(lengths)[:, None]
+    column = torch.arange(longest, device=tokens.device)
+    real = torch.tensor(lengths, device=tokens.device)[:, None]
     mask = column >= longest - real if side == "left" else column < real
-    batch = torch.full((len(lengths), longest), model.spec.vocab_size - 1)
+    batch = torch.full_like(mask, model.spec.vocab_size - 1, dtype=torch.int64)
     batch[mask] = torch.cat(documents)
     following = tokens[-len(lengths) :]
 
@@ -161,7 +164,7 @@ def _compare(
     hidden_a, state_a, grads_a = _with_gradients(model, one)
     hidden_b, state_b, grads_b = _with_gradients(model, other)
     if per_document:
-        index = torch.arange(len(state_a))
+        index = torch.arange(len(state_a), device=hidden_a.device)
         state_b = [states.select(state_b, index[i : i + 1]) for i in range(len(state_a))]
     gradients = max(
         _largest(a, b) / max(float(a.abs().max()), 1e-30)
