@@ -1,6 +1,6 @@
 """Studies: arms x seeds of one recipe, run side by side, resumable, with budgets stated."""
 
 from braidlm.study.config import Arm, StudyConfig
-from braidlm.study.runner import StudySummary, run_study
+from braidlm.study.study import StudySummary, run_study
 
 __all__ = ["Arm", "StudyConfig", "StudySummary", "run_study"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Self
+from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
@@ -11,6 +11,9 @@ from braidlm.arch import Recipe
 from braidlm.arch.config import Config
 from braidlm.arch.recipe import read_toml
 from braidlm.errors import InputError
+from braidlm.study.budget import Quantity
+
+_OWNED = {"name": "the arm's name", "seed": "the study's seeds"}
 
 
 class Arm(Config):
@@ -35,21 +38,36 @@ class StudyConfig(Config):
     """Path of the recipe, relative to the study's own file."""
     set: tuple[str, ...] = ()
     """Overrides that every arm has."""
-    seeds: tuple[int, ...] = Field(default=(0,), min_length=1)
+    seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field(default=(0,), min_length=1)
     """Seeds; every arm runs with each."""
     jobs: int = Field(default=0, ge=0)
-    """Runs at a time, each on its share of the cores; 0: one per core."""
+    """Runs at a time, each on its share of the cores; 0: one per GPU, or one per core without."""
     context: int = Field(default=8192, gt=0)
     """Tokens at which caches are compared."""
+    require_matched: tuple[Quantity, ...] = ()
+    """Quantities in which the arms must agree within 1 %; else nothing starts."""
     arms: tuple[Arm, ...] = Field(min_length=1)
     """The arms."""
 
     @model_validator(mode="after")
     def _names_differ(self) -> Self:
-        for what, values in (("arms", [a.name for a in self.arms]), ("seeds", list(self.seeds))):
+        named: dict[str, list[str]] = {
+            "arms": [arm.name for arm in self.arms],
+            "seeds": [str(seed) for seed in self.seeds],
+        }
+        for what, values in named.items():
             for value in values:
                 if values.count(value) > 1:
-                    raise ValueError(f"{what}: {value!r} is given twice; they must differ")
+                    raise ValueError(f"{what}: {value} is given twice; they must differ")
+        return self
+
+    @model_validator(mode="after")
+    def _names_and_seeds_are_the_studys(self) -> Self:
+        for where, texts in (("set", self.set), *((f"arm '{a.name}'", a.set) for a in self.arms)):
+            for text in texts:
+                owner = _OWNED.get(text.partition("=")[0].strip())
+                if owner is not None:
+                    raise ValueError(f"{where}: '{text}' cannot be set; it comes from {owner}")
         return self
 
     @classmethod

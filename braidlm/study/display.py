@@ -1,34 +1,40 @@
-"""What a person sees while a study runs: a bar per run under way, and one for the whole."""
+"""What a person sees while a study runs: a line per run under way, and one for the whole."""
 
 from __future__ import annotations
 
+import shutil
 import sys
 import time
+from collections.abc import Callable, Mapping
 from threading import Lock
-from typing import Any, Protocol
+from typing import Any, Protocol, TextIO
 
-from tqdm import tqdm
+from braidlm.study.eta import Account, Live, Work
 
-_BAR = (
-    "{desc:<28.28} {percentage:3.0f}%|{bar:16}| "
-    "{n_fmt}/{total_fmt} [{elapsed}<{remaining}]{postfix}"
-)
-_QUIET_SECONDS = 20.0
+__all__ = ["Bars", "Display", "Lines", "Silent", "Work", "display"]
 
 
 class Display(Protocol):
     """What the runner tells; every method may be called from any thread."""
 
-    def start(self, slot: int, run: str) -> None:
-        """A run begins in this slot."""
+    def start(self, run: str) -> None:
+        """A run begins."""
         ...
 
-    def update(self, slot: int, run: str, event: dict[str, Any]) -> None:
+    def update(self, run: str, event: dict[str, Any]) -> None:
         """A run reports its step, loss and speed, or the task that it is at."""
         ...
 
-    def finish(self, slot: int, run: str, state: str) -> None:
+    def finish(self, run: str, state: str, error: str | None) -> None:
         """A run has ended in this state."""
+        ...
+
+    def say(self, text: str) -> None:
+        """Something happened to the study as a whole."""
+        ...
+
+    def tick(self) -> None:
+        """A moment has passed."""
         ...
 
     def close(self) -> None:
@@ -36,115 +42,250 @@ class Display(Protocol):
         ...
 
 
-def display(n_runs: int, n_slots: int, *, is_silent: bool = False) -> Display:
+def display(
+    name: str, work: Mapping[str, Work], n_slots: int, *, is_silent: bool = False
+) -> Display:
     """Return bars for a terminal, lines for a log, or nothing."""
     if is_silent:
         return Silent()
-    return Bars(n_runs, n_slots) if sys.stderr.isatty() else Lines(n_runs)
+    return (Bars if sys.stderr.isatty() else Lines)(name, work, n_slots)
 
 
 class Silent:
     """Says nothing."""
 
-    def start(self, slot: int, run: str) -> None:
+    def start(self, run: str) -> None:
         """Say nothing."""
 
-    def update(self, slot: int, run: str, event: dict[str, Any]) -> None:
+    def update(self, run: str, event: dict[str, Any]) -> None:
         """Say nothing."""
 
-    def finish(self, slot: int, run: str, state: str) -> None:
+    def finish(self, run: str, state: str, error: str | None) -> None:
+        """Say nothing."""
+
+    def say(self, text: str) -> None:
+        """Say nothing."""
+
+    def tick(self) -> None:
         """Say nothing."""
 
     def close(self) -> None:
         """Say nothing."""
 
 
-class Bars:
-    """One bar for the study and one for each slot."""
+class _Shown:
+    """What bars and lines have in common: the account, the lock, the stream."""
 
-    def __init__(self, n_runs: int, n_slots: int) -> None:
+    def __init__(
+        self,
+        name: str,
+        work: Mapping[str, Work],
+        n_slots: int,
+        stream: TextIO | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.name = name
+        self.account = Account(work, n_slots, clock)
+        self.stream = sys.stderr if stream is None else stream
+        self.clock = clock
         self.lock = Lock()
-        self.total = tqdm(total=n_runs, desc="study", position=0, bar_format=_BAR, unit="run")
-        self.bars = [tqdm(position=i + 1, bar_format=_BAR, leave=False) for i in range(n_slots)]
+        self.width = max(map(len, work), default=0)
 
-    def start(self, slot: int, run: str) -> None:
-        """Begin a fresh bar."""
-        with self.lock:
-            self.bars[slot].reset(total=1)
-            self.bars[slot].set_description_str(run)
+    def summary(self) -> str:
+        """Return how the study as a whole stands."""
+        states = list(self.account.states.values())
+        parts = [f"{states.count('done')}/{len(self.account.work)} runs done"]
+        for state in ("failed", "interrupted"):
+            if state in states:
+                parts.append(f"{states.count(state)} {state}")
+        parts.append(f"{duration(self.clock() - self.account.began)} elapsed")
+        left = self.account.study_left()
+        if left is not None:
+            parts.append(f"about {duration(left)} left")
+        return f"{self.name}: {', '.join(parts)}"
 
-    def update(self, slot: int, run: str, event: dict[str, Any]) -> None:
-        """Move the bar."""
-        with self.lock:
-            bar = self.bars[slot]
-            bar.total = event.get("steps", bar.total)
-            bar.n = event.get("step", bar.n)
-            bar.set_postfix_str(_words(event))
+    def words(self, live: Live) -> str:
+        """Return what a run is at, behind its name."""
+        event, left = live.event, self.account.left(live.name)
+        if live.evaluates_since is not None:
+            return _evaluating(live, left)
+        if live.trains_since is None:
+            return "starting"
+        parts = [f"{live.step:>{len(str(live.steps))}}/{live.steps}"]
+        if event.get("loss") is not None:
+            parts.append(f"loss {event['loss']:.4f}")
+        if event.get("tokens_per_sec"):
+            parts.append(f"{event['tokens_per_sec']:,.0f} tokens/s")
+        if left is not None:
+            parts.append(f"{duration(left)} left")
+        return "  ".join(parts)
 
-    def finish(self, slot: int, run: str, state: str) -> None:
-        """Count the run; say so if it did not succeed."""
+    def ended(self, run: str, state: str, error: str | None, seconds: float) -> str:
+        """Return the line that tells the end of a run."""
+        because = f": {error}" if error else ""
+        return f"{run:<{self.width}}  {state} after {duration(seconds)}{because}"
+
+
+class Bars(_Shown):
+    """A block of lines at the foot of a terminal, drawn anew in place; what ended stays above."""
+
+    redraw_sec = 0.1
+
+    def __init__(
+        self,
+        name: str,
+        work: Mapping[str, Work],
+        n_slots: int,
+        stream: TextIO | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        super().__init__(name, work, n_slots, stream, clock)
+        self.n_drawn = 0
+        self.drawn_at = -self.redraw_sec
+
+    def start(self, run: str) -> None:
+        """Give the run a line."""
         with self.lock:
-            self.total.update(1)
-            if state != "done":
-                tqdm.write(f"{run}: {state}", file=sys.stderr)
+            self.account.start(run)
+            self._draw()
+
+    def update(self, run: str, event: dict[str, Any]) -> None:
+        """Move the run's bar."""
+        with self.lock:
+            self.account.update(run, event)
+            self._draw_soon()
+
+    def finish(self, run: str, state: str, error: str | None) -> None:
+        """Take the run's line away; leave a line above the block that tells how it ended."""
+        with self.lock:
+            seconds = self.account.finish(run, state)
+            self._draw(above=self.ended(run, state, error, seconds))
+
+    def say(self, text: str) -> None:
+        """Leave a line above the block."""
+        with self.lock:
+            self._draw(above=text)
+
+    def tick(self) -> None:
+        """Let the times go on."""
+        with self.lock:
+            self._draw_soon()
 
     def close(self) -> None:
-        """Leave only the study's own bar."""
-        for bar in (*self.bars, self.total):
-            bar.close()
+        """Take the block away."""
+        with self.lock:
+            self._write(self._erase())
+            self.n_drawn = 0
+
+    def lines(self, columns: int, rows: int) -> list[str]:
+        """Return the block, no wider than the terminal and lower than it."""
+        live = list(self.account.live.values())
+        room = max(1, rows - 3)
+        lines = [self.summary(), *(self._line(run) for run in live[:room])]
+        if len(live) > room:
+            lines.append(f"  and {len(live) - room} more")
+        return [line[: columns - 1] for line in lines]
+
+    def _line(self, live: Live) -> str:
+        done, total = live.step, live.steps
+        if live.task:
+            done, total = live.event.get("step", 0), live.event.get("steps", 0)
+        elif live.evaluates_since is not None:
+            done, total = 1, 1
+        percent = f"{100 * done // max(total, 1):3d}%"
+        return f"  {live.name:<{self.width}}  {percent} {bar(done, total, 16)} {self.words(live)}"
+
+    def _draw_soon(self) -> None:
+        if self.clock() - self.drawn_at >= self.redraw_sec:
+            self._draw()
+
+    def _draw(self, above: str = "") -> None:
+        """Write the whole block at once: nothing flickers."""
+        size = shutil.get_terminal_size()
+        lines = self.lines(size.columns, size.lines)
+        text = self._erase() + (f"{above}\n" if above else "") + "\n".join(lines) + "\n"
+        self._write(text)
+        self.n_drawn, self.drawn_at = len(lines), self.clock()
+
+    def _erase(self) -> str:
+        """Go back to where the block begins and clear what is below."""
+        return f"\x1b[{self.n_drawn}A\x1b[J" if self.n_drawn else ""
+
+    def _write(self, text: str) -> None:
+        self.stream.write(text)
+        self.stream.flush()
 
 
-class Lines:
-    """A line when a run begins and ends, and now and then between."""
+class Lines(_Shown):
+    """A line when a run begins and ends; between, one when there is something new to tell."""
 
-    def __init__(self, n_runs: int) -> None:
-        self.lock = Lock()
-        self.n_runs = n_runs
-        self.n_done = 0
-        self.began: dict[str, float] = {}
-        self.spoke: dict[str, float] = {}
+    least_sec = 20.0
+    most_sec = 300.0
+    least_share = 0.05
 
-    def start(self, slot: int, run: str) -> None:
+    def __init__(
+        self,
+        name: str,
+        work: Mapping[str, Work],
+        n_slots: int,
+        stream: TextIO | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        super().__init__(name, work, n_slots, stream, clock)
+        self.spoke: dict[str, tuple[float, int]] = {}
+
+    def start(self, run: str) -> None:
         """Say which run begins."""
         with self.lock:
-            self.began[run] = self.spoke[run] = time.monotonic()
-            print(f"{run}: starts", file=sys.stderr, flush=True)
+            self.account.start(run)
+            self.spoke[run] = (self.clock(), 0)
+            self._print(f"{run}: starts")
 
-    def update(self, slot: int, run: str, event: dict[str, Any]) -> None:
-        """Say how far the run is, at most every 20 seconds."""
+    def update(self, run: str, event: dict[str, Any]) -> None:
+        """Say how far the run is: after 20 s and 5 % of its steps, or else after 5 minutes."""
         with self.lock:
-            now = time.monotonic()
-            if now - self.spoke[run] < _QUIET_SECONDS:
-                return
-            self.spoke[run] = now
-            step = f"step {event['step']}/{event['steps']}, " if "steps" in event else ""
-            left = _left(event, now - self.began[run])
-            print(f"{run}: {step}{_words(event)}{left}", file=sys.stderr, flush=True)
+            live = self.account.update(run, event)
+            since, step = self.spoke[run]
+            silent_sec = self.clock() - since
+            is_news = live.step - step >= self.least_share * live.steps
+            if silent_sec >= (self.least_sec if is_news else self.most_sec):
+                self.spoke[run] = (self.clock(), live.step)
+                self._print(f"{run}: {self.words(live).strip()}; {self.summary()}")
 
-    def finish(self, slot: int, run: str, state: str) -> None:
+    def finish(self, run: str, state: str, error: str | None) -> None:
         """Say how the run ended."""
         with self.lock:
-            self.n_done += 1
-            seconds = time.monotonic() - self.began[run]
-            text = f"{run}: {state} after {seconds:.0f} s ({self.n_done}/{self.n_runs} runs)"
-            print(text, file=sys.stderr, flush=True)
+            seconds = self.account.finish(run, state)
+            self._print(f"{self.ended(run, state, error, seconds)}; {self.summary()}")
+
+    def say(self, text: str) -> None:
+        """Say it."""
+        with self.lock:
+            self._print(text)
+
+    def tick(self) -> None:
+        """A log does not move by itself."""
 
     def close(self) -> None:
         """Nothing is left to say."""
 
-
-def _words(event: dict[str, Any]) -> str:
-    if "task" in event:
-        return f"evaluating {event['task']}"
-    parts = []
-    if event.get("loss") is not None:
-        parts.append(f"loss {event['loss']:.3f}")
-    if event.get("tokens_per_sec"):
-        parts.append(f"{event['tokens_per_sec']:,.0f} tokens/s")
-    return ", ".join(parts)
+    def _print(self, text: str) -> None:
+        print(text, file=self.stream, flush=True)
 
 
-def _left(event: dict[str, Any], seconds: float) -> str:
-    if not event.get("step") or "steps" not in event:
-        return ""
-    return f", {seconds * (event['steps'] / event['step'] - 1):.0f} s left"
+def bar(done: int, total: int, width: int) -> str:
+    """Return a bar of `width` characters, filled in proportion."""
+    filled = width * done // max(total, 1)
+    return "━" * filled + "─" * (width - filled)
+
+
+def duration(seconds: float) -> str:
+    """Return a time such as 0:07, 12:05 or 3:00:09."""
+    minutes, second = divmod(round(seconds), 60)
+    hour, minute = divmod(minutes, 60)
+    return f"{hour}:{minute:02d}:{second:02d}" if hour else f"{minute}:{second:02d}"
+
+
+def _evaluating(live: Live, left: float | None) -> str:
+    text = f"evaluating {live.task}".strip()
+    return text if left is None else f"{text}  {duration(left)} left"
