@@ -40,19 +40,22 @@ class HybridLM(nn.Module):
         self.blocks = nn.ModuleList(Block(sublayer, spec) for sublayer in spec.sublayers)
         self.norm = RMSNorm(spec.d_model, spec.norm_eps)
         self.lm_head = nn.Linear(spec.d_model, spec.vocab_size, bias=False)
-        if spec.tie_embeddings:
-            self.lm_head.weight = self.embedding.weight
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draw all weights anew, as the spec's initialisation says."""
+        """Draw all weights anew, as the spec's initialisation says.
+
+        A model that was built on the meta device is complete after ``to_empty`` and this.
+        """
         std = self.spec.init_std
         out_std = std * self.spec.n_layers**-0.5 if self.spec.depth_scaled_init else std
         nn.init.normal_(self.embedding.weight, std=std)
         for block in self.blocks:
             block.reset_parameters(std, out_std)  # pyright: ignore[reportCallIssue]
         self.norm.reset_parameters()
-        if not self.spec.tie_embeddings:
+        if self.spec.tie_embeddings:  # `to_empty` gives the head a weight of its own
+            self.lm_head.weight = self.embedding.weight
+        else:
             nn.init.normal_(self.lm_head.weight, std=std)
 
     def forward(

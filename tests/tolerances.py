@@ -26,3 +26,6 @@ BF16_L2 = {
     "loss": 6e-3,
 }
 """Largest relative L2 error against fp64 of any result or gradient, inputs quantised first."""
+MODEL_BF16 = 2.5e-2
+"""Largest relative L2 error of a small model's hidden states and states, bf16 autocast against
+fp32 (seen: 2.0e-2, six models, 12 seeds each)."""
