@@ -63,8 +63,11 @@ def _as_json(summary: StudySummary) -> dict[str, object]:
 
 
 def _as_text(summary: StudySummary) -> str:
-    done = sum(state == "done" for state in summary.states.values())
+    states = list(summary.states.values())
+    others = [f", {states.count(s)} {s}" for s in ("failed", "interrupted") if s in states]
     lines = [f"{run}: {error}" for run, error in summary.errors.items()]
-    lines.append(f"{done} of {len(summary.states)} runs done in {summary.path}")
+    lines.append(
+        f"{states.count('done')} of {len(states)} runs done{''.join(others)} in {summary.path}"
+    )
     lines.append(f"matched within 1 %: {', '.join(summary.matched) or 'nothing'}")
     return "\n".join(lines)

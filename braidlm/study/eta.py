@@ -60,7 +60,7 @@ class Account:
     def update(self, run: str, event: Mapping[str, Any]) -> Live:
         """A run tells its step, or the task that it is at."""
         live, now = self.live[run], self.clock()
-        live.event = dict(event)
+        live.event |= event
         if "task" in event or event.get("state") == "done":
             live.evaluates_since = live.evaluates_since or now
             live.task = event.get("task", "")
