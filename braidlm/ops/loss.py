@@ -61,9 +61,13 @@ def linear_cross_entropy(
         if reduction == "none":
             nll = _PerToken.apply(rows, weight, flat, ignore_index, size, logit_scale, dtype)
             return nll.view(targets.shape)  # type: ignore[union-attr]
+        counts = flat != ignore_index
+        if kind == "cpu" and not torch.compiler.is_compiling():
+            # Elsewhere the number of counted tokens would have to be waited for.
+            rows, flat = rows[counts], flat[counts]
         total = _Total.apply(rows, weight, flat, ignore_index, size, logit_scale, dtype)
         if reduction == "mean":
-            total = total / (flat != ignore_index).sum().clamp_min(1)  # type: ignore[operator]
+            total = total / counts.sum().clamp_min(1)  # type: ignore[operator]
         return total  # type: ignore[return-value]
 
 
