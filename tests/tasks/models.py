@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ SURE = 20.0
 """Logit of what a lookup finds; all others are 0."""
 
 
-class Known(nn.Module):
+class Known(nn.Module, ABC):
     """Its hidden states are its logits; a subclass says which."""
 
     def __init__(self, vocab_size: int = VOCAB) -> None:
@@ -28,8 +29,8 @@ class Known(nn.Module):
         self.vocab_size = vocab_size
         self.somewhere = nn.Parameter(torch.zeros(()))
 
-    def logits(self, tokens: Tensor, segments: Segments | None) -> Tensor:
-        raise NotImplementedError
+    @abstractmethod
+    def logits(self, tokens: Tensor, segments: Segments | None) -> Tensor: ...
 
     def forward(
         self, tokens: Tensor, segments: Segments | None = None, return_state: bool = True
