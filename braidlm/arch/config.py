@@ -77,4 +77,9 @@ def sentence(error: ValidationError, where: str = "") -> str:
         return f"{path}: this field is required{tail}"
     if first["type"] == "value_error":
         return f"{path}: {message}{tail}" if path else f"{message}{tail}"
-    return f"{path} = {first['input']!r}: {message[0].lower()}{message[1:]}{tail}"
+    if not path:
+        return f"must be a table of fields, not {first['input']!r:.80}{tail}"
+    if first["type"] == "union_tag_invalid":
+        context = first.get("ctx", {})
+        return f"{path}.kind = '{context['tag']}': allowed are {context['expected_tags']}{tail}"
+    return f"{path} = {first['input']!r:.80}: {message[0].lower()}{message[1:]}{tail}"

@@ -8,6 +8,9 @@ from pydantic import Field, model_validator
 
 from braidlm.arch.config import Config
 
+RESULT_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
+"""What a task may be called: its name becomes a part of a file name."""
+
 
 class TextSource(Config):
     """Documents of text, tokenised once into shards."""
@@ -16,7 +19,7 @@ class TextSource(Config):
     """The source's kind."""
     name: str = "text"
     """Name in metrics and results."""
-    path: str
+    path: str = Field(min_length=1)
     """A file or folder (.txt, .jsonl, also .gz and .xz), or "python-docs", present everywhere."""
     field: str = "text"
     """Key of the text in a .jsonl record."""
@@ -40,7 +43,7 @@ class MQARSource(Config):
     """Symbols: the lower half are keys, the upper half values."""
     token_offset: int = Field(default=0, ge=0)
     """Id of the first symbol in the model's vocabulary."""
-    n_pairs: tuple[int, ...] = (8,)
+    n_pairs: tuple[int, ...] = Field(default=(8,), min_length=1)
     """Key-value pairs of an item; drawn evenly from these."""
     length: int = Field(default=64, gt=3)
     """Tokens of an item."""
@@ -53,18 +56,26 @@ class MQARSource(Config):
 
     @model_validator(mode="after")
     def _pairs_fit(self) -> Self:
+        self.check_pairs(self.n_pairs, self.length)
+        return self
+
+    def check_pairs(self, n_pairs: tuple[int, ...], length: int) -> None:
+        """Refuse numbers of pairs that do not fit into the symbols, or into `length` tokens.
+
+        Raises:
+            ValueError: naming the number or the length, and what is allowed.
+        """
         half = self.vocab_size // 2
-        for n in self.n_pairs:
+        for n in n_pairs:
             if not 1 <= n <= half - 1:
                 raise ValueError(
                     f"n_pairs = {n}: must be between 1 and {half - 1} (vocab_size / 2 - 1)"
                 )
-            if 2 * n * self.num_passes + 2 * n > self.length:
+            if 2 * n * self.num_passes + 2 * n > length:
                 raise ValueError(
-                    f"length = {self.length}: must be at least "
+                    f"length = {length}: must be at least "
                     f"{2 * n * self.num_passes + 2 * n} for {n} pairs"
                 )
-        return self
 
 
 AnySource = Annotated[TextSource | MQARSource, Field(discriminator="kind")]
@@ -75,13 +86,13 @@ class DataConfig(Config):
 
     tokenizer: str = "bytes"
     """"bytes" (built in), or the path of a `tokenizers` JSON file."""
-    seq_len: int = Field(default=256, gt=1)
+    seq_len: int = Field(default=256, gt=1, le=2**24)
     """Tokens of one training row."""
     sources: tuple[AnySource, ...] = Field(min_length=1)
     """The mixture."""
     held_out: float = Field(default=0.02, ge=0, lt=1)
     """Share of each text source's documents that are kept for evaluation, chosen by their hash."""
-    cache_dir: str = "data"
+    cache_dir: str = Field(default="data", min_length=1)
     """Folder of tokenised shards."""
 
     @model_validator(mode="after")
@@ -104,7 +115,7 @@ class TrainConfig(Config):
 
     steps: int = Field(default=1000, gt=0)
     """Optimizer steps."""
-    batch_size: int = Field(default=16, gt=0)
+    batch_size: int = Field(default=16, gt=0, le=2**20)
     """Rows per optimizer step."""
     micro_batch_size: int = Field(default=0, ge=0)
     """Rows per forward pass; 0 is the whole batch. It must divide batch_size."""
@@ -138,7 +149,7 @@ class TrainConfig(Config):
     """auto: the GPU if there is one."""
     deterministic: bool = False
     """Whether torch must use deterministic algorithms."""
-    threads: int = Field(default=0, ge=0)
+    threads: int = Field(default=0, ge=0, le=1024)
     """CPU threads; 0 is torch's own choice."""
     log_every: int = Field(default=10, gt=0)
     """Steps between rows of metrics.jsonl."""
@@ -162,7 +173,7 @@ class LMTask(Config):
 
     kind: Literal["lm"] = "lm"
     """The task's kind."""
-    name: str = "held-out"
+    name: str = Field(default="held-out", pattern=RESULT_NAME)
     """Name of the result."""
     source: str = "text"
     """Name of the text source whose held-out documents are read."""
@@ -179,7 +190,7 @@ class MQARTask(Config):
 
     kind: Literal["mqar"] = "mqar"
     """The task's kind."""
-    name: str = "recall"
+    name: str = Field(default="recall", pattern=RESULT_NAME)
     """Name of the result."""
     source: str = "mqar"
     """Name of the MQAR source whose distribution is tested, on other items."""

@@ -10,7 +10,7 @@ from typing import Any, Self
 from pydantic import Field, model_validator
 
 from braidlm.arch.config import Config
-from braidlm.arch.experiment import AnyTask, DataConfig, LMTask, MQARTask, TrainConfig
+from braidlm.arch.experiment import AnyTask, DataConfig, LMTask, MQARSource, MQARTask, TrainConfig
 from braidlm.arch.spec import Spec
 from braidlm.errors import InputError
 from braidlm.files import read_json
@@ -21,7 +21,7 @@ class ModelFile(Config):
 
     name: str = "run"
     """Name of the run in reports."""
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, le=2**63 - 1)
     """Seed of the initial weights and of the order of the data."""
     spec: Spec = Field(alias="model")
     """The model; in a recipe file this table is called ``[model]``."""
@@ -76,11 +76,28 @@ class Recipe(ModelFile):
                     f"task '{task.name}': source = '{task.source}' is no {needed} source of this "
                     f"recipe; allowed: {', '.join(named) or 'none is declared'}"
                 )
+            self._can_be_asked(task)
         names = [(t.kind, t.name) for t in self.tasks]
         for kind, name in names:
             if names.count((kind, name)) > 1:
                 raise ValueError(f"tasks: two {kind} tasks are named '{name}'; names must differ")
         return self
+
+    def _can_be_asked(self, task: AnyTask) -> None:
+        """Refuse before the training what could only fail after it."""
+        if isinstance(task, LMTask):
+            if self.data.held_out == 0:
+                raise ValueError(
+                    f"task '{task.name}' reads held-out documents: data.held_out = 0 must be "
+                    "greater than 0, or the task left out"
+                )
+            return
+        source = next(s for s in self.data.sources if s.name == task.source)
+        assert isinstance(source, MQARSource)
+        try:
+            source.check_pairs(task.n_pairs or source.n_pairs, task.length or source.length)
+        except ValueError as error:
+            raise ValueError(f"task '{task.name}': {error}") from None
 
     def _symbols_fit(self, name: str, end: int) -> None:
         if end > self.spec.vocab_size:
@@ -100,8 +117,8 @@ def load_spec(
     """Return the model of a recipe file, or of a pattern with every other field at its default.
 
     Args:
-        source: a TOML file with at least a ``[model]`` table, the config.json of a run, or a
-            pattern such as ``(M-M-M*-)4``.
+        source: a TOML file with at least a ``[model]`` table, a run directory or its config.json,
+            or a pattern such as ``(M-M-M*-)4``.
         overrides: as for `Recipe.load`, e.g. ``model.mixers.M.d_state=64``.
         d_model: replaces the width.
         vocab_size: replaces the vocabulary.
@@ -109,7 +126,7 @@ def load_spec(
     Raises:
         InputError: for a file that cannot be read, or a field that cannot be.
     """
-    is_file = Path(source).suffix != ""  # no pattern holds a dot
+    is_file = Path(source).suffix != "" or _is_path(source)  # no pattern holds a dot
     data = _read(Path(source)) if is_file else {"model": {"pattern": str(source)}}
     sizes = {"d_model": d_model, "vocab_size": vocab_size}
     given = [f"model.{name}={size}" for name, size in sizes.items() if size is not None]
@@ -120,7 +137,14 @@ def load_spec(
         raise InputError(f"{source}: {error}" if is_file else str(error)) from None
 
 
+def _is_path(source: str | Path) -> bool:
+    """Whether `source` names something that is there; a slash tells "./M" from the pattern "M"."""
+    return "/" in str(source) and Path(source).exists()
+
+
 def _read(path: Path) -> dict[str, Any]:
+    if path.is_dir():
+        path = path / "config.json"
     if path.suffix != ".json":
         return read_toml(path)
     data = read_json(path)
@@ -148,7 +172,7 @@ def read_toml(path: str | Path) -> dict[str, Any]:
         return tomllib.loads(Path(path).read_bytes().decode())
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: is not valid TOML ({error})") from None
 
 
@@ -202,5 +226,5 @@ def _name(entry: Any) -> str | None:
 def _value(text: str) -> Any:
     try:
         return tomllib.loads(f"x = {text}")["x"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         return text

@@ -83,14 +83,25 @@ def held_out_documents(
     Raises:
         InputError: as `open_text`, or the held-out part is empty.
     """
-    split = open_text(data, name, tokenizer, cache_dir=cache_dir).held_out
-    if len(split) == 0:
-        raise InputError(
-            f"source '{name}' has no held-out document (held_out = {data.held_out}): "
-            "raise held_out, or give more and shorter documents"
-        )
+    shards = open_text(data, name, tokenizer, cache_dir=cache_dir)
+    check_held_out(shards, name)
+    split = shards.held_out
     order = generator(seed, EVAL, name).permutation(len(split))
     return split.documents(order[:limit])
+
+
+def check_held_out(shards: ShardSet, name: str) -> None:
+    """Refuse a text source that has nothing to be evaluated on.
+
+    Raises:
+        InputError: the held-out part is empty.
+    """
+    if len(shards.held_out) == 0:
+        raise InputError(
+            f"source '{name}' has no held-out document (held_out = {shards.meta['held_out']}): "
+            f"raise held_out, or cut {shards.meta['source']['path']} into more documents (a .txt file is "
+            "one document, a .jsonl file has one a line)"
+        )
 
 
 def build(

@@ -49,7 +49,9 @@ class TextStream:
         if len(self._split) == 0:
             raise InputError(
                 f"source '{name}' has no document to train on (held_out = "
-                f"{shards.meta['held_out']}): lower held_out, or give more documents"
+                f"{shards.meta['held_out']}): lower held_out, or cut "
+                f"{shards.meta['source']['path']} into more documents (a .txt file is one "
+                "document, a .jsonl file has one a line)"
             )
         self.rows_per_epoch = Packing(self._split.lengths, seq_len).n_rows
         self._plan = lru_cache(maxsize=2)(self._new_plan)

@@ -11,8 +11,10 @@ import torch
 from torch import nn
 
 from braidlm.arch import Recipe
-from braidlm.arch.experiment import TrainConfig
+from braidlm.arch.experiment import LMTask, TrainConfig
 from braidlm.data.mixture import Mixture
+from braidlm.data.prepare import check_held_out
+from braidlm.data.streams import TextStream
 from braidlm.errors import InputError
 from braidlm.model import HybridLM
 from braidlm.runs import Run
@@ -105,7 +107,8 @@ def build_mixture(recipe: Recipe) -> Mixture:
     """Return the recipe's batches.
 
     Raises:
-        InputError: data that cannot be read, or tokens that the model has no embedding for.
+        InputError: data that cannot be read, tokens that the model has no embedding for, or a task
+            that needs held-out documents where there are none.
     """
     mixture = Mixture(recipe.data, batch_size=recipe.train.batch_size, seed=recipe.seed)
     if mixture.vocab_size > recipe.spec.vocab_size:
@@ -113,4 +116,9 @@ def build_mixture(recipe: Recipe) -> Mixture:
             f"model.vocab_size = {recipe.spec.vocab_size}: "
             f"must be at least {mixture.vocab_size}, the ids of the data"
         )
+    for task in recipe.tasks:
+        if isinstance(task, LMTask):  # said now, not when the training is over
+            stream = mixture.rows.streams[mixture.rows.names.index(task.source)]
+            assert isinstance(stream, TextStream)
+            check_held_out(stream.shards, task.source)
     return mixture
