@@ -14,7 +14,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import pickle
 import re
 import shutil
 from collections.abc import Mapping
@@ -91,8 +90,10 @@ def save(
             write_torch(temporary / TRAIN_STATE, train_state)
         _write_manifest(temporary, step)
         _put_in_place(temporary, path)
-    except BaseException:
+    except BaseException as error:
         shutil.rmtree(temporary, ignore_errors=True)
+        if isinstance(error, OSError):  # a full disk names no file, or one that is gone by now
+            error.filename = str(path)
         raise
     return path
 
@@ -241,13 +242,19 @@ def read_manifest(path: str | os.PathLike[str]) -> dict[str, Any]:
     if not (path / MANIFEST).is_file():
         raise InputError(f"{path} is not a complete checkpoint: {MANIFEST} is missing")
     manifest = read_json(path / MANIFEST)
-    if not isinstance(manifest, dict) or not isinstance(manifest.get("files"), dict):
+    if not isinstance(manifest, dict) or "format_version" not in manifest:
         raise InputError(f"{path / MANIFEST} is not a checkpoint's manifest")
-    version = manifest.get("format_version")
+    version = manifest["format_version"]
     if version != FORMAT_VERSION:
         raise InputError(
             f"{path / MANIFEST}: format_version = {version!r}; this version reads {FORMAT_VERSION}"
         )
+    files = manifest.get("files")
+    are_described = isinstance(files, dict) and all(
+        isinstance(entry, dict) and {"bytes", "sha256"} <= set(entry) for entry in files.values()
+    )
+    if not are_described or not isinstance(manifest.get("step"), int):
+        raise InputError(f"{path / MANIFEST} lacks the step, or the size and sum of a file")
     return manifest
 
 
@@ -318,7 +325,7 @@ def load_train_state(path: str | os.PathLike[str]) -> dict[str, Any]:
         raise InputError(f"{path} cannot be resumed: {TRAIN_STATE} is missing")
     try:
         return torch.load(file, map_location="cpu", weights_only=True)
-    except (RuntimeError, pickle.UnpicklingError, EOFError) as error:
+    except Exception as error:  # the unpickler raises whatever the damaged bytes lead it to
         first = str(error).partition("\n")[0]
         raise InputError(f"{file} is not readable as a training state: {first}") from None
 

@@ -121,7 +121,10 @@ class Run:
     def env(self) -> dict[str, Any]:
         """The surroundings of the newest session, older ones under `earlier`; {} before any."""
         path = self.path / "env.json"
-        return read_json(path) if path.exists() else {}
+        env = read_json(path) if path.exists() else {}
+        if not isinstance(env, dict) or not isinstance(env.get("earlier", []), list):
+            raise InputError(f"{path}: must be a JSON object, its 'earlier' a list; delete it")
+        return env
 
     def write_env(self, env: Mapping[str, Any]) -> None:
         """Store the surroundings of a session; those of sessions before it move to `earlier`."""
@@ -182,11 +185,11 @@ class Run:
                 row = json.loads(line)
             except ValueError:
                 row = None
-            if not isinstance(row, dict):
+            if not isinstance(row, dict) or not isinstance(row.get("step", 0), int):
                 # A filesystem that loses power may keep a line's length and not its bytes.
                 if number == len(lines) - 1:
                     return
-                raise InputError(f"{path}, line {number}: not a JSON object")
+                raise InputError(f"{path}, line {number}: not a JSON object with a whole 'step'")
             yield line + b"\n", row
 
     def truncate_metrics(self, step: int) -> None:
@@ -221,6 +224,8 @@ class Run:
         if not path.exists():
             return {"state": "interrupted", "step": 0, "steps": 0, "error": "it never started"}
         status = read_json(path)
+        if not isinstance(status, dict):
+            raise InputError(f"{path}: must be a JSON object, not {status!r:.40}")
         if status.get("state") == "running" and not self.is_active():
             status |= {"state": "interrupted", "error": "its process ended without a word"}
         return status
@@ -288,10 +293,10 @@ class Run:
         found = []
         for path in sorted(self.results_dir.glob("*.json")):
             result = read_json(path)
-            if result.get("schema_version") != SCHEMA_VERSION:
+            version = result.get("schema_version") if isinstance(result, dict) else None
+            if version != SCHEMA_VERSION:
                 raise InputError(
-                    f"{path}: schema_version = {result.get('schema_version')!r}; "
-                    f"this version reads {SCHEMA_VERSION}"
+                    f"{path}: schema_version = {version!r}; this version reads {SCHEMA_VERSION}"
                 )
             if kind in (None, result["kind"]):
                 found.append(result)

@@ -110,7 +110,10 @@ def test_damage_is_named(tmp_path, name):
         ("{", "not readable as JSON"),
         ("[]", "not a checkpoint's manifest"),
         ('{"files": {}, "format_version": 9}', "format_version = 9; this version reads 1"),
-        ('{"files": {}, "format_version": 1}', "weights.safetensors is missing"),
+        ('{"files": {}, "format_version": 1}', "lacks the step"),
+        ('{"files": {"a": {}}, "format_version": 1, "step": 2}', "the size and sum of a file"),
+        ('{"files": {"a": 5}, "format_version": 1, "step": 2}', "the size and sum of a file"),
+        ('{"files": {}, "format_version": 1, "step": 2}', "weights.safetensors is missing"),
     ],
 )
 def test_a_broken_manifest_is_named(tmp_path, text, words):

@@ -116,7 +116,7 @@ def _text_of(line: bytes, where: str, text_field: str) -> str:
     except UnicodeDecodeError as error:
         bad = line[error.start]
         raise InputError(f"corpus file {where}: byte 0x{bad:02x} is not UTF-8") from None
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"corpus file {where} is not JSON: {error}") from None
     if not isinstance(record, dict):
         raise InputError(f"corpus file {where} must be a JSON object, not {record!r:.40}")

@@ -108,7 +108,13 @@ def evaluate(
     folder = _checkpoint(run, checkpoint)
     place = choose_device(device or recipe.train.device)
     precision = choose_dtype(dtype, place, recipe.train.precision)
-    model, _ = checkpoints.load_model(folder, place)
+    model, stored = checkpoints.load_model(folder, place)
+    if stored.spec != recipe.spec:
+        raise InputError(
+            f"{folder} holds a model of another spec ('{stored.spec.pattern}', d_model "
+            f"{stored.spec.d_model}) than {run.path / 'config.json'} "
+            f"('{recipe.spec.pattern}', d_model {recipe.spec.d_model})"
+        )
     tokenizer = load_tokenizer(recipe.data.tokenizer)
     step = checkpoints.read_manifest(folder)["step"]
     found = []
@@ -134,6 +140,9 @@ def choose_tasks(recipe: Recipe, names: Sequence[str] | None) -> list[Task]:
         raise InputError("the recipe declares no tasks: add a [[tasks]] table")
     if names is None:
         return list(recipe.tasks)
+    if not names:
+        allowed = ", ".join(f"{task.kind}-{task.name}" for task in recipe.tasks)
+        raise InputError(f"no task is named; allowed: {allowed}")
     fits = {id(task): {task.kind, task.name, f"{task.kind}-{task.name}"} for task in recipe.tasks}
     for name in names:
         if not any(name in known for known in fits.values()):
@@ -197,7 +206,8 @@ def _checkpoint(run: Run, name: str | None) -> Path:
     if name is None:
         return checkpoints.latest(run.path)
     folder = run.checkpoints_dir / name
-    if not folder.is_dir():
-        known = ", ".join(path.name for path in checkpoints.checkpoints(run.path)) or "none"
+    found = checkpoints.checkpoints(run.path)
+    if folder not in found:
+        known = ", ".join(path.name for path in found) or "none"
         raise InputError(f"{run.path} has no checkpoint '{name}'; it has: {known}")
     return folder

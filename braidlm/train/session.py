@@ -100,9 +100,9 @@ class Session:
             OSError: a file cannot be written.
         """
         state = "failed"
+        self._describe()
+        self.progress.start(self.recipe.name, self.step, self.config.steps)
         try:
-            self._describe()
-            self.progress.start(self.recipe.name, self.step, self.config.steps)
             with StopRequest() as stop:
                 state = self._updates(stop)
             self._status(state)
@@ -253,10 +253,21 @@ class Session:
             )
         state = checkpoint.load_train_state(path)
         checkpoint.load_weights(path, self.model)
+        try:
+            self._take_over(state)
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from None
+        except (KeyError, TypeError, AttributeError, RuntimeError) as error:
+            raise InputError(
+                f"{path} cannot be resumed: its {checkpoint.TRAIN_STATE} is of another form "
+                f"({type(error).__name__}: {error})"
+            ) from None
+        self.step = self.checkpointed = step
+        self.directory.truncate_metrics(step)
+
+    def _take_over(self, state: dict[str, Any]) -> None:
         load_optimizer_state(self.optimizer, state["optimizer"])
         set_random_states(state["random"])
-        self.step = self.checkpointed = step
         self.tokens, self.loss = state["tokens"], state["loss"]
         self.sources.update(state["sources"])
         self.earlier_sec = state["wall_sec"]
-        self.directory.truncate_metrics(step)
