@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -169,6 +169,7 @@ def _seed_key(path: Path) -> tuple[int, str]:
 def _run(path: Path) -> Run:
     config, config_note = _json(path / "config.json")
     env, env_note = _json(path / "env.json")
+    config, config_note = _sound(config, config_note, _config_fault)
     status, status_note = _json(path / "status.json")
     if status.get("state") == "running" and not runs.Run(path).is_active():
         status |= {"state": "interrupted", "error": "its process ended without a word"}
@@ -177,9 +178,11 @@ def _run(path: Path) -> Run:
     results = {}
     for file in sorted((path / "results").glob("*.json")):
         result, note = _json(file)
-        notes.append(note)
         if not note:
             _check_version(file, result)
+            result, note = _sound(result, note, lambda r, f=file: _result_fault(r, f.name))
+        notes.append(note)
+        if not note:
             results[file.stem] = result
     seed = config.get("seed", _seed_key(path)[0])
     return Run(
@@ -200,11 +203,43 @@ def _json(path: Path) -> tuple[dict[str, Any], str]:
         data = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}, f"{path.name} is missing" if path.name == "config.json" else ""
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         return {}, f"{path.name} cannot be read: {error}"
     if not isinstance(data, dict):
         return {}, f"{path.name} holds a {type(data).__name__}, not an object"
     return data, ""
+
+
+def _sound(
+    data: dict[str, Any], note: str, fault: Callable[[dict[str, Any]], str]
+) -> tuple[dict[str, Any], str]:
+    """The same, or an empty object and the fault that was found."""
+    found = "" if note else fault(data)
+    return ({}, found) if found else (data, note)
+
+
+def _config_fault(config: dict[str, Any]) -> str:
+    for part in ("model", "data", "train"):
+        if not isinstance(config.get(part, {}), dict):
+            return f"config.json holds no object under '{part}'"
+    return ""
+
+
+def _result_fault(result: dict[str, Any], name: str) -> str:
+    """What keeps a result from being shown: parts that are of another kind than the schema says."""
+    metrics, tables = result.get("metrics") or {}, result.get("tables") or {}
+    if not isinstance(metrics, dict) or not all(
+        isinstance(m, dict) and "value" in m for m in metrics.values()
+    ):
+        return f"{name}: every entry of 'metrics' must be an object with a value"
+    if not isinstance(tables, dict) or not all(
+        isinstance(rows, list) and all(isinstance(row, dict) for row in rows)
+        for rows in tables.values()
+    ):
+        return f"{name}: every entry of 'tables' must be a list of objects"
+    if not metrics and "value" not in result:
+        return f"{name}: holds no metric"
+    return ""
 
 
 def _json_lines(path: Path) -> tuple[list[dict[str, Any]], str]:

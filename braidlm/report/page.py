@@ -7,6 +7,8 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from braidlm.errors import InputError
+from braidlm.files import atomic_write
 from braidlm.report import gallery, sections
 from braidlm.report.content import tables
 from braidlm.report.html import Markup, join, tag
@@ -21,13 +23,18 @@ def build(dirs: Iterable[Path | str], out: Path | str, *, context: int = 8192) -
         context: tokens at which cache bytes are stated.
 
     Raises:
-        InputError: as `tables`.
-        OSError: `out` cannot be written.
+        InputError: as `tables`, or `out` is a directory.
+        OSError: `out` cannot be written; an earlier page stays as it was.
     """
     path = Path(out)
-    page = render(tables(dirs, context=context))
+    if path.is_dir():
+        raise InputError(f"--out {path}: is a directory; give the name of a file")
+    page = render(tables(dirs, context=context)).encode()
+    if path.exists() and not path.is_file():  # a pipe or a device is written, never replaced
+        path.write_bytes(page)
+        return path
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(page, encoding="utf-8")
+    atomic_write(path.resolve(), page)
     return path
 
 
