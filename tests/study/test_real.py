@@ -25,7 +25,7 @@ from tests.study.making import (
 )
 
 ARMS = {"attention": [], "mamba": ['model.pattern="M-"']}
-LONG = RECIPE.replace("steps = 6", "steps = 400")
+LONG = RECIPE.replace("steps = 6", "steps = 120")
 
 
 def weights(run: Path) -> str:
@@ -57,12 +57,12 @@ def test_a_command_of_a_study_makes_the_same_weights_alone(
     printed = capsys.readouterr()
     summary = json.loads(printed.out)
     assert summary["runs"] == {"good/seed-0": "done", "wild/seed-0": "failed"}
-    assert "loss = nan" in summary["errors"]["wild/seed-0"]
+    assert "gradient norm = nan" in summary["errors"]["wild/seed-0"]
     assert "wild/seed-0  failed" in printed.err
 
     rows = tables([out])["problems"]
     assert [(row["arm"], row["state"]) for row in rows] == [("wild", "failed")]
-    assert "loss = nan" in rows[0]["error"]
+    assert "gradient norm = nan" in rows[0]["error"]
 
     program, *arguments = shlex.split(book(out)["runs"]["good/seed-0"]["command"])
     assert program == "braid"
@@ -72,15 +72,21 @@ def test_a_command_of_a_study_makes_the_same_weights_alone(
     assert weights(alone) == weights(out / "good" / "seed-0")
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A study that ran without a break."""
+    folder = tmp_path_factory.mktemp("whole")
+    study_file, out = write_study(folder, ARMS, LONG, jobs=1), folder / "out"
+    assert ended(launch(study_file, out, is_real=True), 300)[0] == 0
+    return out
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_a_study_that_was_stopped_ends_as_if_it_had_not_been(
-    tmp_path: Path, number: signal.Signals
+    tmp_path: Path, whole: Path, number: signal.Signals
 ):
-    study_file = write_study(tmp_path, ARMS, LONG, seeds=[0, 1])
-    whole, broken = tmp_path / "whole", tmp_path / "broken"
-    assert ended(launch(study_file, whole, is_real=True), 300)[0] == 0
-
+    study_file, broken = write_study(tmp_path, ARMS, LONG, jobs=1), tmp_path / "broken"
     runner = launch(study_file, broken, is_real=True)
     wait_until(lambda: any(len(p.read_bytes()) > 3000 for p in broken.glob("*/*/metrics.jsonl")))
     pids = [row["pid"] for row in book(broken)["runs"].values() if row["pid"]]
@@ -88,13 +94,12 @@ def test_a_study_that_was_stopped_ends_as_if_it_had_not_been(
     code = ended(runner)[0]
     if number is signal.SIGINT:
         assert code == 130
-        assert set(states(broken).values()) <= {"interrupted", "waiting"}
-        assert "interrupted" in states(broken).values()
+        assert sorted(states(broken).values()) == ["interrupted", "waiting"]
 
     assert ended(launch(study_file, broken, "--resume", is_real=True), 300)[0] == 0
     assert not any(is_alive(pid) for pid in pids)
     assert outcome(broken) == outcome(whole)
-    assert len(outcome(whole)) == 4
+    assert len(outcome(whole)) == 2
 
 
 def test_studies_never_import_torch():
