@@ -201,6 +201,7 @@ class TestPages:
         run = [sys.executable, "-W", "error", "-c", f"import torch\n{code}"]
         done = subprocess.run(run, cwd=tmp_path, capture_output=True, text=True, timeout=300)
         assert done.returncode == 0, done.stderr
+        assert "False" not in done.stdout
 
     def test_every_page_is_in_the_index_once(self):
         index = (ROOT / "docs" / "README.md").read_text(encoding="utf-8")
