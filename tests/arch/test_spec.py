@@ -194,7 +194,9 @@ def test_a_size_that_two_others_decide_may_be_left_out():
     by_heads = Spec.of(
         {"pattern": "M*", "d_model": 48, "mixers": {"M": {"n_heads": 8}, "*": {"n_heads": 4}}}
     )
-    attention, mamba = by_heads.sublayers[1].branches[0], by_heads.sublayers[0].branches[0]
+    mamba, attention = (x.branches[0] for x in by_heads.sublayers)
+    assert isinstance(attention, AttentionConfig)
+    assert isinstance(mamba, Mamba2Config)
     assert (attention.n_heads, attention.head_dim) == (4, 12)
     assert (mamba.n_heads, mamba.head_dim) == (8, 12)
     own_width = Spec.of(

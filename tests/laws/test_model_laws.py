@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any, get_args
+
 import pytest
 import torch
 
@@ -13,7 +15,7 @@ EXACT = 1e-10
 """fp64: what rounding alone may do; measured at most 3e-13."""
 
 
-def build(name: str, dtype: torch.dtype = torch.float64) -> HybridLM:
+def build(name: str, dtype: torch.dtype = torch.float64) -> Any:
     torch.manual_seed(1)
     return HybridLM(ALL[name]).to(dtype)
 
@@ -82,7 +84,7 @@ def test_the_table_of_models_covers_every_declared_option():
     kinds = {type(b) for s in SINGLE.values() for x in s.sublayers for b in x.branches}
     assert kinds == set(KINDS.values())
     combined = {x.fusion.combine for s in PARALLEL.values() for x in s.sublayers if x.fusion}
-    assert combined == set(Fusion.model_fields["combine"].annotation.__args__)
+    assert combined == set(get_args(Fusion.model_fields["combine"].annotation))
     assert all(len(s.sublayers) > 2 for s in WHOLE.values())
 
 

@@ -76,6 +76,9 @@ def test_a_uniform_hybrid_has_the_loss_of_its_vocabulary(tmp_path):
 class ByPlace(Known):
     """Its loss is the target's place in its part, and 100 more for a token that is no text."""
 
+    def logits(self, tokens: Tensor, segments: Segments | None) -> Tensor:
+        raise AssertionError("language modelling asks for losses, never for logits")
+
     def loss(
         self, tokens: Tensor, targets: Tensor, segments: Segments | None, reduction: str
     ) -> Tensor:
