@@ -85,6 +85,7 @@ def held_out_documents(
     """
     shards = open_text(data, name, tokenizer, cache_dir=cache_dir)
     check_held_out(shards, name)
+    shards.verify("held_out")
     split = shards.held_out
     order = generator(seed, EVAL, name).permutation(len(split))
     return split.documents(order[:limit])
@@ -99,8 +100,8 @@ def check_held_out(shards: ShardSet, name: str) -> None:
     if len(shards.held_out) == 0:
         raise InputError(
             f"source '{name}' has no held-out document (held_out = {shards.meta['held_out']}): "
-            f"raise held_out, or cut {shards.meta['source']['path']} into more documents (a .txt file is "
-            "one document, a .jsonl file has one a line)"
+            f"raise held_out, or cut {shards.meta['source']['path']} into more documents (a .txt "
+            "file is one document, a .jsonl file has one a line)"
         )
 
 

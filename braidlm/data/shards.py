@@ -94,6 +94,16 @@ class ShardSet:
         self.train = Split(folder, stems["train"], dtype)
         self.held_out = Split(folder, stems["held_out"], dtype)
 
+    def verify(self, split: str) -> None:
+        """Compare the checksums of one split's files.
+
+        Raises:
+            InputError: naming the first file that was altered.
+        """
+        for name, expected in self.meta["files"].items():
+            if name.startswith(f"{split}-"):
+                _check_file(self.folder / name, expected, True)
+
     def summary(self) -> dict[str, Any]:
         """Return counts of each split: documents, tokens, bytes."""
         names = ("documents", "tokens", "bytes")
@@ -140,10 +150,30 @@ def _read_meta(folder: Path) -> dict[str, Any]:
     meta = read_json(folder / "meta.json")
     if not isinstance(meta, dict) or meta.get("format") != FORMAT:
         raise InputError(f"{folder / 'meta.json'} must have format {FORMAT}: tokenise again")
-    missing = {"dtype", "tokenizer", "splits", "files"} - set(meta)
+    missing = {"dtype", "tokenizer", "source", "splits", "files"} - set(meta)
     if missing:
         raise InputError(f"{folder / 'meta.json'} lacks {', '.join(sorted(missing))}")
+    for field in ("tokenizer", "source", "splits", "files", "dtype"):
+        if not _is_sound(field, meta[field]):
+            raise InputError(
+                f"{folder / 'meta.json'}: '{field}' was altered: delete {folder} and build it again"
+            )
     return meta
+
+
+def _is_sound(field: str, value: Any) -> bool:
+    """Whether a field of meta.json has the parts that are read."""
+    if field == "dtype":
+        return value in ("uint16", "uint32")
+    if not isinstance(value, dict):
+        return False
+    if field == "files":
+        return all(isinstance(f, dict) and {"bytes", "sha256"} <= set(f) for f in value.values())
+    if field == "splits":
+        parts = [value.get(split) for split in SPLITS]
+        names = {"documents", "tokens", "bytes", "shards"}
+        return all(isinstance(part, dict) and names <= set(part) for part in parts)
+    return {"fingerprint", "name" if field == "tokenizer" else "path"} <= set(value)
 
 
 def _check_file(path: Path, expected: dict[str, Any], verify: bool) -> None:

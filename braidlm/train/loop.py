@@ -110,7 +110,9 @@ def build_mixture(recipe: Recipe) -> Mixture:
         InputError: data that cannot be read, tokens that the model has no embedding for, or a task
             that needs held-out documents where there are none.
     """
-    mixture = Mixture(recipe.data, batch_size=recipe.train.batch_size, seed=recipe.seed)
+    mixture = Mixture(
+        recipe.data, batch_size=recipe.train.batch_size, seed=recipe.seed, verify=True
+    )
     if mixture.vocab_size > recipe.spec.vocab_size:
         raise InputError(
             f"model.vocab_size = {recipe.spec.vocab_size}: "
