@@ -117,8 +117,9 @@ def _checked_run_dir(path: Path) -> bool:
 def _study(path: Path) -> Loaded:
     data, note = _json(path / "study.json")
     if note:
-        raise InputError(f"study file {note}")
+        raise InputError(f"study {str(path)!r}: {note}")
     _check_version(path / "study.json", data)
+    _check_study(path / "study.json", data)
     arms, missing = [], []
     for entry in data.get("arms") or []:
         entry = entry if isinstance(entry, dict) else {"name": str(entry)}
@@ -262,6 +263,20 @@ def _check_version(path: Path, data: dict[str, Any]) -> None:
     if version != SCHEMA_VERSION:
         raise InputError(
             f"file {str(path)!r} has schema_version {version!r}, this report reads {SCHEMA_VERSION}"
+        )
+
+
+def _check_study(path: Path, data: dict[str, Any]) -> None:
+    states = data.get("runs") or {}
+    is_sound = (
+        isinstance(data.get("arms") or [], list)
+        and isinstance(data.get("seeds") or [], list)
+        and isinstance(states, dict)
+        and all(isinstance(state, dict) for state in states.values())
+    )
+    if not is_sound:
+        raise InputError(
+            f"file {str(path)!r}: 'arms' and 'seeds' must be lists, 'runs' an object of objects"
         )
 
 
