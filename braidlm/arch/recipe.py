@@ -127,6 +127,8 @@ def load_spec(
         InputError: for a file that cannot be read, or a field that cannot be.
     """
     is_file = Path(source).suffix != "" or _is_path(source)  # no pattern holds a dot
+    if is_file and Path(source).is_dir():
+        source = Path(source) / "config.json"
     data = _read(Path(source)) if is_file else {"model": {"pattern": str(source)}}
     sizes = {"d_model": d_model, "vocab_size": vocab_size}
     given = [f"model.{name}={size}" for name, size in sizes.items() if size is not None]
@@ -143,8 +145,6 @@ def _is_path(source: str | Path) -> bool:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    if path.is_dir():
-        path = path / "config.json"
     if path.suffix != ".json":
         return read_toml(path)
     data = read_json(path)
