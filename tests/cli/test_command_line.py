@@ -1,0 +1,73 @@
+"""What is wrong with the words themselves."""
+
+import pytest
+
+from tests.cli.conftest import TINY
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ([], ("no command is given; allowed: describe, data, train", "braid --help")),
+        (["trian"], ("'trian'", "'train'")),
+        (["data"], ("ACTION", "braid data --help")),
+        (["data", "bild"], ("'bild'", "'build'")),
+        (["train", TINY], ("required: --out", "braid train --help")),
+        (["eval"], ("required: RUN",)),
+        (["report"], ("required: DIR",)),
+        (["study", "s.toml"], ("required: --out",)),
+        (["describe", "M", "--contxt", "3"], ("'--contxt' (did you mean '--context'?)",)),
+        (["train", TINY, "--out", "x", "--res"], ("'--res'",)),
+        (["generate", "x", "--temp=1"], ("unknown argument '--temp'",)),
+        (["describe", "-*"], ("'-*'", "goes behind '--'")),
+        (["describe", "M", "--context", "long"], ("--context", "'long'", "int")),
+        (["generate", "x", "--temperature", "hot"], ("--temperature", "'hot'", "float")),
+        (["train", TINY, "--out", "x", "--progress", "loud"], ("--progress", "'loud'", "'json'")),
+        (["generate", "x", "--prompt"], ("--prompt", "expected one argument")),
+    ],
+    ids=lambda v: " ".join(map(str, v))[:30] if isinstance(v, list) else "",
+)
+def test_a_wrong_command_line_is_one_sentence(refused, words, says):
+    refused(*words, says=says)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "says"),
+    [
+        ("", "needs at least one symbol"),
+        ("(M", "a '(' is not closed"),
+        ("M)", "')' closes no group"),
+        ("{M}", "at least two symbols"),
+        ("M0", "a count of 0 is not between 1 and 4096"),
+        ("M99999999999999999999", "is not between 1 and 4096"),
+        ("(" * 40 + "M" + ")" * 40, "nested deeper than 16"),
+        ("Q", "letter 'Q' names no mixer"),
+        ("D", "sparse attention"),
+        ("M/M", "'/' is Megatron's"),
+        ("[M]", "'[' is no symbol"),
+        ("é", "'é' is no symbol"),
+    ],
+)
+def test_a_bad_pattern_is_named(refused, pattern, says):
+    refused("describe", pattern, says=says)
+
+
+@pytest.mark.parametrize("value", ["0", "-3"])
+@pytest.mark.parametrize(
+    ("flag", "says"),
+    [("--context", "context = "), ("--d-model", "d_model = "), ("--vocab-size", "vocab_size = ")],
+)
+def test_describe_refuses_sizes_that_cannot_be(refused, flag, value, says):
+    refused("describe", "M-*", flag, value, says=says + value)
+
+
+def test_describe_reads_a_folder_as_a_run(braid, refused, trained, tmp_path):
+    assert braid("describe", trained / "run").out == (
+        braid("describe", trained / "run" / "config.json").out
+    )
+    refused("describe", tmp_path, says=("config.json", "is missing"))
+
+
+def test_a_request_beyond_the_machine_is_no_defect(refused, recipe, tmp_path):
+    words = ("train", recipe, "--out", tmp_path / "x", "--set", "model.d_model=1000000000")
+    refused(*words, says="too large for this machine")
