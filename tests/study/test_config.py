@@ -1,11 +1,13 @@
 """A study file that cannot be is refused in one sentence, before anything starts."""
 
+import re
 from pathlib import Path
 
 import pytest
 
 from braidlm.errors import InputError
 from braidlm.study import StudyConfig, run_study
+from braidlm.study.budget import check_matched, quantities
 from tests.study.making import RECIPE, write_study
 
 WIDE = ["model.d_model=16"]
@@ -102,3 +104,18 @@ def test_arms_that_must_match_and_do_start(tmp_path: Path):
 def test_negative_jobs_are_refused(tmp_path: Path):
     with pytest.raises(InputError, match="--jobs -2: must be 0"):
         run_study(write_study(tmp_path, {"a": []}), tmp_path / "out", jobs=-2)
+
+
+def test_the_example_of_the_docs_is_a_study_whose_arms_match(tmp_path: Path):
+    root = Path(__file__).parents[2]
+    page = (root / "docs" / "studies.md").read_text(encoding="utf-8")
+    path = tmp_path / "study.toml"
+    path.write_text(page.partition("```toml\n")[2].partition("```")[0])
+    (tmp_path / "tiny.toml").write_bytes((root / "recipes" / "tiny.toml").read_bytes())
+
+    config = StudyConfig.load(path)
+    budgets = {a.name: quantities(config.recipe_of(a, 0, tmp_path), 8192) for a in config.arms}
+
+    check_matched(budgets, config.require_matched)
+    listed = set(re.findall(r"^\| `(\w+)` \|", page, re.M))
+    assert set(StudyConfig.model_fields) - {"arms"} <= listed

@@ -25,7 +25,7 @@ from tests.study.making import (
 )
 
 ARMS = {"attention": [], "mamba": ['model.pattern="M-"']}
-LONG = RECIPE.replace("steps = 6", "steps = 120")
+LONG = RECIPE.replace("steps = 6", "threads = 1\nsteps = 120")
 
 
 def weights(run: Path) -> str:
