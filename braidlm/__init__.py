@@ -1,7 +1,8 @@
 """BraidLM: declare, cost, train, test and compare hybrid state-space/attention models.
 
 The names below are imported when they are first used: `import braidlm` costs nothing, and what
-needs no torch (`Spec`, `Recipe`) never imports it.
+needs no torch (`Spec`, `Recipe`) never imports it. `train` and `generate` are the names of rooms:
+their functions come from there, ``from braidlm.train import train``.
 """
 
 from __future__ import annotations
@@ -13,11 +14,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from braidlm.arch import Recipe, Spec
     from braidlm.checkpoint import load_model
-    from braidlm.generate import generate
     from braidlm.model import HybridLM
     from braidlm.segments import Segments
     from braidlm.tasks import evaluate
-    from braidlm.train import train
 
     __version__: str
 
@@ -28,9 +27,7 @@ __all__ = [
     "Spec",
     "__version__",
     "evaluate",
-    "generate",
     "load_model",
-    "train",
 ]
 
 _HOMES = {
@@ -41,7 +38,6 @@ _HOMES = {
     "evaluate": "braidlm.tasks",
     "load_model": "braidlm.checkpoint",
 }
-_VERBS = ("generate", "train")  # subpackages that can be called, see `braidlm.verb`
 
 
 def __getattr__(name: str) -> Any:
@@ -50,8 +46,6 @@ def __getattr__(name: str) -> Any:
         value = importlib.metadata.version("braidlm")
     elif name in _HOMES:
         value = getattr(importlib.import_module(_HOMES[name]), name)
-    elif name in _VERBS:
-        return importlib.import_module(f"braidlm.{name}")
     else:
         raise AttributeError(f"module 'braidlm' has no attribute '{name}'")
     globals()[name] = value

@@ -8,8 +8,10 @@ and `braid eval` do the same from a recipe file.
 import tempfile
 from pathlib import Path
 
-from braidlm import Recipe, evaluate, generate, load_model, train
+from braidlm import Recipe, evaluate, load_model
+from braidlm.generate import generate
 from braidlm.runs import Run
+from braidlm.train import train
 
 RECIPE = {
     "name": "recall",

@@ -39,7 +39,7 @@ class TestImports:
         named = set(re.findall(r"braidlm\.(\w+)", str(contract["contracts"][0]["layers"])))
         rooms = {p.relative_to(ROOT / "braidlm").parts[0].removesuffix(".py") for p in SOURCES}
         # `report` has a contract of its own; the others are above or below everything.
-        assert rooms - named <= {"report", "__init__", "__main__", "verb"}
+        assert rooms - named <= {"report", "__init__", "__main__"}
         assert named <= rooms
 
     def test_the_package_alone_imports_nothing(self):
@@ -83,23 +83,6 @@ assert [Spec, Recipe, load_model, HybridLM, Segments, evaluate] == [a, b, c, d, 
 print(braidlm.__version__)
 """
         assert python(code, "-W", "error").strip() == project_version()
-
-    @pytest.mark.parametrize("order", [1, -1])
-    def test_a_verb_is_its_room_and_its_function_in_every_order_of_imports(self, order):
-        code = ["import inspect, braidlm"]
-        for name in ("train", "generate"):
-            public = f"braidlm.{name}; from braidlm import {name} as public"
-            inner = f"import braidlm.{name} as room; from braidlm.{name} import {name} as function"
-            code += [public, inner][::order]
-            code += [
-                f"from braidlm import {name}",
-                f"assert {name} is public is room and {name}.__call__ is function",
-                f"assert inspect.signature({name}) == inspect.signature(function)",
-                f"try: {name}(nonsense=1)",
-                f"except TypeError as error: assert '{name}()' in str(error), error",
-                "else: raise AssertionError",
-            ]
-        python("\n".join(code))
 
     def test_a_name_that_is_not_there_is_an_attribute_error(self):
         import braidlm
