@@ -1,5 +1,6 @@
 """Tokenise a corpus once into a shard folder."""
 
+import contextlib
 import hashlib
 import json
 import os
@@ -126,7 +127,8 @@ class _Builder:
                 split.finish()
         finally:
             for split in self._splits.values():
-                split.abandon()
+                with contextlib.suppress(OSError):  # what cannot be flushed is thrown away anyway
+                    split.abandon()
         self._write_meta(str(path), time.perf_counter() - began)
 
     def _full(self, documents: Iterator[Document]) -> Iterator[Document]:
