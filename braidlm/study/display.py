@@ -43,12 +43,27 @@ class Display(Protocol):
 
 
 def display(
-    name: str, work: Mapping[str, Work], n_slots: int, *, is_silent: bool = False
+    name: str,
+    work: Mapping[str, Work],
+    n_slots: int,
+    *,
+    n_done: int = 0,
+    is_silent: bool = False,
 ) -> Display:
-    """Return bars for a terminal, lines for a log, or nothing."""
+    """Return bars for a terminal, lines for a log, or nothing.
+
+    Args:
+        name: of the study.
+        work: the runs that are still to be done.
+        n_slots: runs at a time.
+        n_done: runs that earlier sessions have done.
+        is_silent: whether nothing is shown.
+    """
     if is_silent:
         return Silent()
-    return (Bars if sys.stderr.isatty() else Lines)(name, work, n_slots)
+    shown = (Bars if sys.stderr.isatty() else Lines)(name, work, n_slots)
+    shown.n_done = n_done
+    return shown
 
 
 class Silent:
@@ -88,13 +103,15 @@ class _Shown:
         self.account = Account(work, n_slots, clock)
         self.stream = sys.stderr if stream is None else stream
         self.clock = clock
+        self.n_done = 0
         self.lock = Lock()
         self.width = max(map(len, work), default=0)
 
     def summary(self) -> str:
         """Return how the study as a whole stands."""
         states = list(self.account.states.values())
-        parts = [f"{states.count('done')}/{len(self.account.work)} runs done"]
+        done, total = (self.n_done + n for n in (states.count("done"), len(self.account.work)))
+        parts = [f"{done}/{total} runs done"]
         for state in ("failed", "interrupted"):
             if state in states:
                 parts.append(f"{states.count(state)} {state}")

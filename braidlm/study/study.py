@@ -181,7 +181,8 @@ def _run(book: books.Book, part: Share, budgets: dict[str, Quantities], is_silen
     }
     if not work:
         return
-    shown = display(book.head["name"], work, part.n_slots, is_silent=is_silent)
+    n_done = len(book.jobs) - len(work)
+    shown = display(book.head["name"], work, part.n_slots, n_done=n_done, is_silent=is_silent)
     try:
         Runner(book, part, shown).run()
     finally:

@@ -147,7 +147,9 @@ def test_an_event_of_another_kind_harms_nothing(drawn: tuple[Bars, Screen, Clock
 
 def test_the_display_follows_the_stream(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(room.sys, "stderr", io.StringIO())
-    assert isinstance(display("x", WORK, 1), Lines)
+    lines = display("x", WORK, 1, n_done=4)
+    assert isinstance(lines, Lines)
+    assert lines.summary().startswith("x: 4/7 runs done")
     monkeypatch.setattr(room.sys, "stderr", Screen())
     assert isinstance(display("x", WORK, 1), Bars)
     assert isinstance(display("x", WORK, 1, is_silent=True), Silent)
