@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import signal
 import sys
 import time
 from dataclasses import asdict
@@ -51,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
     if summary.state == "interrupted":
         print(f"braid: stopped at step {summary.step}; continue with --resume", file=sys.stderr)
         return 130
-    results = [] if args.no_eval else _evaluate(args)
+    results = _evaluate(args) if recipe.tasks and not args.no_eval else []
     if args.json:
         print(json.dumps({"out": str(args.out), **asdict(summary), "results": results}))
     elif args.progress != "json":
@@ -73,7 +75,16 @@ def _evaluate(args: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def _task_event(task: str, done: int, total: int) -> None:
-    print(json.dumps({"task": task, "step": done, "steps": total}), flush=True)
+    _say({"task": task, "step": done, "steps": total})
+
+
+def _say(event: dict[str, Any]) -> None:
+    """Print one event. Where nobody listens any more the run is asked to save and stop."""
+    try:
+        print(json.dumps(event), flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        signal.raise_signal(signal.SIGTERM)
 
 
 class JsonLines:
@@ -88,7 +99,7 @@ class JsonLines:
         """Remember where the run begins."""
         self.first, self.steps = step, steps
         self.began = time.monotonic()
-        self._say({"step": step, "steps": steps})
+        _say({"step": step, "steps": steps})
 
     def update(self, step: int, loss: float, n_tokens: int) -> None:
         """Report a step."""
@@ -98,14 +109,11 @@ class JsonLines:
             self.said = now
             speed = self.n_tokens / max(now - self.began, 1e-9)
             event = {"step": step, "steps": self.steps, "loss": loss, "tokens_per_sec": speed}
-            self._say(event)
+            _say(event)
 
     def close(self, state: str) -> None:
         """Report the end."""
-        self._say({"state": state})
-
-    def _say(self, event: dict[str, Any]) -> None:
-        print(json.dumps(event), flush=True)
+        _say({"state": state})
 
 
 def _progress(kind: str) -> Progress:

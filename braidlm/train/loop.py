@@ -100,7 +100,8 @@ def surroundings(config: TrainConfig, device: torch.device) -> Iterator[None]:
             yield
         finally:
             torch.set_num_threads(threads)
-            torch.use_deterministic_algorithms(was_deterministic, warn_only=warned_only)
+            if config.deterministic:
+                torch.use_deterministic_algorithms(was_deterministic, warn_only=warned_only)
 
 
 def build_mixture(recipe: Recipe) -> Mixture:
