@@ -21,7 +21,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "model",
         metavar="PATTERN_OR_RECIPE",
         nargs="?",
-        help="a pattern such as '(M-M-M*-)4', a .toml file with a [model] table, or a config.json",
+        help="a pattern such as '(M-M-M*-)4', a .toml file with a [model] table, or a run",
     )
     parser.add_argument("--d-model", type=int, metavar="N", help="width of the residual stream")
     parser.add_argument("--vocab-size", type=int, metavar="N", help="rows of the embedding")
