@@ -126,8 +126,11 @@ def _study(path: Path) -> Loaded:
         name = str(entry.get("name"))
         overrides = tuple(str(o) for o in entry.get("overrides") or ())
         arm = Arm(name, str(entry.get("label") or name), overrides=overrides)
+        states = data.get("runs") or {}
         arm.runs = [
-            _run(d) for d in sorted((path / name).glob("seed-*"), key=_seed_key) if _is_run(d)
+            _run(d, str(states.get(f"{name}/{d.name}", {}).get("error") or ""))
+            for d in sorted((path / name).glob("seed-*"), key=_seed_key)
+            if _is_run(d)
         ]
         arms.append(arm)
         missing += _missing(data, path, name)
@@ -167,7 +170,8 @@ def _seed_key(path: Path) -> tuple[int, str]:
     return (int(tail) if tail.isdigit() else -1, tail)
 
 
-def _run(path: Path) -> Run:
+def _run(path: Path, study_note: str = "") -> Run:
+    """Read a run; `study_note` is what its study says went wrong with it."""
     config, config_note = _json(path / "config.json")
     env, env_note = _json(path / "env.json")
     config, config_note = _sound(config, config_note, _config_fault)
@@ -175,7 +179,9 @@ def _run(path: Path) -> Run:
     if status.get("state") == "running" and not runs.Run(path).is_active():
         status |= {"state": "interrupted", "error": "its process ended without a word"}
     metrics, metrics_note = _json_lines(path / "metrics.jsonl")
-    notes = [config_note, env_note, status_note, metrics_note]
+    if str(status.get("error") or "") in study_note and status.get("error"):
+        study_note = ""  # the run says it itself
+    notes = [study_note, config_note, env_note, status_note, metrics_note]
     results = {}
     for file in sorted((path / "results").glob("*.json")):
         result, note = _json(file)

@@ -195,3 +195,23 @@ def test_one_arm_is_described_and_not_ranked(tmp_path):
     assert words.startswith("One arm, arm, has 1 seed (0). Recall (MQAR accuracy) is 0.250 (chance")
     assert "Bits per byte is 1.500." in words
     assert "every arm" not in words
+
+
+def test_what_the_study_knows_of_a_failed_run_is_shown_once(tmp_path):
+    write_run(tmp_path / "a" / "seed-0", config("M-"), results=[lm(1.5)])
+    write_run(
+        tmp_path / "b" / "seed-0",
+        config("*-"),
+        results=[lm(1.5)],
+        state="failed",
+        error="step 3: loss = nan",
+    )
+    runs = {
+        "a/seed-0": {"state": "failed", "error": "braid: task 'recall' needs a longer context"},
+        "b/seed-0": {"state": "failed", "error": "braid: step 3: loss = nan"},
+    }
+    found = report.tables([write_study(tmp_path, ["a", "b"], seeds=[0], runs=runs)])["problems"]
+    assert [row["error"] for row in found] == [
+        "braid: task 'recall' needs a longer context",
+        "step 3: loss = nan",
+    ]
