@@ -143,6 +143,7 @@ def test_a_reader_that_was_never_there():
     assert (found.returncode, found.stderr) == (0, "")
 
 
+@pytest.mark.slow
 def test_a_terminal_of_few_characters(trained):
     env = os.environ | {"PYTHONIOENCODING": "ascii"}
     found = process("eval", trained / "run", "--tasks", "mqar", "--limit", "2", env=env)
@@ -168,7 +169,9 @@ def training(tmp_path):
     child.communicate()
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    "number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)]
+)
 def test_an_interrupted_training_saves_and_says_how_to_go_on(braid, training, number):
     child, words, run = training
     child.send_signal(number)
