@@ -100,6 +100,13 @@ def capture_env(
         "packages": package_versions(),
         "code_version": code_version(),
         "git_commit": git_commit(),
-        "command": shlex.join(sys.argv),
+        "command": _command(),
         "started_at": now(),
     }
+
+
+def _command() -> str:
+    """Return the command line, as a person would type it on any machine."""
+    program, *arguments = sys.argv or ["python"]
+    name = Path(program).name
+    return shlex.join(["braid" if name == "__main__.py" else name, *arguments])

@@ -266,3 +266,9 @@ def test_commit_of_a_foreign_repository_is_not_ours(tmp_path: Path, monkeypatch)
     subprocess.run(["git", "init", "-q", str(tmp_path)], check=True)
     monkeypatch.setattr(provenance, "__file__", str(package / "provenance.py"))
     assert provenance.git_commit.__wrapped__() is None
+
+
+@pytest.mark.parametrize("program", ["/somewhere/bin/braid", "/somewhere/braidlm/__main__.py"])
+def test_the_recorded_command_runs_on_any_machine(program, monkeypatch):
+    monkeypatch.setattr("sys.argv", [program, "train", "a b.toml"])
+    assert runs.capture_env()["command"] == "braid train 'a b.toml'"
