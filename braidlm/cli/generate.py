@@ -39,8 +39,8 @@ def run(args: argparse.Namespace) -> int:
     """Print the completions: one prompt as it comes, several when all are done."""
     from braidlm.checkpoint import load_model
     from braidlm.data.tokenizer import load_tokenizer
+    from braidlm.device import choose_device
     from braidlm.generate import Sampling
-    from braidlm.generate.mode import choose_device
 
     sampling = Sampling(args.temperature, args.top_p, args.top_k, args.seed)
     model, recipe = load_model(args.path, choose_device(args.device))

@@ -39,20 +39,6 @@ def device_of(model: nn.Module) -> torch.device:
     return next(model.parameters()).device
 
 
-def choose_device(device: str) -> torch.device:
-    """Return what "auto" (the GPU if there is one), "cpu" or "cuda" means here.
-
-    Raises:
-        InputError: another word, or "cuda" without a GPU.
-    """
-    if device not in ("auto", "cpu", "cuda"):
-        raise InputError(f"device = {device!r}: allowed are auto, cpu and cuda")
-    has_gpu = torch.cuda.is_available()
-    if device == "cuda" and not has_gpu:
-        raise InputError('device = "cuda": torch sees no GPU here; allowed: "auto", "cpu"')
-    return torch.device("cuda" if device != "cpu" and has_gpu else "cpu")
-
-
 def choose_dtype(dtype: str | None, device: torch.device, trained: str) -> str:
     """Return the precision of an evaluation.
 

@@ -16,9 +16,10 @@ from braidlm import checkpoint as checkpoints
 from braidlm.arch import Recipe
 from braidlm.arch.experiment import LMTask, MQARTask
 from braidlm.data.tokenizer import Tokenizer, load_tokenizer
+from braidlm.device import choose_device
 from braidlm.errors import InputError
 from braidlm.files import read_json
-from braidlm.generate.mode import choose_device, choose_dtype, inference
+from braidlm.generate.mode import choose_dtype, inference
 from braidlm.ops import dispatch
 from braidlm.runs import Run
 from braidlm.tasks.lm import describe_lm, run_lm

@@ -15,10 +15,11 @@ from braidlm.arch.experiment import LMTask, TrainConfig
 from braidlm.data.mixture import Mixture
 from braidlm.data.prepare import check_held_out
 from braidlm.data.streams import TextStream
+from braidlm.device import choose_device
 from braidlm.errors import InputError
 from braidlm.model import HybridLM
 from braidlm.runs import Run
-from braidlm.train.precision import resolve_device, resolve_precision
+from braidlm.train.precision import resolve_precision
 from braidlm.train.progress import Progress, Silent
 from braidlm.train.resume import check_same_run
 from braidlm.train.session import Batches, NonFiniteLossError, Session, Summary
@@ -61,7 +62,7 @@ def train(
     is_continued = (out / "config.json").is_file()
     if is_continued:
         check_same_run(Run.open(out).config, recipe, out)
-    device = resolve_device(recipe.train.device)
+    device = choose_device(recipe.train.device)
     with surroundings(recipe.train, device):
         precision = resolve_precision(recipe.train.precision, device)
         mixture = build_mixture(recipe) if mixture is None else mixture

@@ -48,18 +48,6 @@ def cpu_bf16_unit() -> str | None:
     return "AVX-512 BF16" if "avx512_bf16" in flags else None
 
 
-def resolve_device(device: str) -> torch.device:
-    """Return the device that "auto", "cpu" or "cuda" means here.
-
-    Raises:
-        InputError: "cuda" without a GPU that torch can use.
-    """
-    has_gpu = torch.cuda.is_available()
-    if device == "cuda" and not has_gpu:
-        raise InputError('device = "cuda": torch sees no GPU here; allowed: "auto", "cpu"')
-    return torch.device("cuda" if device == "cuda" or (device == "auto" and has_gpu) else "cpu")
-
-
 def resolve_precision(precision: str, device: torch.device) -> Precision:
     """Return what "auto", "fp32" or "bf16" means on `device`.
 

@@ -6,7 +6,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from braidlm.generate.mode import choose_device, choose_dtype, inference
+from braidlm.device import choose_device
+from braidlm.generate.mode import choose_dtype, inference
 from braidlm.model import HybridLM
 from braidlm.tasks import scoring
 from braidlm.tasks.scoring import Part, cut, pack, score

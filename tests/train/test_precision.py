@@ -1,9 +1,10 @@
 import pytest
 import torch
 
+from braidlm.device import choose_device
 from braidlm.errors import InputError
 from braidlm.train import precision
-from braidlm.train.precision import cpu_flags, resolve_device, resolve_precision
+from braidlm.train.precision import cpu_flags, resolve_precision
 
 CPU = torch.device("cpu")
 
@@ -58,16 +59,16 @@ def test_autocast_multiplies_in_the_resolved_precision():
 
 def test_a_missing_gpu_is_an_input_error(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert resolve_device("auto") == CPU
+    assert choose_device("auto") == CPU
     with pytest.raises(InputError, match='device = "cuda"'):
-        resolve_device("cuda")
+        choose_device("cuda")
 
 
 def test_a_gpu_without_bf16(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "Old GPU")
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: False)
-    gpu = resolve_device("auto")
+    gpu = choose_device("auto")
     assert gpu.type == "cuda"
     assert resolve_precision("auto", gpu).name == "fp32"
     with pytest.raises(InputError, match="Old GPU has no bf16"):
