@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -190,6 +190,18 @@ def override(data: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
             raise InputError(f"--set {text}: must look like a.b=value")
         data = _set(data, path.split("."), _value(value), text)
     return data
+
+
+def differences(old: Any, new: Any, path: str) -> Iterator[tuple[str, Any, Any]]:
+    """Yield (path, old, new) of every leaf that differs between two plain values."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in {**old, **new}:
+            yield from differences(old.get(key), new.get(key), f"{path}.{key}")
+    elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        for index, pair in enumerate(zip(old, new, strict=True)):
+            yield from differences(*pair, f"{path}.{index}")
+    elif old != new:
+        yield path, old, new
 
 
 def _set(node: Any, path: list[str], value: Any, text: str) -> Any:

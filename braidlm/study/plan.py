@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from braidlm.arch import Recipe
+from braidlm.arch.recipe import differences
 from braidlm.errors import InputError
 from braidlm.files import read_json
 from braidlm.study.config import StudyConfig
@@ -120,21 +120,9 @@ def check_unchanged(job: Job) -> None:
     before = Recipe.from_dict(stored, f"{job.folder}/config.json").to_dict()
     now = job.recipe.to_dict()
     for part in ("model", "data", "train"):
-        for path, old, new in _differences(before.get(part), now.get(part), part):
+        for path, old, new in differences(before.get(part), now.get(part), part):
             if path not in FREE_FIELDS:
                 raise InputError(
                     f"arm '{job.arm}': {path} = {new!r}, but its run in {job.folder} was started "
                     f"with {old!r}; choose a new --out, or put the earlier value back"
                 )
-
-
-def _differences(old: Any, new: Any, path: str) -> Iterator[tuple[str, Any, Any]]:
-    """Yield (path, old, new) of every leaf in which two plain values differ."""
-    if isinstance(old, dict) and isinstance(new, dict):
-        for key in {**old, **new}:
-            yield from _differences(old.get(key), new.get(key), f"{path}.{key}")
-    elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
-        for index, pair in enumerate(zip(old, new, strict=True)):
-            yield from _differences(*pair, f"{path}.{index}")
-    elif old != new:
-        yield path, old, new

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from braidlm.arch import Recipe
+from braidlm.arch.recipe import differences
 from braidlm.errors import InputError
 
 FREE_FIELDS = frozenset(
@@ -42,18 +42,6 @@ def check_same_run(stored: dict[str, Any], recipe: Recipe, where: str | Path) ->
                     f"{where} cannot be resumed with this recipe: {path} = {new!r}, "
                     f"but the run was started with {old!r}"
                 )
-
-
-def differences(old: Any, new: Any, path: str) -> Iterator[tuple[str, Any, Any]]:
-    """Yield (path, old, new) of every leaf that differs between two plain values."""
-    if isinstance(old, dict) and isinstance(new, dict):
-        for key in {**old, **new}:
-            yield from differences(old.get(key), new.get(key), f"{path}.{key}")
-    elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
-        for index, pair in enumerate(zip(old, new, strict=True)):
-            yield from differences(*pair, f"{path}.{index}")
-    elif old != new:
-        yield path, old, new
 
 
 def random_states() -> dict[str, Any]:

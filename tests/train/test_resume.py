@@ -3,8 +3,9 @@ import random
 import pytest
 import torch
 
+from braidlm.arch.recipe import differences
 from braidlm.errors import InputError
-from braidlm.train.resume import check_same_run, differences, random_states, set_random_states
+from braidlm.train.resume import check_same_run, random_states, set_random_states
 
 from .tiny import recipe
 
