@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
@@ -30,6 +30,9 @@ class Config(BaseModel):
         use_attribute_docstrings=True,
     )
 
+    short_forms: ClassVar[tuple[str, ...]] = ()
+    """Keys that a short declaration may hold and that `braidlm.arch.defaults` turns into fields."""
+
     @classmethod
     def of(cls, data: Any, where: str = "") -> Self:
         """Validate plain data, as read from TOML or JSON.
@@ -55,6 +58,7 @@ class Config(BaseModel):
         allowed = [field.alias or name for name, field in cls.model_fields.items()]
         for key in data:
             if key not in allowed:
+                allowed += cls.short_forms
                 raise ValueError(
                     f"unknown field '{key}'{nearest(str(key), allowed)}; "
                     f"allowed: {', '.join(allowed)}"

@@ -203,3 +203,8 @@ def test_a_size_that_two_others_decide_may_be_left_out():
         {"pattern": "*", "d_model": 20, "mixers": {"*": {"n_heads": 4, "head_dim": 6}}}
     )
     assert own_width.sublayers[0].branches[0].width == 24
+
+
+def test_a_short_form_is_among_the_allowed_names():
+    with pytest.raises(InputError, match=r"unknown field 'expnd' \(did you mean 'expand'\?\)"):
+        Spec.of({"pattern": "M", "mixers": {"M": {"expnd": 2}}})

@@ -16,6 +16,7 @@ class Mamba2Config(MixerConfig):
     """
 
     role: ClassVar[Role] = "recurrent"
+    short_forms: ClassVar[tuple[str, ...]] = ("expand",)
     kind: Literal["mamba2"] = "mamba2"
     """The mixer's name."""
     n_heads: int = Field(gt=0)
