@@ -1,6 +1,13 @@
 """Settings that every test shares."""
 
+import os
+
+import hypothesis
 import pytest
+
+# Times on a shared machine say nothing, and a run of CI should be the same twice.
+hypothesis.settings.register_profile("house", deadline=None, derandomize=bool(os.environ.get("CI")))
+hypothesis.settings.load_profile("house")
 
 
 @pytest.fixture(autouse=True)

@@ -2,7 +2,7 @@ import itertools
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from braidlm.errors import InputError
@@ -13,7 +13,6 @@ rows_of_lengths = st.lists(
 ).filter(lambda rows: any(rows))
 
 
-@settings(deadline=None)
 @given(rows_of_lengths, st.integers(0, 4))
 def test_packing_loses_no_token_and_keeps_documents_contiguous(rows, spare):
     total = max(sum(row) for row in rows) + spare
@@ -30,7 +29,6 @@ def test_packing_loses_no_token_and_keeps_documents_contiguous(rows, spare):
     assert int((built.doc < 0).sum()) == len(rows) * total - sum(map(sum, rows))
 
 
-@settings(deadline=None)
 @given(rows_of_lengths)
 def test_cu_seqlens_cut_the_real_tokens_into_the_documents(rows):
     built = Segments.from_lengths(rows)
@@ -43,7 +41,6 @@ def test_cu_seqlens_cut_the_real_tokens_into_the_documents(rows):
     assert built.max_length == max(n for row in rows for n in row)
 
 
-@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(1, 5)), min_size=1, max_size=4))
 def test_a_mask_gives_one_document_per_row_with_padding_on_either_side(rows):
     width = max(a + b for a, b in rows)
@@ -56,7 +53,6 @@ def test_a_mask_gives_one_document_per_row_with_padding_on_either_side(rows):
     assert all(built.doc[r, left] == r for r, (left, _) in enumerate(rows))
 
 
-@settings(deadline=None)
 @given(rows_of_lengths, st.integers(1, 50))
 def test_document_ids_of_any_numbering_give_the_same_documents(rows, step):
     built = Segments.from_lengths(rows)
