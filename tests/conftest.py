@@ -1,9 +1,15 @@
 """Settings that every test shares."""
 
 import os
+import signal
 
 import hypothesis
 import pytest
+
+# A background job of a shell starts with Ctrl-C ignored, and would hand that on to every program
+# that a test interrupts.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Times on a shared machine say nothing, and a run of CI should be the same twice.
 hypothesis.settings.register_profile("house", deadline=None, derandomize=bool(os.environ.get("CI")))
