@@ -6,10 +6,15 @@ import signal
 import hypothesis
 import pytest
 
-# A background job of a shell starts with Ctrl-C ignored, and would hand that on to every program
-# that a test interrupts.
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+# A background job of a shell, or of nohup, starts with signals ignored, and would hand that on to
+# every program that a test interrupts.
+for _name, _usual in (
+    ("SIGINT", signal.default_int_handler),
+    ("SIGHUP", signal.SIG_DFL),
+    ("SIGTERM", signal.SIG_DFL),
+):
+    if hasattr(signal, _name) and signal.getsignal(getattr(signal, _name)) is signal.SIG_IGN:
+        signal.signal(getattr(signal, _name), _usual)
 
 # Times on a shared machine say nothing, and a run of CI should be the same twice.
 hypothesis.settings.register_profile("house", deadline=None, derandomize=bool(os.environ.get("CI")))
