@@ -152,6 +152,10 @@ class CrossAttention(nn.Module):
         nn.init.normal_(self.kv_proj.weight, std=std)
         nn.init.normal_(self.out_proj.weight, std=out_std)
 
+    def row_parts(self) -> dict[str, tuple[int, ...]]:
+        """Name the matrices that lie above each other in one weight, by their rows: k, v."""
+        return {"kv_proj.weight": (self.kv_proj.out_features // 2,) * 2}
+
     def forward(
         self, v: list[Tensor], segments: Segments | None, cache: KVCache | None, return_state: bool
     ) -> tuple[Tensor, KVCache | None]:

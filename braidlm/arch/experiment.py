@@ -110,6 +110,23 @@ class DataConfig(Config):
         return self
 
 
+class MuonConfig(Config):
+    """Muon's own settings; everything else it shares with AdamW.
+
+    Source: Jordan et al. 2024 (kellerjordan.github.io/posts/muon); Liu et al. 2025
+    (arXiv 2502.16982). The names are those of `torch.optim.Muon`.
+    """
+
+    lr: float = Field(default=0.0, ge=0)
+    """Peak learning rate of the matrices; 0 is `train.lr`, what match_rms_adamw is made for."""
+    momentum: float = Field(default=0.95, ge=0, lt=1)
+    """Decay of the momentum (Nesterov's). Source: Jordan et al. 2024."""
+    weight_decay: float = Field(default=0.1, ge=0)
+    """Decoupled weight decay of the matrices, times their rate. Source: Liu et al. 2025."""
+    adjust_lr_fn: Literal["match_rms_adamw", "original"] = "match_rms_adamw"
+    """Rate of an A x B matrix: match_rms_adamw 0.2 sqrt(max(A, B)), original sqrt(max(1, A/B))."""
+
+
 class TrainConfig(Config):
     """How a model is trained."""
 
@@ -119,6 +136,10 @@ class TrainConfig(Config):
     """Rows per optimizer step."""
     micro_batch_size: int = Field(default=0, ge=0)
     """Rows per forward pass; 0 is the whole batch. It must divide batch_size."""
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    """muon: hidden matrices under Muon, each part of a fused one by itself; AdamW for the rest."""
+    muon: MuonConfig = MuonConfig()
+    """Settings of Muon; read only if it is the optimizer."""
     lr: float = Field(default=1e-3, gt=0)
     """Peak learning rate."""
     schedule: Literal["cosine", "trapezoid"] = "cosine"

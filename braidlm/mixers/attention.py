@@ -36,6 +36,10 @@ class Attention(nn.Module):
         nn.init.normal_(self.in_proj.weight, std=std)
         self._fill_frequencies()
 
+    def row_parts(self) -> dict[str, tuple[int, ...]]:
+        """Name the matrices that lie above each other in one weight, by their rows."""
+        return {"in_proj.weight": tuple(self.widths)}
+
     def _fill_frequencies(self) -> None:
         if self.rope[0]:
             self.inv_freq.copy_(rope_frequencies(*self.rope))

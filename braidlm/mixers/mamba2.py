@@ -89,6 +89,10 @@ class Mamba2(nn.Module):
         if self.norm_weight is not None:
             nn.init.ones_(self.norm_weight)
 
+    def row_parts(self) -> dict[str, tuple[int, ...]]:
+        """Name the matrices that lie above each other in one weight: z, x, B, C, dt, by rows."""
+        return {"in_proj.weight": (self.widths[0], *self.conv_widths, self.widths[2])}
+
     def forward(
         self, x: Tensor, segments: Segments | None, state: Mamba2State | None, return_state: bool
     ) -> tuple[Tensor, Mamba2State | None]:

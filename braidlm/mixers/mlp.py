@@ -28,6 +28,11 @@ class MLP(nn.Module):
         """Draw the initial weights."""
         nn.init.normal_(self.in_proj.weight, std=std)
 
+    def row_parts(self) -> dict[str, tuple[int, ...]]:
+        """Name the matrices that lie above each other in one weight, by their rows: gate, up."""
+        rows = self.in_proj.out_features
+        return {"in_proj.weight": (rows // 2,) * 2 if self.gated else (rows,)}
+
     def forward(
         self, x: Tensor, segments: Segments | None, state: None, return_state: bool
     ) -> tuple[Tensor, None]:

@@ -149,7 +149,7 @@ class Session:
         batch = self.mixture.batch(self.step)
         lr = learning_rate(self.step + 1, self.config)
         set_learning_rate(self.optimizer, lr)
-        self.optimizer.zero_grad(set_to_none=True)
+        self.optimizer.zero_grad()
         loss, grad_norm = self._gradients(batch)
         self.optimizer.step()
         self.step += 1
