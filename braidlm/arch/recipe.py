@@ -26,6 +26,10 @@ class ModelFile(Config):
     spec: Spec = Field(alias="model")
     """The model; in a recipe file this table is called ``[model]``."""
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data that makes the same declaration again."""
+        return self.model_dump(mode="json", by_alias=True, exclude_none=True)
+
 
 class Recipe(ModelFile):
     """A model, its data, its training and its tasks."""
@@ -57,10 +61,6 @@ class Recipe(ModelFile):
             return cls.of(data)
         except InputError as error:
             raise InputError(f"{where}: {error}" if where else str(error)) from None
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain data that `from_dict` turns into the same recipe."""
-        return self.model_dump(mode="json", by_alias=True, exclude_none=True)
 
     @model_validator(mode="after")
     def _parts_agree(self) -> Self:
@@ -126,17 +126,26 @@ def load_spec(
     Raises:
         InputError: for a file that cannot be read, or a field that cannot be.
     """
+    sizes = {"d_model": d_model, "vocab_size": vocab_size}
+    given = [f"model.{name}={size}" for name, size in sizes.items() if size is not None]
+    return load_declaration(source, [*given, *overrides]).spec
+
+
+def load_declaration(source: str | Path, overrides: Sequence[str] = ()) -> ModelFile:
+    """Return all that a file declares: a `Recipe`, or a model alone; arguments as for `load_spec`.
+
+    Raises:
+        InputError: for a file that cannot be read, or a field that cannot be.
+    """
     is_file = Path(source).suffix != "" or _is_path(source)  # no pattern holds a dot
     if is_file and Path(source).is_dir():
         source = Path(source) / "config.json"
     data = _read(Path(source)) if is_file else {"model": {"pattern": str(source)}}
-    sizes = {"d_model": d_model, "vocab_size": vocab_size}
-    given = [f"model.{name}={size}" for name, size in sizes.items() if size is not None]
-    data = override(data, [*given, *overrides])
     try:
-        return _spec_of(data)
+        return _declared(override(data, overrides))
     except InputError as error:
-        raise InputError(f"{source}: {error}" if is_file else str(error)) from None
+        is_own = not is_file or str(error).startswith("--set ")
+        raise InputError(str(error) if is_own else f"{source}: {error}") from None
 
 
 def _is_path(source: str | Path) -> bool:
@@ -153,13 +162,13 @@ def _read(path: Path) -> dict[str, Any]:
     return data
 
 
-def _spec_of(data: dict[str, Any]) -> Spec:
-    """Read the model of a whole recipe, or of a file that declares nothing but a model."""
+def _declared(data: dict[str, Any]) -> ModelFile:
+    """Read a whole recipe, or a file that declares nothing but a model."""
     misplaced = next((k for k in data if k in Spec.model_fields), None)
     if misplaced is not None:
         raise InputError(f"unknown field '{misplaced}' (did you mean 'model.{misplaced}'?)")
     whole = {"data", "train", "tasks"} & set(data)
-    return (Recipe if whole else ModelFile).of(data).spec
+    return (Recipe if whole else ModelFile).of(data)
 
 
 def read_toml(path: str | Path) -> dict[str, Any]:
