@@ -7,24 +7,10 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from braidlm.arch.config import Config
+from braidlm.arch.sources import PathText, TextSource
 
 RESULT_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 """What a task may be called: its name becomes a part of a file name."""
-
-
-class TextSource(Config):
-    """Documents of text, tokenised once into shards."""
-
-    kind: Literal["text"] = "text"
-    """The source's kind."""
-    name: str = "text"
-    """Name in metrics and results."""
-    path: str = Field(min_length=1)
-    """A file or folder (.txt, .jsonl, also .gz and .xz), or "python-docs", present everywhere."""
-    field: str = "text"
-    """Key of the text in a .jsonl record."""
-    weight: float = Field(default=1.0, gt=0)
-    """Share of rows, relative to the other sources."""
 
 
 class MQARSource(Config):
@@ -84,7 +70,7 @@ AnySource = Annotated[TextSource | MQARSource, Field(discriminator="kind")]
 class DataConfig(Config):
     """What a model is trained on."""
 
-    tokenizer: str = "bytes"
+    tokenizer: PathText = "bytes"
     """"bytes" (built in), or the path of a `tokenizers` JSON file."""
     seq_len: int = Field(default=256, gt=1, le=2**24)
     """Tokens of one training row."""
@@ -92,7 +78,7 @@ class DataConfig(Config):
     """The mixture."""
     held_out: float = Field(default=0.02, ge=0, lt=1)
     """Share of each text source's documents that are kept for evaluation, chosen by their hash."""
-    cache_dir: str = Field(default="data", min_length=1)
+    cache_dir: PathText = "data"
     """Folder of tokenised shards."""
 
     @model_validator(mode="after")

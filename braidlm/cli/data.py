@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+SHOWN_FILES = 8
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -34,11 +37,19 @@ def _build(args: argparse.Namespace) -> int:
         print(json.dumps(summary, indent=2))
         return 0
     for source in summary["sources"]:
-        print(f"{source['name']} ({source['kind']}): {source.get('folder', 'made on the fly')}")
-        for split in ("train", "held_out"):
-            if counts := source.get(split):
-                print(f"  {split:<9}" + "".join(f"{v:>13,} {k}" for k, v in counts.items()))
+        print("\n".join(_card(source)))
     return 0
+
+
+def _card(source: dict[str, Any]) -> Iterator[str]:
+    """Yield the lines that say what a source is made of."""
+    yield f"{source['name']} ({source['kind']}): {source.get('folder', 'made on the fly')}"
+    for split in ("train", "held_out"):
+        if counts := source.get(split):
+            yield f"  {split:<9}" + "".join(f"{v:>13,} {k}" for k, v in counts.items())
+    if files := source.get("files"):
+        more = f" and {len(files) - SHOWN_FILES} more" if len(files) > SHOWN_FILES else ""
+        yield f"  {'files':<9} {', '.join(files[:SHOWN_FILES])}{more}"
 
 
 def _inspect(args: argparse.Namespace) -> int:

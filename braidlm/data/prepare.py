@@ -11,6 +11,12 @@ from braidlm.data.shards import ShardSet, TokenDocument
 from braidlm.data.tokenizer import Tokenizer, load_tokenizer
 from braidlm.errors import InputError
 
+MORE = (
+    'a .txt file is one document unless the source has documents = "line" or "blank-line", '
+    "a .jsonl file has one a line"
+)
+"""How a corpus has more documents than one."""
+
 
 def text_source(data: DataConfig, name: str) -> TextSource:
     """Return the text source called `name`.
@@ -51,11 +57,10 @@ def open_text(
     """
     source = text_source(data, name)
     return build_shards(
-        source.path,
+        source,
         tokenizer or load_tokenizer(data.tokenizer),
         data.cache_dir if cache_dir is None else cache_dir,
         held_out=data.held_out,
-        text_field=source.field,
         verify=verify,
         progress=progress,
     )
@@ -100,8 +105,7 @@ def check_held_out(shards: ShardSet, name: str) -> None:
     if len(shards.held_out) == 0:
         raise InputError(
             f"source '{name}' has no held-out document (held_out = {shards.meta['held_out']}): "
-            f"raise held_out, or cut {shards.meta['source']['path']} into more documents (a .txt "
-            "file is one document, a .jsonl file has one a line)"
+            f"raise held_out, or cut {shards.meta['source']['path']} into more documents ({MORE})"
         )
 
 
@@ -153,6 +157,7 @@ def build(
 def _describe(shards: ShardSet) -> dict[str, Any]:
     return {
         "path": shards.meta["source"]["path"],
+        "files": shards.meta["source"]["files"],
         "folder": str(shards.folder),
         "fingerprint": shards.meta["source"]["fingerprint"],
         "empty_documents": shards.meta["empty_documents"],

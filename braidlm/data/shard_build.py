@@ -11,7 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from braidlm.data.corpora import Document, corpus_files, read_corpus
+from braidlm.arch.sources import TextSource
+from braidlm.data.corpora import PYTHON_DOCS, Document, corpus_files, file_names, read_corpus
 from braidlm.data.shard_write import SplitWriter
 from braidlm.data.shards import FORMAT, SPLITS, ShardSet, open_shards
 from braidlm.data.tokenizer import Tokenizer
@@ -35,29 +36,28 @@ def is_held_out(text: str, fraction: float) -> bool:
     return int.from_bytes(digest[:8], "big") < fraction * 2**64
 
 
-def shard_key(
-    path: str | Path, tokenizer: Tokenizer, held_out: float, text_field: str = "text"
-) -> str:
+def shard_key(source: TextSource, tokenizer: Tokenizer, held_out: float) -> str:
     """Return the name of a corpus's shard folder: 16 hex digits.
 
     It changes with the path, size or time of any source file, the tokenizer, the held-out
-    fraction, the text field and the format.
+    fraction, every field of the source that says what a document is, and the format.
 
     Raises:
         InputError: the corpus does not exist.
     """
-    files = [(str(f.resolve()), f.stat().st_size, f.stat().st_mtime_ns) for f in corpus_files(path)]
-    parts = [FORMAT, str(path) == "python-docs", files, tokenizer.fingerprint, held_out, text_field]
+    files = [(str(f.resolve()), f.stat()) for f in corpus_files(source)]
+    stamps = [(name, stat.st_size, stat.st_mtime_ns) for name, stat in files]
+    how = source.model_dump(exclude={"name", "weight", "path", "files"})
+    parts = [FORMAT, source.path == PYTHON_DOCS, stamps, tokenizer.fingerprint, held_out, how]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
 
 def build_shards(
-    path: str | Path,
+    source: TextSource,
     tokenizer: Tokenizer,
     cache: str | Path,
     *,
     held_out: float = 0.0,
-    text_field: str = "text",
     verify: bool = False,
     max_shard_tokens: int = MAX_SHARD_TOKENS,
     progress: Progress | None = None,
@@ -68,11 +68,10 @@ def build_shards(
     read; of several processes that build the same one, the first to finish wins.
 
     Args:
-        path: what `read_corpus` takes.
+        source: what is read; its name and weight do not matter.
         tokenizer: gives the ids; it fixes the stored dtype.
         cache: folder of shard folders.
         held_out: share of the documents that go to the held-out split, chosen by their hash.
-        text_field: key of the text in a .jsonl record.
         verify: compare the checksums of shards that exist already.
         max_shard_tokens: a shard is closed after this many tokens.
         progress: told how far the work is.
@@ -81,15 +80,15 @@ def build_shards(
         InputError: an unreadable or empty corpus, or damaged shards.
         OSError: the disk is full or cannot be written.
     """
-    key = shard_key(path, tokenizer, held_out, text_field)
-    folder = Path(cache) / f"{_slug(path)}-{key}"
+    key = shard_key(source, tokenizer, held_out)
+    folder = Path(cache) / f"{_slug(source.path)}-{key}"
     if not folder.exists():
         temporary = folder.with_name(f".building-{folder.name}-{os.getpid()}")
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
         try:
             writer = _Builder(temporary, tokenizer, held_out, max_shard_tokens, progress)
-            writer.run(path, text_field)
+            writer.run(source)
             _publish(temporary, folder)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
@@ -114,14 +113,15 @@ class _Builder:
         self._digest = hashlib.sha256()
         self._documents = self._bytes = self._empty = 0
 
-    def run(self, path: str | Path, text_field: str) -> None:
+    def run(self, source: TextSource) -> None:
         began = time.perf_counter()
         try:
-            for batch in _batches(self._full(read_corpus(path, text_field))):
+            for batch in _batches(self._full(read_corpus(source))):
                 self._add(batch)
             if self._documents == 0:
                 raise InputError(
-                    f"corpus {path} holds no text ({self._empty} empty documents were skipped)"
+                    f"corpus {source.path} holds no text "
+                    f"({self._empty} empty documents were skipped)"
                 )
             for split in self._splits.values():
                 split.finish()
@@ -129,7 +129,7 @@ class _Builder:
             for split in self._splits.values():
                 with contextlib.suppress(OSError):  # what cannot be flushed is thrown away anyway
                     split.abandon()
-        self._write_meta(str(path), time.perf_counter() - began)
+        self._write_meta(source, time.perf_counter() - began)
 
     def _full(self, documents: Iterator[Document]) -> Iterator[Document]:
         for document in documents:
@@ -152,7 +152,7 @@ class _Builder:
         if self._progress is not None:
             self._progress(self._documents, self._bytes)
 
-    def _write_meta(self, path: str, wall_sec: float) -> None:
+    def _write_meta(self, source: TextSource, wall_sec: float) -> None:
         t = self._tokenizer
         meta = {
             "format": FORMAT,
@@ -165,7 +165,11 @@ class _Builder:
                 "eos_id": t.eos_id,
                 "pad_id": t.pad_id,
             },
-            "source": {"path": path, "fingerprint": self._digest.hexdigest()},
+            "source": {
+                "path": source.path,
+                "files": [] if source.path == PYTHON_DOCS else file_names(source),
+                "fingerprint": self._digest.hexdigest(),
+            },
             "held_out": self._held_out,
             "empty_documents": self._empty,
             "wall_sec": round(wall_sec, 3),
@@ -199,7 +203,7 @@ def _publish(temporary: Path, folder: Path) -> None:
     sync_folder(folder.parent)
 
 
-def _slug(path: str | Path) -> str:
+def _slug(path: str) -> str:
     stem = Path(path).name.split(".")[0]
     return (
         "".join(c if c.isascii() and (c.isalnum() or c in "-_") else "_" for c in stem) or "corpus"

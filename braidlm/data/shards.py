@@ -22,7 +22,7 @@ import numpy as np
 from braidlm.errors import InputError
 from braidlm.files import read_json
 
-FORMAT = 1
+FORMAT = 2
 SPLITS = ("train", "held_out")
 
 

@@ -10,7 +10,7 @@ from braidlm.arch.experiment import DataConfig, MQARSource, TextSource
 from braidlm.data.interleave import Interleave
 from braidlm.data.mqar import MQARItems, generate_mqar
 from braidlm.data.packing import IGNORE, Packing, Piece, Row, fill_row
-from braidlm.data.prepare import open_text
+from braidlm.data.prepare import MORE, open_text
 from braidlm.data.seeding import EVAL, TRAIN, generator
 from braidlm.data.shards import ShardSet
 from braidlm.data.tokenizer import Tokenizer, load_tokenizer
@@ -50,8 +50,7 @@ class TextStream:
             raise InputError(
                 f"source '{name}' has no document to train on (held_out = "
                 f"{shards.meta['held_out']}): lower held_out, or cut "
-                f"{shards.meta['source']['path']} into more documents (a .txt file is one "
-                "document, a .jsonl file has one a line)"
+                f"{shards.meta['source']['path']} into more documents ({MORE})"
             )
         self.rows_per_epoch = Packing(self._split.lengths, seq_len).n_rows
         self._plan = lru_cache(maxsize=2)(self._new_plan)

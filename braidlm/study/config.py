@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 from braidlm.arch import Recipe
 from braidlm.arch.config import Config
 from braidlm.arch.recipe import read_toml
+from braidlm.arch.sources import PathText
 from braidlm.errors import InputError
 from braidlm.study.budget import Quantity
 
@@ -34,7 +35,7 @@ class StudyConfig(Config):
     """Name of the study."""
     description: str = ""
     """What is asked, in a sentence or two."""
-    recipe: str
+    recipe: PathText
     """Path of the recipe, relative to the study's own file."""
     set: tuple[str, ...] = ()
     """Overrides that every arm has."""

@@ -5,9 +5,16 @@ from pathlib import Path
 
 import pytest
 
+from braidlm.arch.sources import TextSource
+
 REAL_DATA = Path(__file__).parents[2] / "../shared/data"
 
 WORDS = ["the", "quick", "brown", "fox", "jumps", "over", "a", "lazy", "dog", "Größe", "東京", "🦊"]
+
+
+def source_of(path, **fields) -> TextSource:
+    """The text source of a path."""
+    return TextSource(path=str(path), **fields)
 
 
 def make_text(number: int, n_words: int) -> str:

@@ -2,6 +2,7 @@ import sys
 
 import pytest
 
+from braidlm.arch.sources import TextSource
 from braidlm.data import python_docs
 from braidlm.data.corpora import read_corpus
 
@@ -27,7 +28,7 @@ def library(tmp_path, monkeypatch):
 
 
 def test_documents_are_parsed_in_order_and_never_imported(library):
-    assert list(read_corpus("python-docs")) == [
+    assert list(read_corpus(TextSource(path="python-docs"))) == [
         ("a.py", "Module a.\n\nC\nA class.\n\nC.f\nSays\nf.\n\ng\nSays g."),
         ("b.py", "h\nNew \\d."),
         ("topics/if", "Branches."),
@@ -38,8 +39,8 @@ def test_documents_are_parsed_in_order_and_never_imported(library):
 @pytest.mark.slow
 def test_this_machine_has_real_english():
     before = set(sys.modules)
-    found = list(read_corpus("python-docs"))
-    assert found == list(read_corpus("python-docs"))
+    found = list(read_corpus(TextSource(path="python-docs")))
+    assert found == list(read_corpus(TextSource(path="python-docs")))
     assert len({d.id for d in found}) == len(found) > 500
     assert sum(len(d.text) for d in found) > 2_000_000
     assert sum(d.text.count(" the ") for d in found) > 5_000

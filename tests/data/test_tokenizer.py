@@ -12,7 +12,7 @@ from braidlm.data.corpora import read_corpus
 from braidlm.data.tokenizer import ByteTokenizer, JSONTokenizer, load_tokenizer
 from braidlm.errors import InputError
 
-from .conftest import REAL_DATA, make_text
+from .conftest import REAL_DATA, make_text, source_of
 
 
 @given(st.text())
@@ -159,12 +159,12 @@ def test_gpt_neox_cuts_real_text_without_a_trace(monkeypatch):
     monkeypatch.setattr(module, "_MAX_PIECE_CHARS", 1000)
     n_pieces = 0
     for name in ("wikitext2/wiki.test.raw.txt.xz", "debian_docs/validation.jsonl.xz"):
-        for document in islice(read_corpus(REAL_DATA / "lm" / name), 8):
-            text = document.text[:50_000]
-            n_pieces += len(module._pieces(text))
-            cut = t.encode(text)
+        for document in islice(read_corpus(source_of(REAL_DATA / "lm" / name)), 8):
+            start = document.text[:50_000]
+            n_pieces += len(module._pieces(start))
+            cut = t.encode(start)
             t._is_cuttable = False
-            np.testing.assert_array_equal(t.encode(text), cut)
+            np.testing.assert_array_equal(t.encode(start), cut)
             t._is_cuttable = True
     assert n_pieces > 100
 
