@@ -136,6 +136,8 @@ class TrainConfig(Config):
     """Last learning rate of the main phase, as a share of `lr`."""
     decay_fraction: float = Field(default=0.2, ge=0, le=1)
     """trapezoid: share of the steps that cool down."""
+    decay_shape: Literal["linear", "sqrt"] = "linear"
+    """trapezoid: linear, or 1 - sqrt(progress). Source: Hägele et al. 2024 (arXiv 2405.18392)."""
     anneal_fraction: float = Field(default=0.0, ge=0, lt=1)
     """Share of the steps that make a last linear phase after the schedule."""
     anneal_lr_ratio: float = Field(default=0.0, ge=0, le=1)

@@ -56,25 +56,25 @@ def anneal_steps(config: TrainConfig) -> int:
     return round(config.anneal_fraction * config.steps)
 
 
-def learning_rate_ratio(update: int, config: TrainConfig, *, shape: str = "linear") -> float:
+def learning_rate_ratio(update: int, config: TrainConfig) -> float:
     """Return the share of the peak rate at `update` (1..steps)."""
     end = config.steps - anneal_steps(config)
     if update > end:
-        start = _main_phase(end, config, end, shape) if end else 1.0
+        start = _main_phase(end, config, end) if end else 1.0
         return start + (config.anneal_lr_ratio - start) * _progress(update, end, config.steps)
-    return _main_phase(update, config, end, shape)
+    return _main_phase(update, config, end)
 
 
-def _main_phase(update: int, config: TrainConfig, end: int, shape: str) -> float:
+def _main_phase(update: int, config: TrainConfig, end: int) -> float:
     if update <= config.warmup_steps:
         return warmup(update, config.warmup_steps)
     if config.schedule == "cosine":
         return cosine(update, config.warmup_steps, end, config.min_lr_ratio)
     decay_steps = min(round(config.decay_fraction * config.steps), end - config.warmup_steps)
-    return trapezoid(update, end, decay_steps, config.min_lr_ratio, shape=shape)
+    return trapezoid(update, end, decay_steps, config.min_lr_ratio, shape=config.decay_shape)
 
 
-def learning_rate(update: int, config: TrainConfig, *, shape: str = "linear") -> float:
+def learning_rate(update: int, config: TrainConfig) -> float:
     """Return the learning rate of `update` (1..steps).
 
     Raises:
@@ -82,4 +82,4 @@ def learning_rate(update: int, config: TrainConfig, *, shape: str = "linear") ->
     """
     if not 1 <= update <= config.steps:
         raise ValueError(f"update = {update}; allowed: 1 to {config.steps}")
-    return config.lr * learning_rate_ratio(update, config, shape=shape)
+    return config.lr * learning_rate_ratio(update, config)

@@ -34,7 +34,10 @@ def test_trapezoid_is_flat_then_falls_to_the_minimum():
 def test_square_root_cool_down_falls_faster_at_first_and_ends_alike():
     assert trapezoid(80, 100, 20, 0.1, shape="sqrt") == 1.0
     assert trapezoid(85, 100, 20, 0.1, shape="sqrt") == pytest.approx(1 - 0.9 * 0.5)
-    assert learning_rate(85, WSD, shape="sqrt") == pytest.approx(2 * (1 - 0.9 * 0.5))
+    declared = WSD.model_copy(update={"decay_shape": "sqrt"})
+    assert learning_rate(80, declared) == 2.0
+    assert learning_rate(85, declared) == pytest.approx(2 * (1 - 0.9 * 0.5))
+    assert learning_rate(85, WSD) == pytest.approx(2 * (1 - 0.9 * 0.25))
     assert trapezoid(100, 100, 20, 0.1, shape="sqrt") == pytest.approx(0.1)
     with pytest.raises(ValueError, match="shape = 'cubic'"):
         trapezoid(85, 100, 20, 0.1, shape="cubic")
