@@ -18,6 +18,7 @@ import errno
 import json
 import os
 import re
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -238,7 +239,12 @@ class Run:
             InputError: another process holds it.
         """
         with open(self.path / ".lock", "ab") as file:
-            if _try_lock(file) is False:
+            for _ in range(5):
+                if is_held := _try_lock(file) is not False:
+                    break
+                # Who asks for the status holds it for a moment, and must not stop a start.
+                time.sleep(0.05)
+            if not is_held:
                 raise InputError(f"{self.path} is in use: another process is training it")
             yield
 

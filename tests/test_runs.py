@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -197,6 +198,14 @@ def test_status_of_a_run_whose_process_is_gone(run: Run):
     assert run.status()["error"] == "ValueError: no"
     with pytest.raises(ValueError, match="state = 'ok'"):
         run.set_status("ok", 1, 8)
+
+
+def test_a_glance_at_the_status_does_not_stop_a_start(run: Run):
+    with open(run.path / ".lock", "ab") as glance:
+        assert runs._try_lock(glance)
+        threading.Timer(0.1, glance.close).start()
+        with run.lock():
+            assert glance.closed
 
 
 def test_the_lock_goes_with_a_killed_process(run: Run):

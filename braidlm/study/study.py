@@ -88,6 +88,8 @@ def run_study(
             check_unchanged(job)
     out.mkdir(parents=True, exist_ok=True)
     with _held(out):
+        if books.read_before(out, resume) != before:
+            raise InputError(f"--out {out}: another process has run this study just now; try again")
         book = books.Book(out, books.head(config, budgets, part, command, before), planned)
         for job in planned:
             job.state = "done" if is_done(job) else "waiting"
@@ -131,10 +133,13 @@ def _held(out: Path) -> Iterator[None]:
         try:
             stack.enter_context(Run(out).lock())
         except InputError:
-            sessions = read_json(out / books.FILE).get("sessions") or [{}]
+            # A study that begins this moment has not yet written who it is.
+            book = read_json(out / books.FILE) if (out / books.FILE).exists() else {}
+            sessions = book.get("sessions") or [{}]
+            pid = sessions[-1].get("pid")
+            who = f"process {pid}" if pid else "another process"
             raise InputError(
-                f"--out {out}: process {sessions[-1].get('pid')} is running this study; "
-                "let it end or stop it"
+                f"--out {out}: {who} is running this study; let it end or stop it"
             ) from None
         yield
 

@@ -58,22 +58,34 @@ def train(
         OSError: a file cannot be written; the newest checkpoint stays as it was.
     """
     out = Path(out)
-    Run.check_free(out, resume=resume)
-    is_continued = (out / "config.json").is_file()
-    if is_continued:
-        check_same_run(Run.open(out).config, recipe, out)
+    _check_folder(out, recipe, resume)
+    if out.is_dir():
+        with Run(out).lock():  # refused before the data is read, and not after minutes
+            pass
     device = choose_device(recipe.train.device)
     with surroundings(recipe.train, device):
         precision = resolve_precision(recipe.train.precision, device)
         mixture = build_mixture(recipe) if mixture is None else mixture
         model = (build_model(recipe) if model is None else model).to(device)
-        run = Run.open(out) if is_continued else Run.create(out, recipe.to_dict())
-        with run.lock():
+        out.mkdir(parents=True, exist_ok=True)
+        with Run(out).lock():
+            # Again: another process may have begun, or ended, a run here in the meantime.
+            is_continued = _check_folder(out, recipe, resume)
+            run = Run.open(out) if is_continued else Run.create(out, recipe.to_dict())
             place = Place(device)
             session = Session(recipe, run, model, mixture, precision, place, progress or Silent())
             session.restore()
             run.write_config(recipe.to_dict())
             return session.run()
+
+
+def _check_folder(out: Path, recipe: Recipe, resume: bool) -> bool:
+    """Refuse a folder that is not ours to write; return whether it holds the run to go on with."""
+    Run.check_free(out, resume=resume)
+    if not (out / "config.json").is_file():
+        return False
+    check_same_run(Run.open(out).config, recipe, out)
+    return True
 
 
 def build_model(recipe: Recipe) -> HybridLM:

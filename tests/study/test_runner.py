@@ -1,5 +1,6 @@
 """Side by side, failing, interrupted, killed: what the runner makes of its processes."""
 
+import json
 import os
 import signal
 import time
@@ -9,6 +10,7 @@ import pytest
 
 from braidlm.errors import InputError
 from braidlm.report.load import load
+from braidlm.runs import Run
 from braidlm.study import machine, run_study, study
 from tests.study.making import book, ended, is_alive, launch, states, wait_until, write_study
 
@@ -151,6 +153,26 @@ def test_two_runners_of_one_study_are_one_too_many(tmp_path: Path):
         run_study(study_file, out, resume=True, is_silent=True)
     runner.terminate()
     assert ended(runner)[0] == 130
+
+
+def test_a_study_that_has_only_just_begun_is_not_begun_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    study_file, out = write_study(tmp_path, {"sleep": []}), tmp_path / "out"
+    out.mkdir()
+    with Run(out).lock(), pytest.raises(InputError, match="another process is running this study"):
+        run_study(study_file, out, is_silent=True)
+    assert [entry.name for entry in out.iterdir()] == [".lock"]
+
+    def meanwhile(jobs, *rest):
+        (out / "study.json").write_text(json.dumps({"schema_version": 1, "sessions": []}))
+        return fill(jobs, *rest)
+
+    fill = study.fill_commands
+    monkeypatch.setattr(study, "fill_commands", meanwhile)
+    with pytest.raises(InputError, match="has run this study just now"):
+        run_study(study_file, out, resume=True, is_silent=True)
+    assert json.loads((out / "study.json").read_text())["sessions"] == []
 
 
 @pytest.mark.usefixtures("fake_runs")

@@ -1,3 +1,4 @@
+import contextlib
 import errno
 import math
 import shutil
@@ -195,6 +196,31 @@ def test_resume_without_a_run_starts_one_and_without_resume_a_run_is_not_touched
         run(tmp_path / "a", recipe(steps=20), resume=True)
     assert (tmp_path / "a" / "metrics.jsonl").read_bytes() == before
     assert Run.open(tmp_path / "a").config["train"]["steps"] == 8
+
+
+def test_a_second_process_is_refused_before_it_reads_or_writes(tmp_path, monkeypatch):
+    monkeypatch.setattr("braidlm.train.loop.build_mixture", lambda recipe: pytest.fail("read"))
+    with Run(tmp_path).lock(), pytest.raises(InputError, match="is in use"):
+        train(recipe(), tmp_path)
+    assert [entry.name for entry in tmp_path.iterdir()] == [".lock"]
+
+
+@pytest.mark.parametrize("is_alive", [True, False])
+def test_a_run_that_began_while_we_read_the_data_is_not_touched(tmp_path, monkeypatch, is_alive):
+    out = tmp_path / "a"
+    with contextlib.ExitStack() as other:
+
+        def meanwhile(config):
+            run(out)
+            if is_alive:
+                other.enter_context(Run(out).lock())
+            return TinyMixture()
+
+        monkeypatch.setattr("braidlm.train.loop.build_mixture", meanwhile)
+        with pytest.raises(InputError, match="is in use" if is_alive else "is not empty"):
+            train(recipe(lr=0.1), out, model=TinyLM())
+    assert Run.open(out).config["train"]["lr"] == 0.05
+    assert Run.open(out).metrics()[-1]["step"] == 8
 
 
 def test_rows_after_the_checkpoint_are_logged_once(tmp_path):
