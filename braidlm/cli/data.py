@@ -17,6 +17,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     actions = parser.add_subparsers(metavar="ACTION", required=True)
     build = actions.add_parser("build", help="tokenise every text source of a recipe")
     build.add_argument("--out", type=Path, metavar="DIR", help="default: the recipe's cache_dir")
+    build.add_argument(
+        "--verify-all", action="store_true", help="read every shard, also those found whole before"
+    )
     build.set_defaults(run=_build)
     inspect = actions.add_parser("inspect", help="decode training rows with their boundaries")
     inspect.add_argument("-n", type=int, default=3, metavar="ROWS")
@@ -32,7 +35,7 @@ def _build(args: argparse.Namespace) -> int:
     from braidlm.data.prepare import build
 
     recipe = Recipe.load(args.recipe, args.overrides)
-    summary = build(recipe.data, args.out)
+    summary = build(recipe.data, args.out, verify="all" if args.verify_all else True)
     if args.json:
         print(json.dumps(summary, indent=2))
         return 0

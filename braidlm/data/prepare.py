@@ -7,7 +7,7 @@ from typing import Any
 from braidlm.arch.experiment import DataConfig, MQARSource, TextSource
 from braidlm.data.seeding import EVAL, generator
 from braidlm.data.shard_build import Progress, build_shards
-from braidlm.data.shards import ShardSet, TokenDocument
+from braidlm.data.shards import ShardSet, TokenDocument, Verify
 from braidlm.data.tokenizer import Tokenizer, load_tokenizer
 from braidlm.errors import InputError
 
@@ -38,7 +38,7 @@ def open_text(
     tokenizer: Tokenizer | None = None,
     *,
     cache_dir: str | Path | None = None,
-    verify: bool = False,
+    verify: Verify = False,
     progress: Progress | None = None,
 ) -> ShardSet:
     """Return the shards of a text source, tokenising it first where they are missing.
@@ -48,7 +48,7 @@ def open_text(
         name: of the text source.
         tokenizer: the declared one, if it is loaded already.
         cache_dir: folder of shard folders; by default the declared one.
-        verify: compare checksums too.
+        verify: compare checksums too, see `open_shards`.
         progress: told how far the work is.
 
     Raises:
@@ -113,7 +113,7 @@ def build(
     data: DataConfig,
     out: str | Path | None = None,
     *,
-    verify: bool = True,
+    verify: Verify = True,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Tokenise every text source of a declaration; return what is there, ready for JSON.
@@ -121,7 +121,7 @@ def build(
     Args:
         data: the declaration.
         out: folder of shard folders; by default the declared `cache_dir`.
-        verify: compare the checksums of shards that exist already.
+        verify: compare the checksums of shards that exist already, see `open_shards`.
         progress: told (documents, bytes) while a source is tokenised.
 
     Returns:

@@ -3,8 +3,6 @@
 import contextlib
 import hashlib
 import json
-import os
-import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -12,12 +10,13 @@ from pathlib import Path
 import numpy as np
 
 from braidlm.arch.sources import TextSource
+from braidlm.data.building import building
 from braidlm.data.corpora import PYTHON_DOCS, Document, corpus_files, file_names, read_corpus
 from braidlm.data.shard_write import SplitWriter
-from braidlm.data.shards import FORMAT, SPLITS, ShardSet, open_shards
+from braidlm.data.shards import FORMAT, SPLITS, ShardSet, Verify, open_shards
 from braidlm.data.tokenizer import Tokenizer
 from braidlm.errors import InputError
-from braidlm.files import sync_folder, write_json
+from braidlm.files import write_json
 
 MAX_SHARD_TOKENS = 1 << 27
 _BATCH_CHARS = 1 << 20
@@ -58,7 +57,7 @@ def build_shards(
     cache: str | Path,
     *,
     held_out: float = 0.0,
-    verify: bool = False,
+    verify: Verify = False,
     max_shard_tokens: int = MAX_SHARD_TOKENS,
     progress: Progress | None = None,
 ) -> ShardSet:
@@ -72,7 +71,7 @@ def build_shards(
         tokenizer: gives the ids; it fixes the stored dtype.
         cache: folder of shard folders.
         held_out: share of the documents that go to the held-out split, chosen by their hash.
-        verify: compare the checksums of shards that exist already.
+        verify: compare the checksums of shards that exist already, see `open_shards`.
         max_shard_tokens: a shard is closed after this many tokens.
         progress: told how far the work is.
 
@@ -83,15 +82,8 @@ def build_shards(
     key = shard_key(source, tokenizer, held_out)
     folder = Path(cache) / f"{_slug(source.path)}-{key}"
     if not folder.exists():
-        temporary = folder.with_name(f".building-{folder.name}-{os.getpid()}")
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
-        try:
-            writer = _Builder(temporary, tokenizer, held_out, max_shard_tokens, progress)
-            writer.run(source)
-            _publish(temporary, folder)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+        with building(folder) as temporary:
+            _Builder(temporary, tokenizer, held_out, max_shard_tokens, progress).run(source)
     return open_shards(folder, fingerprint=tokenizer.fingerprint, verify=verify)
 
 
@@ -191,16 +183,6 @@ def _batches(documents: Iterator[Document]) -> Iterator[list[Document]]:
             batch, chars = [], 0
     if batch:
         yield batch
-
-
-def _publish(temporary: Path, folder: Path) -> None:
-    try:
-        temporary.rename(folder)
-    except OSError:
-        # A folder that is there now was finished by another process from the same sources.
-        if not folder.exists():
-            raise
-    sync_folder(folder.parent)
 
 
 def _slug(path: str) -> str:

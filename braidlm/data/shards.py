@@ -15,15 +15,20 @@ import json
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
+from braidlm.data.verified import Verified
 from braidlm.errors import InputError
 from braidlm.files import read_json
 
 FORMAT = 2
 SPLITS = ("train", "held_out")
+
+Verify = bool | Literal["all"]
+"""Whether checksums are compared: False no, True those of files that were touched since they
+were last compared, "all" every one."""
 
 
 class TokenDocument(NamedTuple):
@@ -100,9 +105,9 @@ class ShardSet:
         Raises:
             InputError: naming the first file that was altered.
         """
-        for name, expected in self.meta["files"].items():
-            if name.startswith(f"{split}-"):
-                _check_file(self.folder / name, expected, True)
+        files = self.meta["files"]
+        mine = {name: files[name] for name in files if name.startswith(f"{split}-")}
+        _check_files(self.folder, mine, True)
 
     def summary(self) -> dict[str, Any]:
         """Return counts of each split: documents, tokens, bytes."""
@@ -111,16 +116,18 @@ class ShardSet:
 
 
 def open_shards(
-    folder: str | Path, *, fingerprint: str | None = None, verify: bool = False
+    folder: str | Path, *, fingerprint: str | None = None, verify: Verify = False
 ) -> ShardSet:
     """Open a shard folder.
 
-    File sizes and offsets are always checked; `verify` reads every file and compares checksums.
+    File sizes and offsets are always checked; `verify` compares checksums too, which reads the
+    files (about 1 GB/s).
 
     Args:
         folder: what `build_shards` returned.
         fingerprint: if given, the tokenizer fingerprint that the shards must have.
-        verify: compare sha256 checksums too (about 1 GB/s).
+        verify: True reads the files that were touched since they were last found whole, as
+            `.verified.json` in the folder says; "all" reads every file.
 
     Raises:
         InputError: no shard folder, another format, another tokenizer, or a file that is
@@ -133,8 +140,7 @@ def open_shards(
             f"shards {folder} were made by another tokenizer ({meta['tokenizer']['name']}): "
             "tokenise the corpus again"
         )
-    for name, expected in meta["files"].items():
-        _check_file(folder / name, expected, verify)
+    _check_files(folder, meta["files"], verify)
     return ShardSet(folder, meta)
 
 
@@ -176,16 +182,34 @@ def _is_sound(field: str, value: Any) -> bool:
     return {"fingerprint", "name" if field == "tokenizer" else "path"} <= set(value)
 
 
-def _check_file(path: Path, expected: dict[str, Any], verify: bool) -> None:
+def _check_files(folder: Path, files: dict[str, dict[str, Any]], verify: Verify) -> None:
+    verified = Verified(folder)
+    try:
+        for name, expected in files.items():
+            _check_size(folder / name, expected["bytes"])
+            if verify == "all" or (verify and not verified.holds(name, expected["sha256"])):
+                _check_sum(folder / name, expected["sha256"])
+                verified.add(name, expected["sha256"])
+    finally:
+        verified.save()
+
+
+def _check_size(path: Path, n_bytes: int) -> None:
     advice = f"delete {path.parent} and build it again"
     try:
         size = path.stat().st_size
     except OSError as error:
         raise InputError(f"shard {path} cannot be read ({error.strerror}): {advice}") from None
-    if size != expected["bytes"]:
-        raise InputError(f"shard {path} has {size} bytes, not {expected['bytes']}: {advice}")
-    if verify and file_sha256(path) != expected["sha256"]:
-        raise InputError(f"shard {path} was altered (its checksum differs): {advice}")
+    if size != n_bytes:
+        raise InputError(f"shard {path} has {size} bytes, not {n_bytes}: {advice}")
+
+
+def _check_sum(path: Path, sha256: str) -> None:
+    if file_sha256(path) != sha256:
+        raise InputError(
+            f"shard {path} was altered (its checksum differs): "
+            f"delete {path.parent} and build it again"
+        )
 
 
 def _check_offsets(path: Path, offsets: np.ndarray, n_tokens: int) -> None:
