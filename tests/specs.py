@@ -71,4 +71,7 @@ WHOLE = {
     "parallel hybrid, untied": spec("M-{M*}-", tie_embeddings=False, depth_scaled_init=True),
 }
 
-ALL = SINGLE | PARALLEL | WHOLE
+MUP = {"muP": spec("M-*", mup_base_width=8, logits_multiplier=1.5)}
+"""A parametrisation that depends on the width."""
+
+ALL = SINGLE | PARALLEL | WHOLE | MUP

@@ -26,7 +26,7 @@ VOCAB_SIZE = 32_000
 TABLE: tuple[tuple[str, str, str], ...] = (
     ("spec", "d_model", "512"),
     ("spec", "vocab_size", "32000"),
-    ("spec", "init_std", "d_model ** -0.5"),
+    ("spec", "init_std", "(mup_base_width, if that is given, else d_model) ** -0.5"),
     ("attention", "head_dim", "d_model / n_heads if that is given, else min(64, d_model)"),
     ("attention", "n_heads", "d_model / head_dim"),
     ("attention", "n_kv_heads", "n_heads"),

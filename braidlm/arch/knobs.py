@@ -114,7 +114,8 @@ def value_at(data: Data, path: str) -> Any:
 def with_setting(data: Data, setting: Setting) -> Data:
     """Return a copy of the model with new values; an initial std at its default follows d_model."""
     for path, value in setting:
-        if path == "d_model" and data.get("init_std") == data["d_model"] ** -0.5:
+        is_default = not data["mup_base_width"] and data.get("init_std") == data["d_model"] ** -0.5
+        if path == "d_model" and is_default:
             data = {k: v for k, v in data.items() if k != "init_std"}
         data = _replaced(data, path.split("."), value)
     return data

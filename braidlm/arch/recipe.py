@@ -77,6 +77,11 @@ class Recipe(ModelFile):
                     f"recipe; allowed: {', '.join(named) or 'none is declared'}"
                 )
             self._can_be_asked(task)
+        if self.spec.mup_base_width and self.train.optimizer == "muon":
+            raise ValueError(
+                f"model.mup_base_width = {self.spec.mup_base_width}: its learning rates are those "
+                "of AdamW; with train.optimizer = 'muon' it must be 0"
+            )
         names = [(t.kind, t.name) for t in self.tasks]
         for kind, name in names:
             if names.count((kind, name)) > 1:

@@ -67,9 +67,13 @@ class Spec(Config):
     norm_eps: float = Field(default=1e-5, gt=0)
     """Added to the mean square in every norm."""
     init_std: float = Field(gt=0)
-    """Standard deviation of every initial weight matrix. Default: d_model ** -0.5."""
+    """Spread of every initial weight matrix. Default: (mup_base_width or d_model) ** -0.5."""
     depth_scaled_init: bool = False
     """Whether output projections start smaller by sqrt(number of sublayers), as in GPT-2."""
+    logits_multiplier: float = Field(default=1.0, gt=0)
+    """Factor on the logits. Default: 1."""
+    mup_base_width: int = Field(default=0, ge=0)
+    """d_model at which the learning rate was chosen (muP, `docs/mup.md`); 0: off, the default."""
     mixers: tuple[Letter, ...]
     """Letters and their mixers, sorted by letter."""
     parallel: tuple[ParallelLetter, ...] = ()
@@ -115,7 +119,7 @@ class Spec(Config):
                 mixers[letter] = {"kind": _default_kind(letter, [*mixers, *parallel])}
         mixers = {k: defaults.fill(v, d_model, f"mixers.{k}") for k, v in mixers.items()}
         return {
-            "init_std": d_model**-0.5,
+            "init_std": _init_std(data, d_model),
             **data,
             "mixers": tuple(
                 Letter(letter=k, mixer=_mixer(v, f"mixers.{k}"))  # pyright: ignore[reportArgumentType]
@@ -164,6 +168,31 @@ class Spec(Config):
     def n_layers(self) -> int:
         """Number of residual sublayers."""
         return len(self.sublayers)
+
+    @property
+    def width_ratio(self) -> float:
+        """How many times wider than its base a muP model is; 1 without muP."""
+        return self.d_model / self.mup_base_width if self.mup_base_width else 1.0
+
+    @property
+    def hidden_init_std(self) -> float:
+        """Spread of initial matrices between embedding and head: with muP as fan_in ** -0.5.
+
+        All inner widths are taken to grow with d_model, so that one ratio serves every matrix.
+        """
+        return self.init_std * self.width_ratio**-0.5
+
+    @property
+    def logits_scale(self) -> float:
+        """Factor on the logits: `logits_multiplier`, with muP over the width ratio."""
+        return self.logits_multiplier / self.width_ratio
+
+
+def _init_std(data: dict[str, Any], d_model: int) -> float:
+    """Return the default: muP's embedding has the spread of the base width at every width."""
+    base = data.get("mup_base_width") or d_model
+    is_width = isinstance(base, int) and not isinstance(base, bool) and base > 0
+    return (base if is_width else d_model) ** -0.5
 
 
 def _used(data: dict[str, Any]) -> list[str]:

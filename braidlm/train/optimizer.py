@@ -64,8 +64,14 @@ class Optimizer:
             member.zero_grad(set_to_none=True)
 
 
-def build_optimizer(model: nn.Module, config: TrainConfig) -> Optimizer:
+def build_optimizer(model: nn.Module, config: TrainConfig, width_ratio: float = 1.0) -> Optimizer:
     """Return the optimizer of the trainable parameters, each once, in named groups.
+
+    Args:
+        model: what is trained.
+        config: how.
+        width_ratio: `Spec.width_ratio`; under muP (`docs/mup.md`) AdamW updates hidden matrices
+            at 1 / width_ratio times the rate; their decay grows by it, so that the product stays.
 
     Raises:
         InputError: the model has no trainable parameter, or Muon cannot take its weights.
@@ -73,32 +79,46 @@ def build_optimizer(model: nn.Module, config: TrainConfig) -> Optimizer:
     named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     if not named:
         raise InputError("the model has no trainable parameter")
-    parts = hidden_matrices(model) if config.optimizer == "muon" else {}
-    groups = _groups(named, parts, config)
+    is_muon = config.optimizer == "muon"
+    hidden = hidden_matrices(model) if is_muon or width_ratio != 1.0 else {}
+    groups = _groups(named, hidden, config, width_ratio)
     matrices = [group for group in groups if group["name"] == "muon"]
     others = [group for group in groups if group["name"] != "muon"]
     members: list[torch.optim.Optimizer] = []
     if others:
         members.append(_adamw(others, config))
     if matrices:
-        members.append(Muon(matrices, parts, config.lr, config.muon))
+        members.append(Muon(matrices, hidden, config.lr, config.muon))
     return Optimizer(members)
 
 
 def _groups(
-    named: Sequence[tuple[str, Tensor]], parts: Mapping[str, tuple[int, ...]], config: TrainConfig
+    named: Sequence[tuple[str, Tensor]],
+    hidden: Mapping[str, tuple[int, ...]],
+    config: TrainConfig,
+    width_ratio: float,
 ) -> list[dict[str, Any]]:
-    """Sort the weights by what happens to them: decay, no_decay (AdamW), muon; none is empty."""
+    """Sort the weights by what happens to them; a group without any is left out.
+
+    decay, no_decay: AdamW; hidden, hidden_no_decay: AdamW by muP; muon.
+    """
     muon_ratio = config.muon.lr / config.lr if config.muon.lr else 1.0
     settings = (
         ("decay", config.weight_decay, 1.0),
         ("no_decay", 0.0, 1.0),
+        ("hidden", config.weight_decay * width_ratio, 1.0 / width_ratio),
+        ("hidden_no_decay", 0.0, 1.0 / width_ratio),
         ("muon", config.muon.weight_decay, muon_ratio),
     )
     members: dict[str, list[tuple[str, Tensor]]] = {name: [] for name, _, _ in settings}
     for name, parameter in named:
-        group = "decay" if decays(name, parameter) else "no_decay"
-        members["muon" if name in parts else group].append((name, parameter))
+        is_decaying = decays(name, parameter)
+        group = "decay" if is_decaying else "no_decay"
+        if name in hidden and config.optimizer == "muon":
+            group = "muon"
+        elif name in hidden:
+            group = "hidden" if is_decaying else "hidden_no_decay"
+        members[group].append((name, parameter))
     return [
         {"name": name, "params": members[name], "weight_decay": decay, "lr_ratio": ratio}
         for name, decay, ratio in settings

@@ -81,7 +81,7 @@ class Session:
         self.recipe, self.config, self.directory = recipe, recipe.train, directory
         self.model, self.mixture = model, mixture
         self.precision, self.place, self.progress = precision, place, progress
-        self.optimizer = build_optimizer(model, recipe.train)
+        self.optimizer = build_optimizer(model, recipe.train, recipe.spec.width_ratio)
         self.step = self.tokens = 0
         self.loss: float | None = None
         self.sources: Counter[str] = Counter()
