@@ -41,6 +41,13 @@ SINGLE = {
         "*",
         mixers={"*": {"rope_scaling": {"factor": 2.0}, "v_head_dim": 6, "softmax_scale": 0.3}},
     ),
+    "window": spec("W", mixers={"W": {**ATTENTION, "window": 5}}),
+    "window of one, sinks, nope": spec(
+        "W", mixers={"W": {**ATTENTION, "window": 1, "n_sinks": 2, "position": "none"}}
+    ),
+    "window with sinks, narrow values": spec(
+        "W*W", mixers={"W": {**ATTENTION, "window": 4, "n_sinks": 3, "v_head_dim": 2}}
+    ),
     "mlp gelu": spec("-*", mixers={"-": {"activation": "gelu", "gated": False}}),
     "mlp squared relu": spec("-M", mixers={"-": {"activation": "relu2", "gated": False}}),
 }

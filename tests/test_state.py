@@ -91,7 +91,7 @@ def test_bytes_are_what_the_declaration_predicts(name):
     costs = cost(declared, length, kv_dtype_bytes=4).sublayers
     for sublayer, memory, predicted in zip(declared.sublayers, state, costs, strict=True):
         counters = sum(t.numel() * 8 for t in states.tensors(memory) if t.dtype == torch.int64)
-        per_document = predicted.state_bytes + length * predicted.kv_bytes_per_token
+        per_document = predicted.state_bytes + predicted.kv_bytes
         assert states.n_bytes(memory) - counters == n_docs * per_document, sublayer.symbol
 
 

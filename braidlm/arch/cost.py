@@ -33,7 +33,10 @@ class SublayerCost:
     """Forward FLOPs over one sequence of `context` tokens."""
     decode_flops: int
     """Forward FLOPs of the last of those tokens alone."""
+    kv_bytes: int
+    """Bytes of the KV caches of one sequence of `context` tokens."""
     kv_bytes_per_token: int
+    """Bytes that one more token adds to them: none once a window is full."""
     state_bytes: int
     """Bytes of fixed-size state of one sequence."""
 
@@ -80,7 +83,7 @@ class Cost:
 
     @property
     def model_flops_per_token(self) -> int:
-        """The same per token, on average over the sequence (it divides exactly)."""
+        """The same per token, on average over the sequence, rounded down."""
         return self.model_flops // self.context
 
     @property
@@ -91,7 +94,7 @@ class Cost:
     @property
     def training_flops_per_token(self) -> int:
         """Forward and backward FLOPs per token, on average over the sequence."""
-        return TRAINING_PASSES * self.model_flops_per_token
+        return self.training_flops // self.context
 
     @property
     def decode_flops(self) -> int:
@@ -100,8 +103,13 @@ class Cost:
 
     @cached_property
     def kv_bytes_per_token(self) -> int:
-        """Bytes that one more token adds to the caches of one sequence."""
+        """Bytes that one more token than `context` adds to the caches of one sequence."""
         return sum(s.kv_bytes_per_token for s in self.sublayers)
+
+    @cached_property
+    def kv_bytes(self) -> int:
+        """Bytes of the KV caches of one sequence of `context` tokens."""
+        return sum(s.kv_bytes for s in self.sublayers)
 
     @cached_property
     def state_bytes(self) -> int:
@@ -111,7 +119,7 @@ class Cost:
     @property
     def cache_bytes(self) -> int:
         """Bytes that one sequence of `context` tokens holds: KV caches and states."""
-        return self.context * self.kv_bytes_per_token + self.state_bytes
+        return self.kv_bytes + self.state_bytes
 
     @property
     def decode_weight_bytes(self) -> int:
@@ -121,8 +129,7 @@ class Cost:
     @property
     def decode_bytes_per_step(self) -> int:
         """Bytes moved by a decode step, batch 1: weights, KV read, states read and written."""
-        kv = self.context * self.kv_bytes_per_token
-        return self.decode_weight_bytes + kv + 2 * self.state_bytes
+        return self.decode_weight_bytes + self.kv_bytes + 2 * self.state_bytes
 
 
 def cost(
@@ -177,8 +184,11 @@ def sublayer_costs(
 
 
 def train_flops(spec: Spec, context: int, tokens: int) -> int:
-    """Return the canonical FLOPs of training on `tokens` tokens in sequences of `context`."""
-    return cost(spec, context).training_flops_per_token * tokens
+    """Return the canonical FLOPs of training on `tokens` tokens in sequences of `context`.
+
+    Where that is no whole number of sequences the result is rounded down.
+    """
+    return cost(spec, context).training_flops * tokens // context
 
 
 def executed_matmul_flops(spec: Spec, batch: int, n_tokens: int) -> int:
@@ -233,7 +243,7 @@ def _sublayer_cost(
 ) -> SublayerCost:
     own = _output_params(s, d_model) + d_model
     flops = _model_flops(s, d_model, context)
-    kv = sum(b.kv_bytes_per_token(kv_dtype_bytes) for b in s.branches)
+    kv = _kv_bytes(s, context, kv_dtype_bytes)
     return SublayerCost(
         index=s.index,
         symbol=s.symbol,
@@ -241,9 +251,16 @@ def _sublayer_cost(
         n_active_params=own + sum(b.n_active_params(d_model) for b in s.branches),
         model_flops=flops,
         decode_flops=flops - (_model_flops(s, d_model, context - 1) if context > 1 else 0),
-        kv_bytes_per_token=kv + (s.fusion.kv_bytes_per_token(kv_dtype_bytes) if s.fusion else 0),
+        kv_bytes=kv,
+        kv_bytes_per_token=_kv_bytes(s, context + 1, kv_dtype_bytes) - kv,
         state_bytes=sum(b.state_bytes(state_dtype_bytes) for b in s.branches),
     )
+
+
+def _kv_bytes(s: Sublayer, n_tokens: int, dtype_bytes: int) -> int:
+    """Bytes of the caches of the branches and of their fusion."""
+    held = sum(b.kv_bytes(n_tokens, dtype_bytes) for b in s.branches)
+    return held + (s.fusion.kv_bytes(n_tokens, dtype_bytes) if s.fusion else 0)
 
 
 def _output_params(s: Sublayer, d_model: int) -> int:

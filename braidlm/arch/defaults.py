@@ -12,8 +12,11 @@ from typing import Any
 
 from braidlm.errors import InputError
 
-LETTERS: dict[str, str] = {"M": "mamba2", "*": "attention", "-": "mlp"}
+LETTERS: dict[str, str] = {"M": "mamba2", "*": "attention", "W": "attention", "-": "mlp"}
 """Letters that need no declaration, and the kind of mixer each stands for."""
+
+LETTER_FIELDS: dict[str, dict[str, Any]] = {"W": {"window": 512}}
+"""What a letter means beside its kind, where its declaration leaves it out."""
 
 REFUSED: dict[str, str] = {
     "D": "Megatron's sparse attention, which this package does not have",
@@ -31,6 +34,7 @@ TABLE: tuple[tuple[str, str, str], ...] = (
     ("attention", "n_heads", "d_model / head_dim"),
     ("attention", "n_kv_heads", "n_heads"),
     ("attention", "v_head_dim", "head_dim"),
+    ("attention", "window", "512 for letter W, else none"),
     ("mlp", "d_ff", "8/3 d_model, up to a multiple of 64, if gated; else 4 d_model"),
     ("mamba2", "expand", "2 (inner width / d_model)"),
     ("mamba2", "head_dim", "inner width / n_heads if that is given, else min(64, inner width)"),
@@ -40,6 +44,14 @@ TABLE: tuple[tuple[str, str, str], ...] = (
 """Rows (what, field, default) of sizes that depend on others; the schema has the fixed ones."""
 
 Fields = dict[str, Any]
+
+
+def of_letter(letter: str, fields: Fields) -> Fields:
+    """Add what the letter itself says: letter W has a window, whatever else is declared of it."""
+    if fields.get("kind") != LETTERS.get(letter):
+        return fields
+    missing = {k: v for k, v in LETTER_FIELDS.get(letter, {}).items() if fields.get(k) is None}
+    return {**fields, **missing}
 
 
 def fill(fields: Fields, d_model: int, where: str) -> Fields:

@@ -163,8 +163,12 @@ class Fusion(Config):
         )
 
     def kv_bytes_per_token(self, dtype_bytes: int = 2) -> int:
-        """Bytes that one more token adds to the fusion's own cache."""
+        """Bytes of one token's entry in the fusion's own cache."""
         return 0 if self.cross is None else self.cross.kv_width * dtype_bytes
+
+    def kv_bytes(self, n_tokens: int, dtype_bytes: int = 2) -> int:
+        """Bytes of the fusion's own cache for one sequence of `n_tokens`."""
+        return n_tokens * self.kv_bytes_per_token(dtype_bytes)
 
     def model_flops(self, branches: Sequence[MixerConfig], d_model: int, n_tokens: int) -> int:
         """Matrices, and the causal half of a cross attention."""

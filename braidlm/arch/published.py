@@ -12,6 +12,7 @@ from typing import Literal
 
 from braidlm.arch.cost import Cost, cost
 from braidlm.arch.mixers import AttentionConfig, Mamba2Config, MixerConfig, MLPConfig
+from braidlm.arch.mixers.tiles import visible_pairs
 from braidlm.arch.spec import Spec, Sublayer
 from braidlm.errors import InputError
 
@@ -138,8 +139,7 @@ def _nvidia(spec: Spec, exact: Cost) -> tuple[PublishedSublayer, ...]:
             index=s.index,
             symbol=s.symbol,
             n_params=s.n_params,
-            cache_bytes=exact.context * s.kv_bytes_per_token
-            + sum(_paper_state_bytes(b) for b in sublayer.branches),
+            cache_bytes=s.kv_bytes + sum(_paper_state_bytes(b) for b in sublayer.branches),
             training_flops=None,
         )
         for s, sublayer in zip(exact.sublayers, spec.sublayers, strict=True)
@@ -152,7 +152,7 @@ def _bae(spec: Spec, context: int) -> tuple[PublishedSublayer, ...]:
         mixer = _only_branch(s)
         n_params = _bae_params(mixer, spec.d_model)
         flops = 6 * n_params * context + _bae_extra_flops(mixer, context)
-        cache = context * mixer.kv_bytes_per_token(BF16_BYTES) + _paper_state_bytes(mixer)
+        cache = mixer.kv_bytes(context, BF16_BYTES) + _paper_state_bytes(mixer)
         rows.append(PublishedSublayer(s.index, s.symbol, n_params, cache, flops))
     return tuple(rows)
 
@@ -193,7 +193,7 @@ def _shape(mixer: MixerConfig) -> str:
 def _bae_extra_flops(mixer: MixerConfig, context: int) -> int:
     """Training FLOPs of one sequence that do not come from parameters."""
     if isinstance(mixer, AttentionConfig):
-        return 6 * mixer.width * context * (context + 1)
+        return 12 * mixer.width * visible_pairs(context, mixer.window, mixer.n_sinks)
     if isinstance(mixer, Mamba2Config):
         return 3 * context * (9 * mixer.d_inner * mixer.d_state + 2 * mixer.d_inner)
     return 0

@@ -117,7 +117,10 @@ class Spec(Config):
         for letter in sorted({*_used(data), *(x for g in groups for x in g)} - set(parallel)):
             if letter not in mixers:
                 mixers[letter] = {"kind": _default_kind(letter, [*mixers, *parallel])}
-        mixers = {k: defaults.fill(v, d_model, f"mixers.{k}") for k, v in mixers.items()}
+        mixers = {
+            k: defaults.fill(defaults.of_letter(k, v), d_model, f"mixers.{k}")
+            for k, v in mixers.items()
+        }
         return {
             "init_std": _init_std(data, d_model),
             **data,

@@ -74,7 +74,11 @@ def _defaults(as_json: bool) -> str:
     if as_json:
         rows = [{"what": w, "field": f, "default": d} for w, f, d in defaults.TABLE]
         return json.dumps({"letters": defaults.LETTERS, "defaults": rows}, indent=2) + "\n"
-    letters = list(defaults.LETTERS.items())
+    letters = [
+        (letter, ", ".join([kind, *(f"{k} {v}" for k, v in fields.items())]))
+        for letter, kind in defaults.LETTERS.items()
+        for fields in [defaults.LETTER_FIELDS.get(letter, {})]
+    ]
     head = ("of", "field", "default")
     return (
         table(("letter", "mixer"), letters, ("letter", "mixer"))

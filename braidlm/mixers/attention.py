@@ -12,7 +12,11 @@ from braidlm.segments import Segments, token_positions
 
 
 class Attention(nn.Module):
-    """Attention whose state is a `KVCache` of rotated keys and values, one per document."""
+    """Attention whose state is a `KVCache` of rotated keys and values, one per document.
+
+    Positions stay absolute under a window: a key keeps the angle that it was written with, and so
+    do the sinks, from which the distance grows.
+    """
 
     inv_freq: Tensor
 
@@ -20,7 +24,7 @@ class Attention(nn.Module):
         super().__init__()
         self.n_heads, self.n_kv_heads = config.n_heads, config.n_kv_heads
         self.head_dim, self.v_head_dim = config.head_dim, config.v_head_dim
-        self.scale = config.softmax_scale
+        self.scale, self.window, self.n_sinks = config.softmax_scale, config.window, config.n_sinks
         self.rope = (config.rope_dim, config.rope_theta, _scaling(config))
         self.widths = [
             config.n_heads * config.head_dim,
@@ -65,6 +69,8 @@ class Attention(nn.Module):
             segments=segments,
             cache=state,
             scale=self.scale,
+            window=self.window,
+            n_sinks=self.n_sinks,
             return_state=return_state,
         )
         return u.flatten(2), new_state

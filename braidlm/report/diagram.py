@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from braidlm.arch.defaults import LETTERS
+from braidlm.arch.defaults import LETTER_FIELDS, LETTERS
 from braidlm.arch.pattern import parse
 from braidlm.arch.recipe import Recipe
 from braidlm.errors import InputError
@@ -78,7 +78,7 @@ def _by_letters(model: Any) -> list[Cell]:
         raise InputError(f"model.pattern = {pattern!r}: must be a pattern such as 'M-M-*-'")
     return [
         Cell(
-            tuple(LETTERS.get(letter, letter) for letter in letters),
+            tuple(_kind_of(letter) for letter in letters),
             "fused" if len(letters) > 1 else "",
         )
         for letters in parse(pattern).expand()
@@ -86,8 +86,13 @@ def _by_letters(model: Any) -> list[Cell]:
 
 
 def _kind(mixer: Any) -> str:
-    windowed = mixer.kind == "attention" and getattr(mixer, "window", None)
+    windowed = mixer.kind == "attention" and mixer.window is not None
     return "window_attention" if windowed else mixer.kind
+
+
+def _kind_of(letter: str) -> str:
+    windowed = "window" in LETTER_FIELDS.get(letter, {})
+    return "window_attention" if windowed else LETTERS.get(letter, letter)
 
 
 def _fusion(fusion: Any) -> str:

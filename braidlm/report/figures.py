@@ -48,7 +48,7 @@ def arch_figures(config: dict[str, Any], context: int) -> dict[str, Any]:
         "n_active_params": found.n_active_params,
         "training_tokens": tokens,
         "training_flops": train_flops(recipe.spec, recipe.data.seq_len, tokens),
-        "kv_bytes": found.cache_bytes - found.state_bytes,
+        "kv_bytes": found.kv_bytes,
         "state_bytes": found.state_bytes,
         "cache_bytes": found.cache_bytes,
         "cost_error": None,

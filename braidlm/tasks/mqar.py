@@ -213,7 +213,7 @@ def _cache_bytes(recipe: Recipe, length: int) -> dict[str, dict[str, Any]]:
     found = cost(recipe.spec, length)
     return {
         "state_bytes": exact(found.state_bytes, 1, "bytes"),
-        "kv_bytes": exact(found.kv_bytes_per_token * length, 1, "bytes"),
+        "kv_bytes": exact(found.kv_bytes, 1, "bytes"),
     }
 
 

@@ -34,6 +34,39 @@ def test_attention_by_hand():
     assert row.decode_flops == 2 * (q + k + v + o) + 10 * 4 * (2 * 4 + 2 * 6)
 
 
+WINDOW = {"W": HEADS["*"] | {"window": 3, "n_sinks": 1}}
+
+
+def test_a_window_by_hand():
+    (row,) = sublayer_costs(declare("W", WINDOW), 10)
+    matrices = 16 * 16 + 16 * 8 + 16 * 12 + 24 * 16
+    pairs = 1 + 2 + 3 + 7 * 4
+    assert row.n_params == matrices + 16
+    assert row.model_flops == 2 * 10 * matrices + pairs * 4 * 20
+    assert row.decode_flops == 2 * matrices + 4 * 4 * 20
+    assert (row.kv_bytes, row.kv_bytes_per_token, row.state_bytes) == (4 * 40, 0, 0)
+    filling = [sublayer_costs(declare("W", WINDOW), n)[0] for n in (2, 3, 4, 5)]
+    assert [r.kv_bytes for r in filling] == [80, 120, 160, 160]
+    assert [r.kv_bytes_per_token for r in filling] == [40, 40, 0, 0]
+    c = cost(declare("W*", HEADS | WINDOW), 10)
+    assert c.kv_bytes == 4 * 40 + 10 * 40 == c.cache_bytes
+    assert c.decode_bytes_per_step == c.decode_weight_bytes + 14 * 40
+
+
+def test_a_window_above_the_context_costs_what_no_window_costs():
+    wide = {"W": HEADS["*"] | {"window": 11}}
+    assert cost(declare("W", wide), 11).model_flops == cost(declare("*", HEADS), 11).model_flops
+    assert cost(declare("W", wide), 12).model_flops < cost(declare("*", HEADS), 12).model_flops
+
+
+def test_tokens_that_are_no_whole_sequences_round_the_flops_down_once():
+    spec = declare("W", WINDOW)
+    one = cost(spec, 7)
+    assert one.model_flops % 7 != 0
+    assert train_flops(spec, 7, 7000) == 1000 * one.training_flops
+    assert train_flops(spec, 7, 1) == one.training_flops // 7 == one.training_flops_per_token
+
+
 def test_mamba2_by_hand():
     (row,) = sublayer_costs(declare("M", MAMBA), 10)
     inner, conv = 32, 32 + 2 * 2 * 5
@@ -91,7 +124,7 @@ def test_dtypes_scale_their_own_bytes_alone():
 
 
 def test_decode_flops_add_up_to_the_sequence():
-    spec = declare("*M-{M*}", HEADS | MAMBA, fusion={"combine": "cross_attention"})
+    spec = declare("*M-{M*}W", HEADS | MAMBA | WINDOW, fusion={"combine": "cross_attention"})
     assert sum(cost(spec, n).decode_flops for n in range(1, 13)) == cost(spec, 12).model_flops
 
 
@@ -131,6 +164,7 @@ SPECS = {
     "mamba2": declare("M2", MAMBA),
     "mamba2, bare": declare("M", {"M": {"conv_bias": False, "norm": "none"}}),
     "attention": declare("*", HEADS),
+    "window": declare("W*", HEADS | WINDOW),
     "hybrid, untied": declare("(M-*-)2", HEADS | MAMBA, tie_embeddings=False),
     "plain mlp": declare("-", {"-": {"gated": False, "activation": "relu2"}}),
     "mean": declare("{M*}-", HEADS | MAMBA),
@@ -162,14 +196,13 @@ def test_bytes_are_those_of_a_real_state(name):
     state = model(torch.zeros(1, 9, dtype=torch.int64)).state
     expected = cost(SPECS[name], 9, kv_dtype_bytes=4)
     held = [_held(s) for s in state]
-    assert [kv for kv, _ in held] == [9 * s.kv_bytes_per_token for s in expected.sublayers]
+    assert [kv for kv, _ in held] == [s.kv_bytes for s in expected.sublayers]
     assert [fixed for _, fixed in held] == [s.state_bytes for s in expected.sublayers]
 
 
 def _held(state):
     """Bytes of KV caches, and of everything else."""
     if isinstance(state, KVCache):
-        assert state.k.shape[1] == 9
         return sum(t.numel() * t.element_size() for t in state[:2]), 0
     if state is None or all(isinstance(x, torch.Tensor) for x in state):
         return 0, sum(t.numel() * t.element_size() for t in tensors(state))

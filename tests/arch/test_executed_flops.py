@@ -7,37 +7,14 @@ from torch.utils.flop_counter import FlopCounterMode
 from braidlm.arch.cost import executed_matmul_flops, executed_training_flops
 from braidlm.arch.spec import Spec
 from braidlm.model import HybridLM
-
-aten = torch.ops.aten
-
-
-def _forward(q, k, v, *args, out_shape=None, **kwargs):
-    """Scores and values of (B, Hq, T, D) queries; the counter's own rule refuses grouped heads."""
-    rows = 2 * q[0] * q[1] * q[2] * k[2]
-    return rows * (q[3] + v[3])
-
-
-def _backward(grad, q, k, v, *args, out_shape=None, **kwargs):
-    """Scores again, then the gradients of values, weights, queries and keys."""
-    rows = 2 * q[0] * q[1] * q[2] * k[2]
-    return rows * (3 * q[3] + 2 * v[3])
-
-
-def _added_product(total, a, b, *args, out_shape=None, **kwargs):
-    return 2 * a[0] * a[1] * b[1]
-
-
-UNKNOWN_TO_TORCH = {
-    aten._scaled_dot_product_flash_attention_for_cpu: _forward,
-    aten._scaled_dot_product_flash_attention_for_cpu_backward: _backward,
-    aten.addmm_: _added_product,
-}
-"""What the counter does not know by itself: the CPU's fused attention, sums in place."""
+from tests.flops import UNKNOWN_TO_TORCH
 
 MIXERS = {
     "M": {"head_dim": 8, "n_groups": 2, "d_state": 6, "chunk_size": 8},
     "*": {"head_dim": 8, "n_kv_heads": 2},
     "A": {"kind": "attention", "head_dim": 8, "v_head_dim": 4},
+    "W": {"head_dim": 8, "n_kv_heads": 2, "window": 5},
+    "X": {"kind": "attention", "head_dim": 8, "v_head_dim": 4, "window": 70, "n_sinks": 3},
     "-": {"d_ff": 24},
 }
 
@@ -69,6 +46,8 @@ SPECS = {
     "mamba2": tiny("M-"),
     "attention": tiny("*-"),
     "values narrower than keys": tiny("A"),
+    "window": tiny("W-"),
+    "window with sinks": tiny("X"),
     "plain mlp": tiny("--", mixers={"-": {"d_ff": 24, "gated": False, "activation": "gelu"}}),
     "hybrid": tiny("(MM-*-)2"),
     "mean": tiny("{M*}-"),
@@ -83,7 +62,9 @@ SPECS = {
 
 LENGTHS = [("hybrid", 1), ("hybrid", 8), ("hybrid", 16), *((name, 5) for name in SPECS)]
 """Below, at and past the chunk of 8; `PADDED` is past it and no multiple of it."""
-PADDED = [(name, 21) for name in SPECS]
+WINDOWED = [("window", 6), ("window", 69), ("window with sinks", 73), ("window with sinks", 300)]
+"""One token past the first span; one block of 64 and exactly that; several blocks of 70."""
+PADDED = [*((name, 21) for name in SPECS), *WINDOWED]
 
 
 @pytest.mark.parametrize(("name", "n_tokens"), LENGTHS + PADDED)

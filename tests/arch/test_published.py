@@ -15,7 +15,7 @@ from braidlm.errors import InputError
 FOLDER = Path(__file__).parents[2] / "recipes" / "published"
 MIB = 2**20
 TOKENS = 60 * 10**9
-BAE = ["transformer", "mamba", "inter-1to1", "inter-1to3", "inter-1to5", "inter-1to12"]
+BAE = ["transformer", "mamba", "inter-1to1", "inter-1to3", "inter-1to5", "inter-1to12", "swa-1to5"]
 
 
 def nvidia(name):
@@ -73,14 +73,25 @@ def test_bae_1b_blocks():
 @pytest.mark.parametrize(
     ("name", "mib"),
     [("transformer", 256.0), ("mamba", 13.4), ("inter-1to1", 119), ("inter-1to3", 58),
-     ("inter-1to5", 43), ("inter-1to12", 28)],
+     ("inter-1to5", 43), ("inter-1to12", 28), ("swa-1to5", 63)],
 )  # fmt: skip
 def test_bae_1b_cache_at_8k(name, mib):
     total = published("bae", bae(name), 8192).cache_bytes / MIB
     assert round(total, 1 if isinstance(mib, float) else None) == mib
 
 
-@pytest.mark.parametrize(("name", "flops"), [("transformer", 4.47), ("mamba", 3.67)])
+def test_bae_1b_windows_grow_only_by_their_full_attention():
+    assert round(published("bae", bae("swa-1to5"), 32 * 1024).cache_bytes / MIB) == 207
+    paper = published("bae", bae("swa-1to5"), 8192)
+    assert rows(paper, "W")[0].cache_bytes == 4 * 64 * 8 * (512 + 64)
+    assert paper.kv_bytes_per_token == 3 * 4 * 64 * 8
+    seen = 12 * 2048 * 576 * (577 / 2 + 8192 - 576)
+    assert rows(paper, "W")[0].training_flops == 6 * 10_485_760 * 8192 + seen
+
+
+@pytest.mark.parametrize(
+    ("name", "flops"), [("transformer", 4.47), ("mamba", 3.67), ("swa-1to5", 3.79)]
+)
 def test_bae_1b_training_flops(name, flops):
     paper = published("bae", bae(name), 8192)
     assert paper.training_flops_per_token is not None

@@ -23,6 +23,36 @@ def test_a_pattern_is_enough_and_every_size_becomes_explicit():
     assert [x.letter for x in spec.mixers] == ["*", "-", "M"]
 
 
+def test_letter_w_has_a_window_unless_it_is_something_else():
+    given = {"pattern": "W*X", "d_model": 64, "mixers": {"X": {"kind": "attention", "window": 7}}}
+    spec = Spec.of(given)
+    assert [mixer(spec, x).window for x in "W*X"] == [512, None, 7]
+    assert Spec.of(spec.model_dump(mode="json", exclude_none=True)) == spec
+    for fields, window in (({"kind": "attention"}, 512), ({"window": 9}, 9), ({"n_sinks": 4}, 512)):
+        assert mixer(Spec.of({"pattern": "W", "mixers": {"W": fields}}), "W").window == window
+    other = Spec.of({"pattern": "W", "mixers": {"W": {"kind": "mlp"}}})
+    assert isinstance(mixer(other, "W"), MLPConfig)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"window": 0}, "mixers.W.window = 0: input should be greater than 0"),
+        ({"window": 1.5}, "mixers.W.window = 1.5"),
+        ({"n_sinks": -1}, "mixers.W.n_sinks = -1: input should be greater than or equal to 0"),
+        ({"windw": 3}, "unknown field 'windw' (did you mean 'window'?)"),
+    ],
+)
+def test_a_window_that_cannot_be_is_refused(fields, message):
+    with pytest.raises(InputError, match=re.escape(message)):
+        Spec.of({"pattern": "W", "mixers": {"W": fields}})
+
+
+def test_sinks_need_a_window():
+    with pytest.raises(InputError, match="n_sinks = 4: needs a window"):
+        Spec.of({"pattern": "*", "mixers": {"*": {"n_sinks": 4}}})
+
+
 def test_defaults_follow_what_is_given():
     spec = Spec.of(
         {

@@ -65,6 +65,10 @@ class AttentionConfig(MixerConfig):
     """Stretching of the frequencies. Default: none."""
     softmax_scale: float | None = Field(default=None, gt=0)
     """Factor on the scores. Default: head_dim ** -0.5."""
+    window: int | None = Field(default=None, gt=0)
+    """Tokens that a query sees, itself included. Default: all; for letter W 512 (Bae et al.)."""
+    n_sinks: int = Field(default=0, ge=0)
+    """First tokens of each document that stay visible under a window (StreamingLLM). Default: 0."""
 
     @model_validator(mode="after")
     def _heads_divide(self) -> Self:
@@ -76,6 +80,10 @@ class AttentionConfig(MixerConfig):
             raise ValueError(
                 f"rope_fraction = {self.rope_fraction}: rotates {self.rope_dim} of "
                 f"head_dim = {self.head_dim} channels, which must be an even number"
+            )
+        if self.n_sinks and self.window is None:
+            raise ValueError(
+                f"n_sinks = {self.n_sinks}: needs a window; without one every token stays visible"
             )
         return self
 
@@ -95,7 +103,10 @@ class AttentionConfig(MixerConfig):
         values = "" if self.v_head_dim == self.head_dim else f" (values {self.v_head_dim})"
         shared = "" if self.n_kv_heads == self.n_heads else f", {self.n_kv_heads} kv"
         position = "" if self.position == "none" else ", rope"
-        return f"attention, {self.n_heads} heads of {self.head_dim}{values}{shared}{position}"
+        sinks = f" + {self.n_sinks} sinks" if self.n_sinks else ""
+        window = "" if self.window is None else f", window {self.window}{sinks}"
+        heads = f"{self.n_heads} heads of {self.head_dim}{values}{shared}"
+        return f"attention, {heads}{window}{position}"
 
     @property
     def n_norm_groups(self) -> int:
@@ -115,21 +126,48 @@ class AttentionConfig(MixerConfig):
         """Bytes of one token's keys and values."""
         return self.kv_width * dtype_bytes
 
+    def kv_bytes(self, n_tokens: int, dtype_bytes: int = 2) -> int:
+        """Bytes of the keys and values that are held: under a window those of its span at most."""
+        return self.n_held(n_tokens) * self.kv_bytes_per_token(dtype_bytes)
+
+    def n_held(self, n_tokens: int) -> int:
+        """Tokens of `n_tokens` that the last one sees, and that the cache holds."""
+        return n_tokens if self.window is None else min(n_tokens, self.window + self.n_sinks)
+
     def model_flops(self, d_model: int, n_tokens: int) -> int:
-        """Projections, and the causal half of the score and value products."""
+        """Projections, and the score and value products of the pairs that are seen."""
         return self._projection_flops(d_model, n_tokens) + causal_attention_flops(
-            n_tokens, self.n_heads, self.head_dim, self.v_head_dim
+            n_tokens,
+            self.n_heads,
+            self.head_dim,
+            self.v_head_dim,
+            window=self.window,
+            n_sinks=self.n_sinks,
         )
 
     def executed_matmul_flops(self, d_model: int, batch: int, n_tokens: int) -> int:
-        """Projections, and the full square of scores: the counter does not know causality."""
-        square = executed_attention_flops(n_tokens, self.n_heads, self.head_dim, self.v_head_dim)
-        return batch * (self._projection_flops(d_model, n_tokens) + square)
+        """Projections, and all scores of each call: the counter does not know what is hidden."""
+        scores = executed_attention_flops(
+            n_tokens,
+            self.n_heads,
+            self.head_dim,
+            self.v_head_dim,
+            window=self.window,
+            n_sinks=self.n_sinks,
+        )
+        return batch * (self._projection_flops(d_model, n_tokens) + scores)
 
     def executed_backward_flops(self, d_model: int, batch: int, n_tokens: int) -> int:
-        """Two products for each projection; the fused kernel's own for the square."""
-        square = backward_attention_flops(n_tokens, self.n_heads, self.head_dim, self.v_head_dim)
-        return batch * (2 * self._projection_flops(d_model, n_tokens) + square)
+        """Two products for each projection; the fused kernel's own for the scores."""
+        scores = backward_attention_flops(
+            n_tokens,
+            self.n_heads,
+            self.head_dim,
+            self.v_head_dim,
+            window=self.window,
+            n_sinks=self.n_sinks,
+        )
+        return batch * (2 * self._projection_flops(d_model, n_tokens) + scores)
 
     def _projection_flops(self, d_model: int, n_tokens: int) -> int:
         return matmul_flops(n_tokens, (d_model, self.n_heads * self.head_dim + self.kv_width))

@@ -11,6 +11,7 @@ from abc import abstractmethod
 from typing import ClassVar, Literal
 
 from braidlm.arch.config import Config
+from braidlm.arch.mixers.tiles import computed_pairs, visible_pairs
 
 Role = Literal["attention", "recurrent", "channel"]
 
@@ -45,8 +46,12 @@ class MixerConfig(Config):
         return self.n_params(d_model)
 
     def kv_bytes_per_token(self, dtype_bytes: int = 2) -> int:
-        """Bytes that one more token of context adds to the cache of one sequence."""
+        """Bytes of one token's entry in the cache."""
         return 0
+
+    def kv_bytes(self, n_tokens: int, dtype_bytes: int = 2) -> int:
+        """Bytes of the cache of one sequence of `n_tokens`; that of a window stops growing."""
+        return n_tokens * self.kv_bytes_per_token(dtype_bytes)
 
     def state_bytes(self, dtype_bytes: int = 4, conv_columns: int | None = None) -> int:
         """Bytes of fixed-size state of one sequence.
@@ -76,19 +81,43 @@ def matmul_flops(n_tokens: int, *shapes: tuple[int, int]) -> int:
     return 2 * n_tokens * sum(a * b for a, b in shapes)
 
 
-def causal_attention_flops(n_tokens: int, n_heads: int, qk_dim: int, v_dim: int) -> int:
-    """FLOPs of causal softmax attention: each of the T(T+1)/2 pairs costs 2 (qk_dim + v_dim)."""
-    return n_tokens * (n_tokens + 1) * n_heads * (qk_dim + v_dim)
+def causal_attention_flops(
+    n_tokens: int,
+    n_heads: int,
+    qk_dim: int,
+    v_dim: int,
+    *,
+    window: int | None = None,
+    n_sinks: int = 0,
+) -> int:
+    """FLOPs of causal softmax attention: each pair that is seen costs 2 (qk_dim + v_dim)."""
+    return 2 * visible_pairs(n_tokens, window, n_sinks) * n_heads * (qk_dim + v_dim)
 
 
-def executed_attention_flops(n_tokens: int, n_heads: int, qk_dim: int, v_dim: int) -> int:
-    """FLOPs of a fused attention as torch counts them: the whole square, 2 products.
+def executed_attention_flops(
+    n_tokens: int,
+    n_heads: int,
+    qk_dim: int,
+    v_dim: int,
+    *,
+    window: int | None = None,
+    n_sinks: int = 0,
+) -> int:
+    """FLOPs of a fused attention as torch counts them: 2 products for every score that is held.
 
     The kernel wants one width for queries, keys and values, so the narrower is padded.
     """
-    return 4 * n_tokens * n_tokens * n_heads * max(qk_dim, v_dim)
+    return 4 * computed_pairs(n_tokens, window, n_sinks) * n_heads * max(qk_dim, v_dim)
 
 
-def backward_attention_flops(n_tokens: int, n_heads: int, qk_dim: int, v_dim: int) -> int:
+def backward_attention_flops(
+    n_tokens: int,
+    n_heads: int,
+    qk_dim: int,
+    v_dim: int,
+    *,
+    window: int | None = None,
+    n_sinks: int = 0,
+) -> int:
     """FLOPs of its backward pass, 5 products: scores again, then gradients of p, v, q and k."""
-    return 10 * n_tokens * n_tokens * n_heads * max(qk_dim, v_dim)
+    return 10 * computed_pairs(n_tokens, window, n_sinks) * n_heads * max(qk_dim, v_dim)

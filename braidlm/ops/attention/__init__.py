@@ -5,7 +5,8 @@ from __future__ import annotations
 from torch import Tensor
 
 from braidlm.ops import dispatch
-from braidlm.ops.attention.cache import KVCache
+from braidlm.ops.attention.cache import KVCache, Window
+from braidlm.ops.attention.kernel import Scoring
 from braidlm.ops.attention.naive import attention_naive
 from braidlm.ops.attention.sdpa import attention_sdpa
 from braidlm.ops.dispatch import Call, Implementation, Operator, check_shape
@@ -30,12 +31,15 @@ def attention(
     segments: Segments | None = None,
     cache: KVCache | None = None,
     scale: float | None = None,
+    window: int | None = None,
+    n_sinks: int = 0,
     return_state: bool = True,
     impl: str = "auto",
 ) -> tuple[Tensor, KVCache | None]:
-    """o_t = sum_s softmax_s(scale * q_t . k_s) v_s over the document's tokens s <= t.
+    """o_t = sum_s softmax_s(scale * q_t . k_s) v_s over the tokens s that t sees.
 
-    The tokens s are those in the cache and those of this call. Query head h reads key-value head
+    These are the document's tokens s <= t, in the cache and in this call; under a window only those
+    with t - s < window, and the document's first n_sinks. Query head h reads key-value head
     h // (Hq // Hkv). Without gradients a passed cache is donated, see `KVCache`.
 
     Args:
@@ -45,6 +49,9 @@ def attention(
         segments: where documents lie; None: each row is one document.
         cache: keys and values of earlier calls, one row per document.
         scale: multiplies the scores; D^-0.5 by default.
+        window: tokens that a query sees, itself included; None: all. The cache then is a ring of at
+            most window + n_sinks places, which only calls with the same two numbers can read.
+        n_sinks: first tokens of each document that stay visible under a window.
         return_state: whether the extended cache is returned.
         impl: "auto", "sdpa" or "naive".
 
@@ -56,9 +63,11 @@ def attention(
         InputError: an unknown `impl`.
 
     Source: Vaswani et al., "Attention Is All You Need" (arXiv 1706.03762), eq. 1; grouped queries:
-        Ainslie et al. (arXiv 2305.13245).
+        Ainslie et al. (arXiv 2305.13245); windows: Beltagy et al. (arXiv 2004.05150); sinks: Xiao
+        et al. (arXiv 2309.17453).
     """
     _check(q, k, v, segments, cache)
+    sight = _window(window, n_sinks, cache)
     call = Call(
         device=q.device.type,
         dtype=q.dtype,
@@ -68,12 +77,36 @@ def attention(
         has_state=cache is not None,
     )
     chosen = ATTENTION.choose(impl, call)
-    scale = q.shape[-1] ** -0.5 if scale is None else scale
+    scoring = Scoring(q.shape[-1] ** -0.5 if scale is None else scale)
     k, v = k.to(q.dtype), v.to(q.dtype)
     with dispatch.own_precision(q):
         return chosen.function(
-            q, k, v, segments=segments, cache=cache, scale=scale, return_state=return_state
+            q,
+            k,
+            v,
+            segments=segments,
+            cache=cache,
+            scoring=scoring,
+            window=sight,
+            return_state=return_state,
         )
+
+
+def _window(window: int | None, n_sinks: int, cache: KVCache | None) -> Window | None:
+    if (window is not None and window < 1) or n_sinks < 0 or (window is None and n_sinks):
+        raise ValueError(
+            f"attention: window={window} must be at least 1 or None, and n_sinks={n_sinks} at "
+            "least 0, and 0 without a window."
+        )
+    if window is None:
+        return None
+    found = Window(window, n_sinks)
+    if cache is not None and cache.k.shape[1] > found.span:
+        raise ValueError(
+            f"attention: cache.k has {cache.k.shape[1]} places; the cache of window={window} and "
+            f"n_sinks={n_sinks} has at most {found.span}."
+        )
+    return found
 
 
 def _check(

@@ -1,28 +1,47 @@
-"""The KV cache: one row per document, filled from the left, written in place where that is safe."""
+"""The KV cache: one row per document, written in place where that is safe."""
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from braidlm.segments import Segments
 
 
 class KVCache(NamedTuple):
-    """Keys and values of the tokens seen so far; places from `length` on hold nothing.
+    """Keys and values of the tokens seen so far, filled from the left.
 
-    Without gradients a cache that is passed to `attention` is donated: its free places are written.
-    Clone it first to continue one prefix in two ways.
+    Of a sliding window only its tokens are held, see `braidlm.ops.attention.ring`. Without
+    gradients a cache that is passed to `attention` is donated: its places are written. Clone it
+    first to continue one prefix in two ways.
     """
 
     k: Tensor
-    """(n_docs, S, Hkv, D), S the capacity"""
+    """(n_docs, S, Hkv, D), S the capacity; places from `length` on hold nothing"""
     v: Tensor
     """(n_docs, S, Hkv, Dv)"""
     length: Tensor
-    """(n_docs,) int64, tokens held"""
+    """(n_docs,) int64, tokens seen: what the next token's position is counted from"""
+
+
+class Window(NamedTuple):
+    """What a query sees: the last `size` tokens, itself included, and the first `n_sinks`."""
+
+    size: int
+    n_sinks: int
+
+    @property
+    def span(self) -> int:
+        """Tokens that a query sees at most, and places of a cache at most."""
+        return self.size + self.n_sinks
+
+
+def take(x: Tensor, index: Tensor) -> Tensor:
+    """Rows of x (N, ...) at `index` (...): x[index], with a gradient that is fast on a CPU too."""
+    return F.embedding(index, x.flatten(1)).view(*index.shape, *x.shape[1:])
 
 
 def by_document(x: Tensor, segments: Segments | None) -> Tensor:
@@ -30,7 +49,7 @@ def by_document(x: Tensor, segments: Segments | None) -> Tensor:
     if segments is None:
         return x
     index, is_real = places(segments)
-    taken = x.flatten(0, 1)[index]
+    taken = take(x.flatten(0, 1), index)
     return taken.masked_fill(~is_real.view(*is_real.shape, *(1,) * (x.dim() - 2)), 0)
 
 
@@ -47,32 +66,46 @@ def places(segments: Segments) -> tuple[Tensor, Tensor]:
     return first[:, None] + within.minimum(segments.lengths[:, None] - 1), is_real
 
 
+def n_added(new: Tensor, segments: Segments | None) -> Tensor:
+    """(n_docs,) int64: tokens that a call adds to each document; `new` is (n_docs, L, ...)."""
+    if segments is not None:
+        return segments.lengths
+    return torch.full((new.shape[0],), new.shape[1], dtype=torch.int64, device=new.device)
+
+
+def may_write(cache: KVCache, k: Tensor, v: Tensor) -> bool:
+    """Whether no gradient flows through old or new entries, so that places may be written."""
+    tensors = (k, v, cache.k, cache.v)
+    return not (torch.is_grad_enabled() and any(t.requires_grad for t in tensors))
+
+
 def extend(cache: KVCache | None, k: Tensor, v: Tensor, segments: Segments | None) -> KVCache:
     """The cache with the new keys (B, T, Hkv, D) and values (B, T, Hkv, Dv) behind the old ones."""
     new_k, new_v = by_document(k, segments), by_document(v, segments)
-    n_docs, n_new = new_k.shape[:2]
-    if segments is None:
-        added = torch.full((n_docs,), n_new, dtype=torch.int64, device=k.device)
-    else:
-        added = segments.lengths
+    added = n_added(new_k, segments)
     if cache is None:
         return KVCache(new_k.contiguous(), new_v.contiguous(), added.clone())
     length = cache.length + added
-    longest = int(length.max()) if n_docs else 0
-    if torch.is_grad_enabled() and any(t.requires_grad for t in (k, v, cache.k, cache.v)):
+    longest = int(length.max()) if len(length) else 0
+    if not may_write(cache, k, v):
         return _joined(cache, new_k, new_v, length, longest)
-    old_k, old_v = _with_room(cache.k, longest), _with_room(cache.v, longest)
+    old_k, old_v = with_room(cache.k, longest), with_room(cache.v, longest)
     _write(old_k, new_k, cache.length, added, segments)
     _write(old_v, new_v, cache.length, added, segments)
     return KVCache(old_k, old_v, length)
 
 
-def _with_room(held: Tensor, needed: int) -> Tensor:
-    """`held` itself if it has `needed` places, otherwise a copy of at least twice its capacity."""
+def with_room(held: Tensor, needed: int, most: int | None = None) -> Tensor:
+    """`held` itself if it has `needed` places, otherwise a copy of at least twice its capacity.
+
+    No cache is made larger than `most` places.
+    """
     capacity = held.shape[1]
     if needed <= capacity:
         return held
-    grown = held.new_zeros(held.shape[0], max(needed, 2 * capacity), *held.shape[2:])
+    wanted = max(needed, 2 * capacity)
+    wanted = wanted if most is None else min(wanted, most)
+    grown = held.new_zeros(held.shape[0], wanted, *held.shape[2:])
     grown[:, :capacity] = held
     return grown
 
@@ -94,14 +127,22 @@ def _write(held: Tensor, new: Tensor, at: Tensor, added: Tensor, segments: Segme
 def _joined(cache: KVCache, new_k: Tensor, new_v: Tensor, length: Tensor, longest: int) -> KVCache:
     """A new cache of `longest` places, through which gradients flow to old and new entries."""
     place = torch.arange(longest, device=length.device)
-    old = cache.length[:, None]
-    is_old = place < old
-    is_held = place < length[:, None]
-    capacity, n_new = cache.k.shape[1], new_k.shape[1]
-    source = torch.where(is_old, place, capacity + (place - old).clamp(0, n_new - 1))
-    document = torch.arange(len(source), device=source.device)[:, None]
-    joined = []
-    for held, new in ((cache.k, new_k), (cache.v, new_v)):
-        taken = torch.cat((held, new.to(held.dtype)), dim=1)[document, source]
-        joined.append(taken.masked_fill(~is_held[..., None, None], 0))
-    return KVCache(joined[0], joined[1], length)
+    is_held = (place < length[:, None])[..., None, None]
+    k, v = (
+        joined(held, new, cache.length, longest).masked_fill(~is_held, 0)
+        for held, new in ((cache.k, new_k), (cache.v, new_v))
+    )
+    return KVCache(k, v, length)
+
+
+def joined(held: Tensor, new: Tensor, n_held: Tensor, longest: int) -> Tensor:
+    """(n_docs, longest, ...): the first n_held (n_docs,) entries of `held`, then those of `new`.
+
+    Behind a document's end an entry is repeated.
+    """
+    place = torch.arange(longest, device=n_held.device)
+    behind = place - n_held[:, None]
+    capacity, n_new = held.shape[1], new.shape[1]
+    source = torch.where(behind < 0, place, capacity + behind.clamp(0, n_new - 1))
+    first = torch.arange(len(source), device=source.device)[:, None] * (capacity + n_new)
+    return take(torch.cat((held, new.to(held.dtype)), dim=1).flatten(0, 1), first + source)

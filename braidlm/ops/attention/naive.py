@@ -5,7 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from braidlm.ops.attention.cache import KVCache, extend
+from braidlm.ops.attention.cache import KVCache, Window, extend
+from braidlm.ops.attention.kernel import Scoring
+from braidlm.ops.attention.ring import extend_ring, place_of
 from braidlm.segments import Segments
 
 
@@ -16,29 +18,52 @@ def attention_naive(
     *,
     segments: Segments | None,
     cache: KVCache | None,
-    scale: float,
+    scoring: Scoring,
+    window: Window | None,
     return_state: bool,
 ) -> tuple[Tensor, KVCache | None]:
-    """softmax(scale * q k^T) v over the document's past and present; see `attention`."""
+    """softmax(scale * q k^T) v over the tokens that each query sees; see `attention`."""
     spans = segments.spans if segments is not None else [(r, 0, q.shape[1]) for r in range(len(q))]
     o = q.new_zeros(*q.shape[:3], v.shape[3])
-    held = [0] * len(spans) if cache is None else cache.length.tolist()
     for d, (row, start, length) in enumerate(spans):
         here = slice(start, start + length)
-        keys, values = k[row, here], v[row, here]
+        keys, values, seen = k[row, here], v[row, here], 0
+        position = torch.arange(length, device=q.device)
         if cache is not None:
-            keys = torch.cat((cache.k[d, : held[d]].to(k.dtype), keys))
-            values = torch.cat((cache.v[d, : held[d]].to(v.dtype), values))
-        o[row, here] = _document(q[row, here], keys, values, scale)
-    return o, (extend(cache, k, v, segments) if return_state else None)
+            seen = int(cache.length[d])
+            past, place = _held(seen, window, q.device)
+            keys = torch.cat((cache.k[d, place].to(k.dtype), keys))
+            values = torch.cat((cache.v[d, place].to(v.dtype), values))
+            position = torch.cat((past, position + seen))
+        is_seen = _is_seen(position[-length:, None], position, window)
+        o[row, here] = _document(q[row, here], keys, values, is_seen, scoring)
+    if not return_state:
+        return o, None
+    if window is None:
+        return o, extend(cache, k, v, segments)
+    return o, extend_ring(cache, k, v, segments, window)
 
 
-def _document(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
-    """(L, Hq, D), (S, Hkv, D), (S, Hkv, Dv) -> (L, Hq, Dv); the queries are the last L of S."""
-    n_new, n_all = q.shape[0], k.shape[0]
+def _held(seen: int, window: Window | None, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Positions of the tokens that a cache holds of `seen`, and their places in it."""
+    position = torch.arange(seen, device=device)
+    if window is None:
+        return position, position
+    kept = (position < window.n_sinks) | (position >= seen - window.size)
+    return position[kept], place_of(position[kept], window)
+
+
+def _is_seen(asking: Tensor, asked: Tensor, window: Window | None) -> Tensor:
+    """Whether the query at position `asking` sees the key at position `asked`."""
+    if window is None:
+        return asked <= asking
+    return (asked <= asking) & ((asking - asked < window.size) | (asked < window.n_sinks))
+
+
+def _document(q: Tensor, k: Tensor, v: Tensor, is_seen: Tensor, scoring: Scoring) -> Tensor:
+    """(L, Hq, D), (S, Hkv, D), (S, Hkv, Dv) and (L, S) bool -> (L, Hq, Dv)."""
     per_kv_head = q.shape[1] // k.shape[1]
     k, v = (x.repeat_interleave(per_kv_head, dim=1).transpose(0, 1) for x in (k, v))
-    scores = scale * (q.transpose(0, 1) @ k.transpose(1, 2))
-    future = torch.ones(n_new, n_all, dtype=torch.bool, device=q.device).triu(n_all - n_new + 1)
-    weights = scores.masked_fill(future, -torch.inf).softmax(-1)
+    scores = scoring.scale * (q.transpose(0, 1) @ k.transpose(1, 2))
+    weights = scores.masked_fill(~is_seen, -torch.inf).softmax(-1)
     return (weights @ v).transpose(0, 1)

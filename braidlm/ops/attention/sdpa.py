@@ -5,17 +5,31 @@ README.md of this folder says which call is made when. Axes: n documents, L quer
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from braidlm.ops.attention.cache import KVCache, by_document, extend, places
+from braidlm.arch.mixers.tiles import QUERY_BLOCK
+from braidlm.ops.attention.band import Span, band
+from braidlm.ops.attention.cache import (
+    KVCache,
+    Window,
+    by_document,
+    extend,
+    n_added,
+    places,
+    take,
+)
+from braidlm.ops.attention.kernel import Scoring, call
+from braidlm.ops.attention.ring import extend_ring, unrolled
 from braidlm.segments import Segments
 
-QUERY_BLOCK = 256
-"""Queries per call when a cache is continued: no mask is larger than this times the keys."""
 BUCKET_RATIO = 1.25
 """Documents of one call differ in length by at most this factor; they are padded behind."""
+
+Pieces = list[tuple[Tensor, Tensor]]
+"""Places (n,) in the flattened result, and the result there (n, Hq, Dv)."""
 
 
 def attention_sdpa(
@@ -25,53 +39,75 @@ def attention_sdpa(
     *,
     segments: Segments | None,
     cache: KVCache | None,
-    scale: float,
+    scoring: Scoring,
+    window: Window | None,
     return_state: bool,
 ) -> tuple[Tensor, KVCache | None]:
     """Causal attention inside documents; see `attention` for the arguments."""
-    if cache is not None:
-        extended = extend(cache, k, v, segments)
-        o = _over_cache(by_document(q, segments), cache.length, extended, scale)
-        o = o if segments is None else _to_rows(o, segments)
-        return o, (extended if return_state else None)
-    o = _call(q, k, v, scale, True) if segments is None else _by_buckets(q, k, v, segments, scale)
-    return o, (extend(None, k, v, segments) if return_state else None)
+    if cache is None:
+        o = _fresh(q, k, v, segments, scoring, window)
+        return o, (_extend(None, k, v, segments, window) if return_state else None)
+    asked = by_document(q, segments)
+    if window is not None and asked.shape[1] > 1:
+        # Before the ring is written: early queries still see what late tokens write over.
+        new_k, new_v = by_document(k, segments), by_document(v, segments)
+        o = _over_ring(asked, new_k, new_v, cache, n_added(new_k, segments), scoring, window)
+        extended = _extend(cache, k, v, segments, window) if return_state else None
+    else:
+        extended = _extend(cache, k, v, segments, window)
+        over = _over_cache if window is None else _step_over_ring
+        o = over(asked, cache.length, extended, scoring)
+    o = o if segments is None else _to_rows(o, segments)
+    return o, (extended if return_state else None)
 
 
-def _call(
-    q: Tensor, k: Tensor, v: Tensor, scale: float, is_causal: bool, mask: Tensor | None = None
+def _extend(
+    cache: KVCache | None, k: Tensor, v: Tensor, segments: Segments | None, window: Window | None
+) -> KVCache:
+    if window is None:
+        return extend(cache, k, v, segments)
+    return extend_ring(cache, k, v, segments, window)
+
+
+def _fresh(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    segments: Segments | None,
+    scoring: Scoring,
+    window: Window | None,
 ) -> Tensor:
-    """One SDPA call on (n, L, Hq, D), (n, S, Hkv, D), (n, S, Hkv, Dv) -> (n, L, Hq, Dv)."""
-    width, v_width = q.shape[-1], v.shape[-1]
-    if width != v_width:
-        # The fused kernels want one width for all; zero channels change nothing.
-        widest = max(width, v_width)
-        q, k, v = (F.pad(x, (0, widest - x.shape[-1])) for x in (q, k, v))
-    o = F.scaled_dot_product_attention(
-        q.transpose(1, 2),
-        k.transpose(1, 2),
-        v.transpose(1, 2),
-        attn_mask=mask,
-        is_causal=is_causal,
-        scale=scale,
-        enable_gqa=q.shape[2] != k.shape[2],
-    )
-    return o.transpose(1, 2)[..., :v_width]
+    """Without a cache: (B, T, Hq, Dv), zeros at padding."""
+    batch, length = q.shape[:2]
+    if segments is None and (window is None or length <= window.span):
+        return call(q, k, v, scoring, causal=True)
+    table = segments.spans if segments is not None else [(r, 0, length) for r in range(batch)]
+    spans = [Span(row * length + start, row * length + start, 0, n) for row, start, n in table]
+    flat = q.flatten(0, 1), k.flatten(0, 1), v.flatten(0, 1)
+    pieces = _by_buckets(*flat, spans, scoring, None if window is None else window.span)
+    if window is not None:
+        pieces += band(*flat, spans, scoring, window)
+    return _assembled(pieces, q, v.shape[3])
 
 
-def _by_buckets(q: Tensor, k: Tensor, v: Tensor, segments: Segments, scale: float) -> Tensor:
-    """Documents of similar length in one causal call, padded behind: no query sees the padding."""
-    pieces, order = [], []
-    flat = [x.flatten(0, 1) for x in (q, k, v)]
-    for documents in _buckets([length for _, _, length in segments.spans]):
-        index, is_real = _bucket_places(documents, segments)
-        o = _call(*(x[index] for x in flat), scale, True)  # type: ignore[arg-type]
-        pieces.append(o[is_real])
-        order.append(index[is_real])
-    o = q.new_zeros(flat[0].shape[0], q.shape[2], v.shape[3])
-    if pieces:
-        o = o.index_copy(0, torch.cat(order), torch.cat(pieces))
-    return o.view(*q.shape[:3], v.shape[3])
+def _by_buckets(
+    q: Tensor, k: Tensor, v: Tensor, spans: Sequence[Span], scoring: Scoring, most: int | None
+) -> Pieces:
+    """The first `most` tokens of each document, by causal calls.
+
+    Documents of similar length share a call, padded behind: no query sees the padding.
+    """
+    pieces = []
+    lengths = [s.n_new if most is None else min(s.n_new, most) for s in spans]
+    for documents in _buckets(lengths):
+        first = torch.tensor([spans[d].query for d in documents])
+        length = torch.tensor([lengths[d] for d in documents])
+        within = torch.arange(lengths[documents[0]])
+        index = (first[:, None] + within.minimum(length[:, None] - 1)).to(q.device)
+        is_real = (within < length[:, None]).to(q.device)
+        o = call(take(q, index), take(k, index), take(v, index), scoring, causal=True)
+        pieces.append((index[is_real], o[is_real]))
+    return pieces
 
 
 def _buckets(lengths: list[int]) -> list[list[int]]:
@@ -85,15 +121,13 @@ def _buckets(lengths: list[int]) -> list[list[int]]:
     return groups
 
 
-def _bucket_places(documents: list[int], segments: Segments) -> tuple[Tensor, Tensor]:
-    """Flat indices (n, L) of the documents' tokens, and which of them are real."""
-    spans = [segments.spans[d] for d in documents]
-    first = torch.tensor([row * segments.shape[1] + start for row, start, _ in spans])
-    length = torch.tensor([n for _, _, n in spans])
-    within = torch.arange(spans[0][2])
-    index = first[:, None] + within.minimum(length[:, None] - 1)
-    device = segments.doc.device
-    return index.to(device), (within < length[:, None]).to(device)
+def _assembled(pieces: Pieces, q: Tensor, v_width: int) -> Tensor:
+    """Pieces in their places: (B, T, Hq, Dv), zeros elsewhere."""
+    o = q.new_zeros(q.shape[0] * q.shape[1], q.shape[2], v_width)
+    if pieces:
+        order, found = zip(*pieces, strict=True)
+        o = o.index_copy(0, torch.cat(order), torch.cat(found))
+    return o.view(*q.shape[:3], v_width)
 
 
 def _to_rows(o: Tensor, segments: Segments) -> Tensor:
@@ -104,7 +138,7 @@ def _to_rows(o: Tensor, segments: Segments) -> Tensor:
     return rows.view(*segments.shape, *o.shape[2:])
 
 
-def _over_cache(q: Tensor, before: Tensor, cache: KVCache, scale: float) -> Tensor:
+def _over_cache(q: Tensor, before: Tensor, cache: KVCache, scoring: Scoring) -> Tensor:
     """Queries (n, L, Hq, D) whose first one follows `before` (n,) held tokens of its document."""
     if not len(q):
         return q.new_zeros(*q.shape[:3], cache.v.shape[-1])
@@ -112,7 +146,7 @@ def _over_cache(q: Tensor, before: Tensor, cache: KVCache, scale: float) -> Tens
     is_even = min(held) == max(held)
     n_new = q.shape[1]
     if is_even and held[0] == 0:
-        return _call(q, cache.k[:, :n_new], cache.v[:, :n_new], scale, True)
+        return call(q, cache.k[:, :n_new], cache.v[:, :n_new], scoring, causal=True)
     outputs = []
     for start in range(0, n_new, QUERY_BLOCK):
         stop = min(start + QUERY_BLOCK, n_new)
@@ -124,5 +158,48 @@ def _over_cache(q: Tensor, before: Tensor, cache: KVCache, scale: float) -> Tens
             at = before[:1] if is_even else before
             mask = (place <= at[:, None, None] + newest[:, None])[:, None]
         k, v = cache.k[:, :n_keys].to(q.dtype), cache.v[:, :n_keys].to(q.dtype)
-        outputs.append(_call(q[:, start:stop], k, v, scale, False, mask))
+        outputs.append(call(q[:, start:stop], k, v, scoring, mask, causal=False))
     return torch.cat(outputs, dim=1)
+
+
+def _step_over_ring(q: Tensor, before: Tensor, cache: KVCache, scoring: Scoring) -> Tensor:
+    """One query per document (n, 1, Hq, D) over a ring that already holds its own token."""
+    place = torch.arange(cache.k.shape[1], device=q.device)
+    mask = (place <= before[:, None])[:, None, None]
+    # Elsewhere than on the CPU the question would make the host wait; the mask costs less.
+    if q.device.type == "cpu" and bool(mask.all()):
+        mask = None
+    return call(q, cache.k.to(q.dtype), cache.v.to(q.dtype), scoring, mask, causal=False)
+
+
+def _over_ring(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    cache: KVCache,
+    added: Tensor,
+    scoring: Scoring,
+    window: Window,
+) -> Tensor:
+    """Queries and new entries (n, L, ...) by document over the ring before them and themselves.
+
+    Laid out by position, what a ring holds and what is new is a document of its own: a full one
+    starts with the sinks and the whole window before the first query.
+    """
+    n_docs, n_new = q.shape[:2]
+    held = cache.length.clamp_max(window.span)
+    sizes = list(zip(held.tolist(), added.tolist(), strict=True))
+    longest = max((old + new for old, new in sizes), default=0)
+    k, v = unrolled(cache, k, v, longest, window)
+    spans = [Span(d * n_new, d * longest, old, new) for d, (old, new) in enumerate(sizes)]
+    flat = q.flatten(0, 1), k.flatten(0, 1), v.flatten(0, 1)
+    pieces = band(*flat, spans, scoring, window)
+    head = [min(new, max(window.span - old, 0)) for old, new in sizes]
+    if max(head, default=0):
+        first = KVCache(k[:, : window.span], v[:, : window.span], held)
+        o = _over_cache(q[:, : max(head)], held, first, scoring)
+        within = torch.arange(max(head), device=q.device)
+        is_real = within < torch.tensor(head, device=q.device)[:, None]
+        index = torch.arange(n_docs, device=q.device)[:, None] * n_new + within
+        pieces.append((index[is_real], o[is_real]))
+    return _assembled(pieces, q, v.shape[3])
