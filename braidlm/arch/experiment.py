@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from braidlm.arch.config import Config
-from braidlm.arch.sources import PathText, TextSource
+from braidlm.arch.sources import PairsSource, PathText, TextSource
 
 RESULT_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 """What a task may be called: its name becomes a part of a file name."""
@@ -64,7 +64,7 @@ class MQARSource(Config):
                 )
 
 
-AnySource = Annotated[TextSource | MQARSource, Field(discriminator="kind")]
+AnySource = Annotated[TextSource | PairsSource | MQARSource, Field(discriminator="kind")]
 
 
 class DataConfig(Config):

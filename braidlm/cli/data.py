@@ -9,6 +9,11 @@ from pathlib import Path
 from typing import Any
 
 SHOWN_FILES = 8
+TOO_LONG = {
+    "cut_prompt": "their prompts are cut from the left",
+    "drop": "they are left out",
+    "refuse": "training is refused",
+}
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -50,6 +55,12 @@ def _card(source: dict[str, Any]) -> Iterator[str]:
     for split in ("train", "held_out"):
         if counts := source.get(split):
             yield f"  {split:<9}" + "".join(f"{v:>13,} {k}" for k, v in counts.items())
+    if (long := source.get("too_long")) and long["pairs"]:
+        done = TOO_LONG[long["policy"]]
+        yield (
+            f"  {'too long':<9} {long['pairs']:,} of {long['of']:,} pairs have more than seq_len = "
+            f"{long['seq_len']} tokens: {done}"
+        )
     if files := source.get("files"):
         more = f" and {len(files) - SHOWN_FILES} more" if len(files) > SHOWN_FILES else ""
         yield f"  {'files':<9} {', '.join(files[:SHOWN_FILES])}{more}"
@@ -80,5 +91,5 @@ def _drawn(row: dict[str, Any]) -> str:
             f"  [{piece['start']}, {piece['stop']}) of '{piece['document']}', "
             f"from its token {piece['offset']}, {scored} scored"
         )
-        lines.append(f"    {piece['text']!r}")
+        lines.append(f"    {piece.get('masked', piece['text'])!r}")
     return "\n".join(lines)

@@ -5,7 +5,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from braidlm.arch.sources import Corpus, TextSource
+from braidlm.arch.sources import Corpus, PairsSource, TextSource
 from braidlm.data.compression import PACKED, broken, open_bytes, why
 from braidlm.data.python_docs import python_doc_files, read_python_docs
 from braidlm.data.records import read_jsonl, read_lines, read_parquet, text_of
@@ -16,10 +16,13 @@ SUFFIXES = (*(kind + packed for kind in (".txt", ".jsonl") for packed in PACKED)
 
 
 class Document(NamedTuple):
-    """One document of a corpus."""
+    """One document of a corpus, or one prompt with its answer."""
 
     id: str
     text: str
+    """What is learnt: the text, or the answer."""
+    prompt: str | None = None
+    """What stands before the answer; None in a corpus of plain text."""
 
 
 class Record(NamedTuple):
@@ -60,18 +63,22 @@ def file_names(corpus: Corpus) -> list[str]:
     return [_name(file, Path(corpus.path)) for file in corpus_files(corpus)]
 
 
-def read_corpus(source: TextSource) -> Iterator[Document]:
-    """Yield the documents of a text source in a fixed order, empty ones included.
+def read_corpus(source: TextSource | PairsSource) -> Iterator[Document]:
+    """Yield the documents of a source in a fixed order, empty ones included.
 
     A .txt file is one document, kept as it is (only a byte order mark is dropped), unless the
     source's `documents` parts it; each line of a .jsonl file and each row of a .parquet file is
     one document, its text in the source's `field`. Lines end at "\\n" only. The id is the file's
-    path inside the folder, with ":line" or ":row" where a file holds several documents.
+    path inside the folder, with ":line" or ":row" where a file holds several documents. Pairs
+    come from records alone.
 
     Raises:
         InputError: a file is unreadable, not UTF-8, or cut short; a line is not a JSON object
-            or lacks the text field. The message names file and line.
+            or lacks a field; a .txt file where pairs are wanted. The message names file and line.
     """
+    if isinstance(source, PairsSource):
+        yield from _read_pairs(source)
+        return
     if source.path == PYTHON_DOCS:
         yield from (Document(*item) for item in read_python_docs())
         return
@@ -82,6 +89,16 @@ def read_corpus(source: TextSource) -> Iterator[Document]:
         else:
             for record in _records(file, name, (source.field,)):
                 yield Document(record.id, text_of(record.fields, source.field, record.where))
+
+
+def _read_pairs(source: PairsSource) -> Iterator[Document]:
+    fields = (source.prompt, source.answer)
+    for file in corpus_files(source):
+        if _kind(file) == ".txt":
+            raise InputError(f"corpus file {file} holds no pairs: give .jsonl or .parquet files")
+        for record in _records(file, _name(file, Path(source.path)), fields):
+            prompt, answer = (text_of(record.fields, f, record.where) for f in fields)
+            yield Document(record.id, answer, prompt)
 
 
 def _chosen(root: Path, globs: Sequence[str]) -> list[Path]:

@@ -7,10 +7,15 @@ import numpy as np
 
 from braidlm.arch.experiment import DataConfig, MQARSource
 from braidlm.data.packing import IGNORE, Piece, Row
+from braidlm.data.pair_stream import PairStream
 from braidlm.data.shards import ShardSet, open_shards
-from braidlm.data.streams import MQARStream, RowMixture, TextStream
+from braidlm.data.streams import AnyStream, MQARStream, RowMixture, TextStream
 from braidlm.data.tokenizer import Tokenizer, load_tokenizer
 from braidlm.errors import InputError
+
+KINDS = {TextStream: "text", PairStream: "pairs", MQARStream: "mqar"}
+MASKED = "⟦", "⟧"
+"""What stands around the tokens of a pair that are learnt."""
 
 
 def inspect(
@@ -35,7 +40,8 @@ def inspect(
         piece is what a row holds of one document: {"document", "start", "stop" (columns),
         "offset" (tokens of the document before it), "document_tokens", "text", "loss"}. Special
         tokens are spelled out in the text; "loss" lists the runs [first, last + 1] of columns
-        whose next token is learnt. An MQAR item is written in symbols: "k3" a key, "v7" a value,
+        whose next token is learnt. A pair has "masked" too: its text with the tokens that are
+        learnt between ⟦ and ⟧. An MQAR item is written in symbols: "k3" a key, "v7" a value,
         "_" symbol 0, and "k3->v7" where v7 is asked for.
 
     Raises:
@@ -64,29 +70,33 @@ def show_tokens(tokens: np.ndarray, tokenizer: Tokenizer) -> str:
     return "".join([*parts, tokenizer.decode(tokens[start:])])
 
 
-def _stream_of(shards: ShardSet, seq_len: int, seed: int) -> TextStream:
+def _stream_of(shards: ShardSet, seq_len: int, seed: int) -> TextStream | PairStream:
     saved = shards.meta["tokenizer"]
     tokenizer = load_tokenizer(saved["name"])
     if tokenizer.fingerprint != saved["fingerprint"]:
         raise InputError(f"tokenizer {saved['name']} is not the one that made {shards.folder}")
-    return TextStream(shards, tokenizer, shards.folder.name, seq_len, seed)
+    kind = PairStream if shards.has_mask else TextStream
+    return kind(shards, tokenizer, shards.folder.name, seq_len, seed)
 
 
-def _show(number: int, name: str, stream: TextStream | MQARStream, row: Row) -> dict[str, Any]:
+def _show(number: int, name: str, stream: AnyStream, row: Row) -> dict[str, Any]:
     pieces, at = [], 0
     for piece in row.pieces:
         stop = at + piece.stop - piece.start
-        if isinstance(stream, TextStream):
-            shown = _text_piece(stream, row, piece, at, stop)
-        else:
+        runs = _runs(row, at, stop)
+        if isinstance(stream, MQARStream):
             shown = _mqar_piece(stream, row, piece, at, stop)
+        else:
+            shown = _text_piece(stream, row, piece, at, stop)
+        if isinstance(stream, PairStream):
+            shown["masked"] = _masked(stream.tokenizer, row, at, stop, runs)
         place = {"start": at, "stop": stop, "offset": piece.start}
-        pieces.append(place | shown | {"loss": _runs(row, at, stop)})
+        pieces.append(place | shown | {"loss": runs})
         at = stop
     return {
         "row": number,
         "source": name,
-        "kind": "text" if isinstance(stream, TextStream) else "mqar",
+        "kind": KINDS[type(stream)],
         "n_tokens": at,
         "n_targets": int((row.targets != IGNORE).sum()),
         "n_padding": len(row.tokens) - at,
@@ -94,7 +104,19 @@ def _show(number: int, name: str, stream: TextStream | MQARStream, row: Row) -> 
     }
 
 
-def _text_piece(stream: TextStream, row: Row, piece: Piece, start: int, stop: int) -> dict:
+def _masked(tokenizer: Tokenizer, row: Row, start: int, stop: int, runs: list[list[int]]) -> str:
+    """Return a pair's text with brackets around what is learnt: the tokens after the runs."""
+    parts, at = [], start
+    for first, last in runs:
+        parts += [show_tokens(row.tokens[at : first + 1], tokenizer), MASKED[0]]
+        parts += [show_tokens(row.tokens[first + 1 : last + 1], tokenizer), MASKED[1]]
+        at = last + 1
+    return "".join([*parts, show_tokens(row.tokens[at:stop], tokenizer)])
+
+
+def _text_piece(
+    stream: TextStream | PairStream, row: Row, piece: Piece, start: int, stop: int
+) -> dict:
     split = stream.shards.train
     return {
         "document": split.ids[piece.document],

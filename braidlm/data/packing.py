@@ -74,6 +74,33 @@ class Packing:
         return tuple(found)
 
 
+class WholePacking:
+    """Documents laid end to end in an order; one that does not fit into its row opens the next.
+
+    Args:
+        lengths: (n_docs,) tokens of each document, at most `seq_len`.
+        seq_len: tokens of a row.
+        order: the documents that are packed, in their order.
+    """
+
+    def __init__(self, lengths: np.ndarray, seq_len: int, order: np.ndarray):
+        self._order = order
+        ends = np.cumsum(np.asarray(lengths, dtype=np.int64)[order])
+        self._firsts = [0]
+        while (first := self._firsts[-1]) < len(order):
+            begin = int(ends[first - 1]) if first else 0
+            self._firsts.append(int(np.searchsorted(ends, begin + seq_len, side="right")))
+
+    @property
+    def n_rows(self) -> int:
+        """Rows that the documents fill, each padded where the next document did not fit."""
+        return len(self._firsts) - 1
+
+    def documents(self, row: int) -> np.ndarray:
+        """Return the documents of a row, from left to right."""
+        return self._order[self._firsts[row] : self._firsts[row + 1]]
+
+
 def fill_row(
     pieces: tuple[Piece, ...], lengths: np.ndarray, read: ReadTokens, seq_len: int, pad_id: int
 ) -> Row:

@@ -4,7 +4,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from braidlm.arch.experiment import DataConfig, MQARSource, TextSource
+from braidlm.arch.experiment import DataConfig, MQARSource
+from braidlm.arch.sources import PairsSource, TextSource
 from braidlm.data.seeding import EVAL, generator
 from braidlm.data.shard_build import Progress, build_shards
 from braidlm.data.shards import ShardSet, TokenDocument, Verify
@@ -18,13 +19,13 @@ MORE = (
 """How a corpus has more documents than one."""
 
 
-def text_source(data: DataConfig, name: str) -> TextSource:
-    """Return the text source called `name`.
+def text_source(data: DataConfig, name: str) -> TextSource | PairsSource:
+    """Return the source of text, or of pairs, called `name`.
 
     Raises:
         InputError: there is none.
     """
-    sources = [s for s in data.sources if isinstance(s, TextSource)]
+    sources = [s for s in data.sources if isinstance(s, TextSource | PairsSource)]
     for source in sources:
         if source.name == name:
             return source
@@ -127,7 +128,8 @@ def build(
     Returns:
         {"out", "tokenizer", "held_out", "sources": [{"name", "kind", ...}]}; a text source has
         "path", "folder", "fingerprint", "empty_documents", "build_sec" and for "train" and
-        "held_out" the counts of documents, tokens and bytes.
+        "held_out" the counts of documents, tokens and bytes; a source of pairs also "too_long":
+        {"pairs" (of the train half), "of", "seq_len", "policy"}.
 
     Raises:
         InputError: see `open_text`.
@@ -135,7 +137,7 @@ def build(
     """
     folder = Path(data.cache_dir if out is None else out)
     # A recipe of generated data alone names a tokenizer that nothing reads.
-    has_text = any(isinstance(s, TextSource) for s in data.sources)
+    has_text = any(isinstance(s, TextSource | PairsSource) for s in data.sources)
     tokenizer = load_tokenizer(data.tokenizer) if has_text else None
     sources = []
     for source in data.sources:
@@ -145,7 +147,10 @@ def build(
         shards = open_text(
             data, source.name, tokenizer, cache_dir=folder, verify=verify, progress=progress
         )
-        sources.append({"name": source.name, "kind": "text"} | _describe(shards))
+        card = {"name": source.name, "kind": source.kind} | _describe(shards)
+        if isinstance(source, PairsSource):
+            card["too_long"] = _too_long(shards, source, data.seq_len)
+        sources.append(card)
     return {
         "out": str(folder),
         "tokenizer": None if tokenizer is None else _tokenizer_card(tokenizer),
@@ -164,6 +169,11 @@ def _describe(shards: ShardSet) -> dict[str, Any]:
         "build_sec": shards.meta["wall_sec"],
         **shards.summary(),
     }
+
+
+def _too_long(shards: ShardSet, source: PairsSource, seq_len: int) -> dict[str, Any]:
+    n_long = int((shards.train.lengths > seq_len).sum())
+    return {"pairs": n_long, "of": len(shards.train), "seq_len": seq_len, "policy": source.too_long}
 
 
 def _tokenizer_card(tokenizer: Tokenizer) -> dict[str, Any]:

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
-from braidlm.arch.sources import TextSource
+from braidlm.arch.sources import PairsSource, TextSource
 from braidlm.data.building import building
 from braidlm.data.corpora import PYTHON_DOCS, Document, corpus_files, file_names, read_corpus
 from braidlm.data.shard_write import SplitWriter
-from braidlm.data.shards import FORMAT, SPLITS, ShardSet, Verify, open_shards
+from braidlm.data.shards import FORMAT, LEARNT, PROMPT, SPLITS, ShardSet, Verify, open_shards
 from braidlm.data.tokenizer import Tokenizer
 from braidlm.errors import InputError
 from braidlm.files import write_json
@@ -35,7 +35,7 @@ def is_held_out(text: str, fraction: float) -> bool:
     return int.from_bytes(digest[:8], "big") < fraction * 2**64
 
 
-def shard_key(source: TextSource, tokenizer: Tokenizer, held_out: float) -> str:
+def shard_key(source: TextSource | PairsSource, tokenizer: Tokenizer, held_out: float) -> str:
     """Return the name of a corpus's shard folder: 16 hex digits.
 
     It changes with the path, size or time of any source file, the tokenizer, the held-out
@@ -46,13 +46,13 @@ def shard_key(source: TextSource, tokenizer: Tokenizer, held_out: float) -> str:
     """
     files = [(str(f.resolve()), f.stat()) for f in corpus_files(source)]
     stamps = [(name, stat.st_size, stat.st_mtime_ns) for name, stat in files]
-    how = source.model_dump(exclude={"name", "weight", "path", "files"})
+    how = source.model_dump(exclude={"name", "weight", "path", "files", "too_long"})
     parts = [FORMAT, source.path == PYTHON_DOCS, stamps, tokenizer.fingerprint, held_out, how]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
 
 def build_shards(
-    source: TextSource,
+    source: TextSource | PairsSource,
     tokenizer: Tokenizer,
     cache: str | Path,
     *,
@@ -83,7 +83,7 @@ def build_shards(
     folder = Path(cache) / f"{_slug(source.path)}-{key}"
     if not folder.exists():
         with building(folder) as temporary:
-            _Builder(temporary, tokenizer, held_out, max_shard_tokens, progress).run(source)
+            _Builder(source, temporary, tokenizer, held_out, max_shard_tokens, progress).run()
     return open_shards(folder, fingerprint=tokenizer.fingerprint, verify=verify)
 
 
@@ -92,27 +92,32 @@ class _Builder:
 
     def __init__(
         self,
+        source: TextSource | PairsSource,
         folder: Path,
         tokenizer: Tokenizer,
         held_out: float,
         max_tokens: int,
         progress: Progress | None,
     ):
+        self._source, self._is_pairs = source, isinstance(source, PairsSource)
+        self._loss_on_prompt = isinstance(source, PairsSource) and source.loss_on_prompt
         self._folder, self._tokenizer, self._held_out = folder, tokenizer, held_out
         self._progress = progress
         self._dtype = np.dtype("<u2" if tokenizer.vocab_size <= 1 << 16 else "<u4")
-        self._splits = {s: SplitWriter(folder, s, self._dtype, max_tokens) for s in SPLITS}
+        self._splits = {
+            s: SplitWriter(folder, s, self._dtype, max_tokens, self._is_pairs) for s in SPLITS
+        }
         self._digest = hashlib.sha256()
         self._documents = self._bytes = self._empty = 0
 
-    def run(self, source: TextSource) -> None:
+    def run(self) -> None:
         began = time.perf_counter()
         try:
-            for batch in _batches(self._full(read_corpus(source))):
+            for batch in _batches(self._full(read_corpus(self._source))):
                 self._add(batch)
             if self._documents == 0:
                 raise InputError(
-                    f"corpus {source.path} holds no text "
+                    f"corpus {self._source.path} holds no text "
                     f"({self._empty} empty documents were skipped)"
                 )
             for split in self._splits.values():
@@ -121,7 +126,7 @@ class _Builder:
             for split in self._splits.values():
                 with contextlib.suppress(OSError):  # what cannot be flushed is thrown away anyway
                     split.abandon()
-        self._write_meta(source, time.perf_counter() - began)
+        self._write_meta(time.perf_counter() - began)
 
     def _full(self, documents: Iterator[Document]) -> Iterator[Document]:
         for document in documents:
@@ -133,22 +138,39 @@ class _Builder:
     def _add(self, batch: Sequence[Document]) -> None:
         edges = [self._tokenizer.bos_id], [self._tokenizer.eos_id]
         encoded = self._tokenizer.encode_batch([d.text for d in batch])
-        for document, ids in zip(batch, encoded, strict=True):
-            data = document.text.encode("utf-8", "replace")
-            self._digest.update(hashlib.sha256(data).digest())
-            side = "held_out" if is_held_out(document.text, self._held_out) else "train"
-            tokens = np.concatenate((edges[0], ids, edges[1]))
-            self._splits[side].add(document.id, tokens, len(data))
+        prompts = self._tokenizer.encode_batch([d.prompt or "" for d in batch])
+        for document, prompt, ids in zip(batch, prompts, encoded, strict=True):
+            n_bytes = self._digested(document)
+            # A prompt that is asked in training is not asked again in the held-out half.
+            by = document.prompt or document.text
+            side = "held_out" if is_held_out(by, self._held_out) else "train"
+            tokens = np.concatenate((edges[0], prompt, ids, edges[1]))
+            mask = self._mask(len(prompt), len(ids)) if self._is_pairs else None
+            self._splits[side].add(document.id, tokens, n_bytes, mask)
             self._documents += 1
-            self._bytes += len(data)
+            self._bytes += n_bytes
         if self._progress is not None:
             self._progress(self._documents, self._bytes)
 
-    def _write_meta(self, source: TextSource, wall_sec: float) -> None:
-        t = self._tokenizer
+    def _digested(self, document: Document) -> int:
+        """Take a document into the corpus's fingerprint; return the bytes of its text."""
+        parts = [document.text] if document.prompt is None else [document.prompt, document.text]
+        data = [part.encode("utf-8", "replace") for part in parts]
+        for part in data:
+            self._digest.update(hashlib.sha256(part).digest())
+        return sum(map(len, data))
+
+    def _mask(self, n_prompt: int, n_answer: int) -> np.ndarray:
+        """Return the mask of bos, prompt, answer and eos."""
+        of_prompt = PROMPT | (LEARNT if self._loss_on_prompt else 0)
+        return np.repeat(np.array([0, of_prompt, LEARNT], np.uint8), [1, n_prompt, n_answer + 1])
+
+    def _write_meta(self, wall_sec: float) -> None:
+        t, source = self._tokenizer, self._source
         meta = {
             "format": FORMAT,
             "dtype": self._dtype.name,
+            "has_mask": self._is_pairs,
             "tokenizer": {
                 "name": t.name,
                 "fingerprint": t.fingerprint,
@@ -177,7 +199,7 @@ def _batches(documents: Iterator[Document]) -> Iterator[list[Document]]:
     chars = 0
     for document in documents:
         batch.append(document)
-        chars += len(document.text)
+        chars += len(document.text) + len(document.prompt or "")
         if chars >= _BATCH_CHARS or len(batch) == _BATCH_DOCUMENTS:
             yield batch
             batch, chars = [], 0

@@ -10,32 +10,52 @@ from typing import Any
 import numpy as np
 
 
-class _ShardWriter:
-    """The four files of one shard, with checksums taken while writing."""
+class _Growing:
+    """A file that is written piece by piece."""
 
-    def __init__(self, folder: Path, name: str, dtype: np.dtype):
+    def __init__(self, path: Path):
+        self._stream, self._digest, self._size = path.open("wb"), hashlib.sha256(), 0
+
+    def write(self, data: bytes) -> None:
+        self._stream.write(data)
+        self._digest.update(data)
+        self._size += len(data)
+
+    def abandon(self) -> None:
+        self._stream.close()
+
+    def close(self) -> dict[str, Any]:
+        _flush(self._stream)
+        return {"bytes": self._size, "sha256": self._digest.hexdigest()}
+
+
+class _ShardWriter:
+    """The files of one shard, with checksums taken while writing."""
+
+    def __init__(self, folder: Path, name: str, dtype: np.dtype, has_mask: bool):
         self.name, self._folder, self._dtype = name, folder, dtype
         self.offsets, self.n_bytes = array("q", [0]), array("q")
         self._ids: list[str] = []
-        self._bin = (folder / f"{name}.bin").open("wb")
-        self._digest = hashlib.sha256()
+        suffixes = ("bin", "mask") if has_mask else ("bin",)
+        self._growing = {suffix: _Growing(folder / f"{name}.{suffix}") for suffix in suffixes}
 
-    def add(self, document_id: str, tokens: np.ndarray, n_bytes: int) -> None:
-        data = tokens.astype(self._dtype).tobytes()
-        self._bin.write(data)
-        self._digest.update(data)
+    def add(
+        self, document_id: str, tokens: np.ndarray, n_bytes: int, mask: np.ndarray | None
+    ) -> None:
+        self._growing["bin"].write(tokens.astype(self._dtype).tobytes())
+        if mask is not None:
+            self._growing["mask"].write(mask.astype(np.uint8).tobytes())
         self.offsets.append(self.offsets[-1] + len(tokens))
         self.n_bytes.append(n_bytes)
         self._ids.append(json.dumps(document_id) + "\n")
 
     def abandon(self) -> None:
-        self._bin.close()
+        for file in self._growing.values():
+            file.abandon()
 
     def close(self) -> dict[str, dict[str, Any]]:
         """Write what remains and return the size and checksum of each file."""
-        _flush(self._bin)
-        size = self.offsets[-1] * self._dtype.itemsize
-        files = {f"{self.name}.bin": {"bytes": size, "sha256": self._digest.hexdigest()}}
+        files = {f"{self.name}.{suffix}": file.close() for suffix, file in self._growing.items()}
         rest = {
             "idx": np.asarray(self.offsets, dtype="<i8").tobytes(),
             "bytes": np.asarray(self.n_bytes, dtype="<i8").tobytes(),
@@ -53,18 +73,23 @@ class _ShardWriter:
 class SplitWriter:
     """The shards of one split."""
 
-    def __init__(self, folder: Path, split: str, dtype: np.dtype, max_tokens: int):
+    def __init__(
+        self, folder: Path, split: str, dtype: np.dtype, max_tokens: int, has_mask: bool = False
+    ):
         self._folder, self._split, self._dtype, self._max = folder, split, dtype, max_tokens
+        self._has_mask = has_mask
         self._open: _ShardWriter | None = None
         self.files: dict[str, dict[str, Any]] = {}
         self.shards: list[dict[str, Any]] = []
 
-    def add(self, document_id: str, tokens: np.ndarray, n_bytes: int) -> None:
-        """Append a document; close the shard once it is full."""
+    def add(
+        self, document_id: str, tokens: np.ndarray, n_bytes: int, mask: np.ndarray | None = None
+    ) -> None:
+        """Append a document, with its mask in a split that has one; close a full shard."""
         if self._open is None:
             name = f"{self._split}-{len(self.shards):05d}"
-            self._open = _ShardWriter(self._folder, name, self._dtype)
-        self._open.add(document_id, tokens, n_bytes)
+            self._open = _ShardWriter(self._folder, name, self._dtype, self._has_mask)
+        self._open.add(document_id, tokens, n_bytes, mask)
         if self._open.offsets[-1] >= self._max:
             self.finish()
 

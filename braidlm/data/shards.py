@@ -6,8 +6,11 @@ A shard folder holds `meta.json` and, for each split ("train", "held_out") and s
     train-00000.idx    (n_docs + 1,) int64: the offset of each document in the .bin, in tokens
     train-00000.bytes  (n_docs,) int64: UTF-8 bytes of each document's text
     train-00000.ids    one JSON string a line: where each document came from
+    train-00000.mask   of pairs alone, uint8 for each token: bit 0 it is learnt, bit 1 it is
+                       of the prompt
 
-Every document is stored whole in one shard as bos, its text, eos.
+Every document is stored whole in one shard as bos, its text, eos; a pair as bos, prompt, answer,
+eos.
 """
 
 import hashlib
@@ -25,6 +28,9 @@ from braidlm.files import read_json
 
 FORMAT = 2
 SPLITS = ("train", "held_out")
+
+LEARNT, PROMPT = 1, 2
+"""Bits of a pair's mask."""
 
 Verify = bool | Literal["all"]
 """Whether checksums are compared: False no, True those of files that were touched since they
@@ -45,8 +51,10 @@ class TokenDocument(NamedTuple):
 class Split:
     """The documents of one half of a corpus, in corpus order."""
 
-    def __init__(self, folder: Path, stems: list[str], dtype: np.dtype):
+    def __init__(self, folder: Path, stems: list[str], dtype: np.dtype, has_mask: bool):
         self._folder, self._stems = folder, stems
+        masked = stems if has_mask else []
+        self._masks = [_map(folder / f"{stem}.mask", np.dtype("u1")) for stem in masked]
         offsets = [_map(folder / f"{stem}.idx", np.dtype("<i8")) for stem in stems]
         self._tokens = [_map(folder / f"{stem}.bin", dtype) for stem in stems]
         self._offsets = offsets
@@ -54,6 +62,8 @@ class Split:
         self._first = np.concatenate(([0], np.cumsum(counts))).astype(np.int64)
         for stem, offset, tokens in zip(stems, offsets, self._tokens, strict=True):
             _check_offsets(folder / f"{stem}.idx", offset, len(tokens))
+        for stem, mask, tokens in zip(masked, self._masks, self._tokens, strict=False):
+            _check_mask(folder / f"{stem}.mask", len(mask), len(tokens))
 
     def __len__(self) -> int:
         return int(self._first[-1])
@@ -78,9 +88,16 @@ class Split:
 
     def read(self, document: int, start: int, stop: int) -> np.ndarray:
         """Return tokens start..stop-1 of a document, in the stored dtype, without copying."""
+        return self._slice(self._tokens, document, start, stop)
+
+    def read_mask(self, document: int, start: int, stop: int) -> np.ndarray:
+        """Return the mask of tokens start..stop-1 of a pair, uint8 of `LEARNT` and `PROMPT`."""
+        return self._slice(self._masks, document, start, stop)
+
+    def _slice(self, of: list[np.ndarray], document: int, start: int, stop: int) -> np.ndarray:
         shard = int(np.searchsorted(self._first, document, side="right")) - 1
         begin = int(self._offsets[shard][document - self._first[shard]])
-        return self._tokens[shard][begin + start : begin + stop]
+        return of[shard][begin + start : begin + stop]
 
     def documents(self, order: np.ndarray | None = None) -> Iterator[TokenDocument]:
         """Yield the documents, in corpus order or in `order`."""
@@ -96,8 +113,9 @@ class ShardSet:
         self.folder, self.meta = folder, meta
         dtype = np.dtype(meta["dtype"]).newbyteorder("<")
         stems = {split: [s["name"] for s in meta["splits"][split]["shards"]] for split in SPLITS}
-        self.train = Split(folder, stems["train"], dtype)
-        self.held_out = Split(folder, stems["held_out"], dtype)
+        self.has_mask: bool = meta["has_mask"]
+        self.train = Split(folder, stems["train"], dtype, self.has_mask)
+        self.held_out = Split(folder, stems["held_out"], dtype, self.has_mask)
 
     def verify(self, split: str) -> None:
         """Compare the checksums of one split's files.
@@ -156,21 +174,24 @@ def _read_meta(folder: Path) -> dict[str, Any]:
     meta = read_json(folder / "meta.json")
     if not isinstance(meta, dict) or meta.get("format") != FORMAT:
         raise InputError(f"{folder / 'meta.json'} must have format {FORMAT}: tokenise again")
-    missing = {"dtype", "tokenizer", "source", "splits", "files"} - set(meta)
+    missing = {"dtype", "has_mask", "tokenizer", "source", "splits", "files"} - set(meta)
     if missing:
         raise InputError(f"{folder / 'meta.json'} lacks {', '.join(sorted(missing))}")
-    for field in ("tokenizer", "source", "splits", "files", "dtype"):
-        if not _is_sound(field, meta[field]):
+    for field in ("tokenizer", "source", "splits", "files", "dtype", "has_mask"):
+        if not _is_sound(field, meta):
             raise InputError(
                 f"{folder / 'meta.json'}: '{field}' was altered: delete {folder} and build it again"
             )
     return meta
 
 
-def _is_sound(field: str, value: Any) -> bool:
+def _is_sound(field: str, meta: dict[str, Any]) -> bool:
     """Whether a field of meta.json has the parts that are read."""
+    value = meta[field]
     if field == "dtype":
         return value in ("uint16", "uint32")
+    if field == "has_mask":
+        return isinstance(value, bool) and value == any(f.endswith(".mask") for f in meta["files"])
     if not isinstance(value, dict):
         return False
     if field == "files":
@@ -214,6 +235,11 @@ def _check_sum(path: Path, sha256: str) -> None:
 
 def _check_offsets(path: Path, offsets: np.ndarray, n_tokens: int) -> None:
     if offsets[0] != 0 or offsets[-1] != n_tokens or (np.diff(offsets) < 0).any():
+        raise InputError(f"shard {path} was altered: delete {path.parent} and build it again")
+
+
+def _check_mask(path: Path, n_mask: int, n_tokens: int) -> None:
+    if n_mask != n_tokens:
         raise InputError(f"shard {path} was altered: delete {path.parent} and build it again")
 
 

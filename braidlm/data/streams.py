@@ -6,10 +6,12 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from braidlm.arch.experiment import DataConfig, MQARSource, TextSource
+from braidlm.arch.experiment import DataConfig, MQARSource
+from braidlm.arch.sources import PairsSource, TextSource
 from braidlm.data.interleave import Interleave
 from braidlm.data.mqar import MQARItems, generate_mqar
 from braidlm.data.packing import IGNORE, Packing, Piece, Row, fill_row
+from braidlm.data.pair_stream import PairStream
 from braidlm.data.prepare import MORE, open_text
 from braidlm.data.seeding import EVAL, TRAIN, generator
 from braidlm.data.shards import ShardSet
@@ -136,6 +138,9 @@ def eval_mqar_items(
     return _items_of(source, n_items, n_pairs, length, rng)
 
 
+AnyStream = TextStream | PairStream | MQARStream
+
+
 class MixedRow(NamedTuple):
     """A row, and where it came from."""
 
@@ -157,7 +162,7 @@ class RowMixture:
         verify: compare the shards' checksums too.
 
     Raises:
-        InputError: see `open_text`, `TextStream` and `MQARStream`.
+        InputError: see `open_text`, `TextStream`, `PairStream` and `MQARStream`.
     """
 
     def __init__(
@@ -174,7 +179,7 @@ class RowMixture:
         self.names = tuple(source.name for source in data.sources)
         self._cache, self._verify = cache_dir, verify
         self._tokenizer: Tokenizer | None = None
-        self.streams: tuple[TextStream | MQARStream, ...] = tuple(map(self._open, data.sources))
+        self.streams: tuple[AnyStream, ...] = tuple(map(self._open, data.sources))
         self._interleave = Interleave([source.weight for source in data.sources])
 
     @property
@@ -187,13 +192,17 @@ class RowMixture:
         source, before = self._interleave.locate(number)
         return MixedRow(source, before, self.streams[source].row(before))
 
-    def _open(self, source: TextSource | MQARSource) -> TextStream | MQARStream:
+    def _open(self, source: TextSource | PairsSource | MQARSource) -> AnyStream:
         if isinstance(source, MQARSource):
             return MQARStream(source, self.seq_len, self.seed)
         self._tokenizer = self._tokenizer or load_tokenizer(self.data.tokenizer)
         shards = open_text(
             self.data, source.name, self._tokenizer, cache_dir=self._cache, verify=self._verify
         )
+        if isinstance(source, PairsSource):
+            return PairStream(
+                *(shards, self._tokenizer, source.name, self.seq_len, self.seed), source.too_long
+            )
         return TextStream(shards, self._tokenizer, source.name, self.seq_len, self.seed)
 
 

@@ -38,7 +38,7 @@ BAD = {
     "data.held_out=1.5": "data.held_out = 1.5",
     "data.held_out=0": "task 'held-out' reads held-out documents: data.held_out = 0",
     "data.sources=[]": "data.sources = ()",
-    "data.sources.0.kind=video": "data.sources.0.kind = 'video': allowed are 'text', 'mqar'",
+    "data.sources.0.kind=video": "kind = 'video': allowed are 'text', 'pairs'",
     "data.sources.0.path=": "path = ''",
     'data.sources.0.path="a\\u0000b"': r"data.sources.0.text.path: 'a\x00b' holds a NUL character",
     'data.cache_dir="a\\u0000b"': r"data.cache_dir: 'a\x00b' holds a NUL character",
