@@ -152,6 +152,14 @@ class Segments:
         """Tokens of the longest document; 0 without documents."""
         return max((length for _, _, length in self.spans), default=0)
 
+    @cached_property
+    def doubled(self) -> Segments:
+        """The same documents with two places for every token, side by side."""
+        here = self.position.repeat_interleave(2, dim=1) * 2
+        here[:, 1::2] += 1
+        doc = self.doc.repeat_interleave(2, dim=1)
+        return Segments(doc, here, self.rows, 2 * self.starts, 2 * self.lengths)
+
     @property
     def cu_seqlens(self) -> Tensor:
         """(n_docs + 1,) int32: offsets of documents among the real tokens in row-major order."""

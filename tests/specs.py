@@ -65,6 +65,27 @@ FUSIONS = {
         "norm": "none",
         "cross": {"residual": True, "n_kv_heads": 1},
     },
+    "cross-attention reversed, rope": {
+        "combine": "cross_attention",
+        "scale": "scalar",
+        "cross": {"query": "recurrent", "position": "rope"},
+    },
+    "gate per channel": {"combine": "gate", "norm": "group"},
+    "gate per channel, joint": {"combine": "gate", "projection": "joint"},
+    "gate per token": {"combine": "gate", "gate": "token", "scale": "learned"},
+    "add, scalar (Bae)": {"combine": "add", "norm": "group", "scale": "scalar"},
+    "merge-attention": {"combine": "merge_attention"},
+    "merge-attention with residual, rope": {
+        "combine": "merge_attention",
+        "norm": "none",
+        "cross": {
+            "position": "rope",
+            "residual": True,
+            "n_heads": 2,
+            "n_kv_heads": 1,
+            "head_dim": 8,
+        },
+    },
 }
 """Fusions of {M*}."""
 

@@ -107,3 +107,12 @@ def test_segments_of_another_batch_are_refused():
     with pytest.raises(ValueError, match=r"\(1, 5\).*\(2, 5\)"):
         check_segments(Segments.from_lengths([[5]]), 2, 5)
     assert check_segments(None, 3, 5) == 3
+
+
+def test_doubled_documents_are_those_of_doubled_ids():
+    ids = torch.tensor([[-1, 0, 0, 1], [2, 2, 2, -1]])
+    doubled = Segments.from_doc_ids(ids).doubled
+    expected = Segments.from_doc_ids(ids.repeat_interleave(2, dim=1))
+    for name in ("doc", "position", "rows", "starts", "lengths"):
+        assert torch.equal(getattr(doubled, name), getattr(expected, name)), name
+    assert doubled.spans == ((0, 2, 4), (0, 6, 2), (1, 0, 6))

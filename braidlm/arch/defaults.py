@@ -39,7 +39,8 @@ TABLE: tuple[tuple[str, str, str], ...] = (
     ("mamba2", "expand", "2 (inner width / d_model)"),
     ("mamba2", "head_dim", "inner width / n_heads if that is given, else min(64, inner width)"),
     ("mamba2", "n_heads", "expand * d_model / head_dim"),
-    ("cross_attention", "n_heads, n_kv_heads, head_dim", "those of the attention branch"),
+    ("cross", "n_heads, n_kv_heads, head_dim", "those of the attention branch"),
+    ("cross", "query", "attention, in a cross attention"),
 )
 """Rows (what, field, default) of sizes that depend on others; the schema has the fixed ones."""
 
@@ -72,10 +73,11 @@ def fill(fields: Fields, d_model: int, where: str) -> Fields:
     return dict(fields) if filler is None else filler(dict(fields), d_model, where)
 
 
-def fill_cross_attention(cross: Fields, attention: Fields) -> Fields:
-    """Complete a cross attention with the shape of the attention branch."""
+def fill_cross(cross: Fields, attention: Fields, combine: str) -> Fields:
+    """Complete a fusion's own attention with the shape of the attention branch; that one asks."""
     shape = {k: attention[k] for k in ("n_heads", "n_kv_heads", "head_dim") if k in attention}
-    return {**shape, **cross}
+    query = {"query": "attention"} if combine == "cross_attention" else {}
+    return {**query, **shape, **{k: v for k, v in cross.items() if v is not None}}
 
 
 def _attention(fields: Fields, d_model: int, where: str) -> Fields:

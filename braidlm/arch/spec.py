@@ -11,7 +11,7 @@ from pydantic import Field, field_validator, model_validator
 
 from braidlm.arch import defaults
 from braidlm.arch.config import Config, nearest
-from braidlm.arch.fusion import Fusion
+from braidlm.arch.fusion import ATTENDING, Fusion
 from braidlm.arch.mixers import KINDS, AnyMixer, MixerConfig
 from braidlm.arch.pattern import parse
 from braidlm.errors import InputError
@@ -302,20 +302,22 @@ def _mixer(fields: dict[str, Any], where: str) -> MixerConfig:
 def _fusion(
     given: Any, groups: list[tuple[str, ...]], mixers: dict[str, dict[str, Any]], where: str
 ) -> Fusion:
-    """Read a fusion; give a cross attention the shape of the attention branch it first meets."""
+    """Read a fusion; give its own attention the shape of the attention branch it first meets."""
     fields = given.model_dump() if isinstance(given, Config) else given
-    if isinstance(fields, dict) and fields.get("combine") == "cross_attention":
+    if isinstance(fields, dict) and fields.get("combine") in ATTENDING:
         letters = (x for group in groups for x in group if x in mixers)
-        attention = next((mixers[x] for x in letters if mixers[x]["kind"] == "attention"), None)
-        if attention is None:
+        attention = next((mixers[x] for x in letters if mixers[x]["kind"] == "attention"), {})
+        if not attention and fields["combine"] == "cross_attention":
             raise InputError(
                 f"{where}.combine = 'cross_attention': needs a parallel sublayer with an attention "
                 "and a recurrent branch, such as {M*}"
             )
         cross = {} if fields.get("cross") is None else fields["cross"]
         if isinstance(cross, dict):
-            cross = defaults.fill_cross_attention(cross, attention)
+            cross = defaults.fill_cross(cross, attention, fields["combine"])
         fields = {**fields, "cross": cross}
     elif isinstance(fields, dict) and fields.get("cross") is not None:
-        raise InputError(f"{where}.cross: belongs only to combine = 'cross_attention'")
+        raise InputError(
+            f"{where}.cross: belongs only to combine = 'cross_attention' and 'merge_attention'"
+        )
     return Fusion.of(fields, where)

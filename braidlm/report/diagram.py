@@ -98,8 +98,12 @@ def _kind_of(letter: str) -> str:
 def _fusion(fusion: Any) -> str:
     if fusion is None:
         return ""
+    cross = fusion.cross
     words = [
         fusion.combine.replace("_", " "),
+        f"per {fusion.gate}" if fusion.gate else "",
+        "SSM asks" if cross is not None and cross.query == "recurrent" else "",
+        cross.position if cross is not None and cross.position != "none" else "",
         "" if fusion.norm == "none" else fusion.norm,
     ]
     return ", ".join(filter(None, words))

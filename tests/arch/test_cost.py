@@ -174,6 +174,13 @@ SPECS = {
     "joint": declare("{**}", fusion={"combine": "subtract", "projection": "joint"}),
     "three branches": declare("{MM*}", HEADS | MAMBA, fusion={"combine": "concat"}),
     "cross attention": declare("{M*}*", HEADS | MAMBA, fusion=CROSS),
+    "reversed cross attention": declare(
+        "{M*}", HEADS | MAMBA, fusion=CROSS | {"cross": {"query": "recurrent", "n_heads": 2}}
+    ),
+    "gate": declare("{M*}-", HEADS | MAMBA, fusion={"combine": "gate", "scale": "scalar"}),
+    "gate per token": declare("{M*}-", HEADS | MAMBA, fusion={"combine": "gate", "gate": "token"}),
+    "gate, joint": declare("{**}", fusion={"combine": "gate", "projection": "joint"}),
+    "merge attention": declare("{**}M", fusion=CROSS | {"combine": "merge_attention"}),
     "two fusions": declare("{M*}P", parallel={"P": {"branches": "*M", "combine": "concat"}}),
 }
 

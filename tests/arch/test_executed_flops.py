@@ -56,6 +56,19 @@ SPECS = {
     ),
     "concat": tiny("{M*}", fusion={"combine": "concat"}),
     "cross attention": tiny("{M*}", fusion={"combine": "cross_attention"}),
+    "cross attention, the recurrent branch asks": tiny(
+        "{M*}",
+        fusion={"combine": "cross_attention", "cross": {"query": "recurrent", "position": "rope"}},
+    ),
+    "gate": tiny("{M*}", fusion={"combine": "gate"}),
+    "gate per token, joint": tiny(
+        "{**}", fusion={"combine": "gate", "gate": "token", "projection": "joint"}
+    ),
+    "merge attention": tiny(
+        "{M*}",
+        mixers=MIXERS | {"*": {"head_dim": 8, "n_heads": 8}},
+        fusion={"combine": "merge_attention"},
+    ),
     "untied": tiny("M*", tie_embeddings=False),
 }
 

@@ -61,9 +61,25 @@ def test_each_sublayer_or_each_kind(braid):
 
 def test_a_parallel_sublayer_lists_its_branches(braid):
     out = braid("{M*}-", "--set", "model.fusion.combine=cross_attention")
-    assert "cross_attention (rms norm, joint projection)" in out
-    assert "  M mamba2, 16 heads of 64, state 128" in out
-    assert "  * attention, 8 heads of 64, rope" in out
+    assert "cross_attention (rms norm, 8 heads of 64, joint projection)" in out
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["fusion.combine=gate", "fusion.gate=token"], "gate (rms norm, per token, separate"),
+        (
+            ["fusion.combine=cross_attention", "fusion.cross.query=recurrent"],
+            "cross_attention (rms norm, the recurrent branch asks, 8 heads of 64, joint",
+        ),
+        (
+            ["fusion.combine=merge_attention", "fusion.cross.position=rope", "mixers.M.expand=1"],
+            "merge_attention (rms norm, 8 heads of 64, rope, joint",
+        ),
+    ],
+)
+def test_a_fusion_says_its_settings(braid, overrides, words):
+    assert words in braid("{M*}-", *(w for o in overrides for w in ("--set", f"model.{o}")))
 
 
 def test_json_holds_exact_integers(braid):

@@ -134,6 +134,50 @@ def test_a_joint_projection_is_a_separate_one_with_equal_matrices(combine):
     assert distance(output(joint, x), output(separate, x)) < EXACT
 
 
+@pytest.mark.parametrize("shared", SHARED, ids=lambda s: s["norm"])
+@pytest.mark.parametrize("gate", ["channel", "token"])
+@pytest.mark.parametrize("projection", ["separate", "joint"])
+def test_a_gate_that_hears_nothing_is_the_mean(projection, gate, shared):
+    """sigmoid(0) = 1/2: the mean is in the class of the gate."""
+    mean = parallel({**shared, "combine": "mean", "projection": projection}, EQUAL)
+    fusion = {"combine": "gate", "gate": gate, "projection": projection}
+    gated = parallel({**shared, **fusion}, EQUAL)
+    copy_shared(mean, gated)
+    with torch.no_grad():
+        for a, b in zip(matrices(mean), matrices(gated), strict=True):
+            b.copy_(a)
+        for name in ("gate_proj.weight", "gate_proj.bias"):
+            gated.combine.get_parameter(name).zero_()
+    assert distance(output(mean, inputs()), output(gated, inputs())) < EXACT
+
+
+@pytest.mark.parametrize("projection", ["separate", "joint"])
+def test_a_gate_per_channel_of_equal_rows_is_a_gate_per_token(projection):
+    one = parallel({"combine": "gate", "gate": "token", "projection": projection}, EQUAL)
+    many = parallel({"combine": "gate", "gate": "channel", "projection": projection}, EQUAL)
+    assert (matrices(one)[0].shape[1], EQUAL["n_heads"] * EQUAL["head_dim"]) == (24, 24)
+    copy_shared(one, many)
+    with torch.no_grad():
+        for a, b in zip(matrices(one), matrices(many), strict=True):
+            b.copy_(a)
+        for name in ("gate_proj.weight", "gate_proj.bias"):
+            many.combine.get_parameter(name).copy_(one.combine.get_parameter(name))  # all rows
+    assert distance(output(one, inputs()), output(many, inputs())) < EXACT
+
+
+@pytest.mark.parametrize("combine", ["add", "subtract"])
+def test_a_scalar_is_a_factor_on_the_second_matrix(combine):
+    """Separate: the same class as no scale; joint: a class of its own."""
+    plain = parallel({"combine": combine})
+    scaled = parallel({"combine": combine, "scale": "scalar"})
+    own = {k: v for k, v in scaled.state_dict().items() if not k.startswith("scales.")}
+    plain.load_state_dict(own)
+    with torch.no_grad():
+        matrices(plain)[1].mul_(scaled.scales[0])
+    assert float((scaled.scales[0].detach() - 1).abs()) > 1e-2
+    assert distance(output(plain, inputs()), output(scaled, inputs())) < EXACT
+
+
 def branch_outputs(module: Parallel, x: Tensor, segments: Segments | None) -> list[Tensor]:
     return [branch(x, segments, None, False)[0] for branch in module.branches]
 
@@ -157,59 +201,111 @@ CROSS = {
     "as the attention branch": {},
     "multi-query, own width": {"n_heads": 3, "n_kv_heads": 1, "head_dim": 5},
     "residual": {"residual": True},
+    "rope": {"position": "rope", "rope_theta": 30.0},
+    "the recurrent branch asks": {"query": "recurrent", "n_heads": 6, "residual": True},
 }
+MERGE = {
+    "as the attention branch": {},
+    "multi-query, rope": {"n_heads": 3, "n_kv_heads": 1, "head_dim": 8, "position": "rope"},
+    "residual": {"residual": True},
+}
+ATTENDING = [
+    *(("cross_attention", NARROW, cross) for cross in CROSS.values()),
+    *(("merge_attention", EQUAL, cross) for cross in MERGE.values()),
+]
+ATTENDING_IDS = [*CROSS, *(f"merge, {name}" for name in MERGE)]
 
 
-def cross_by_position(module: Parallel, x: Tensor, segments: Segments, cross: Any) -> Tensor:
-    """W_o softmax(q k^T / sqrt(d)) v with q of attention and k, v of the SSM, token by token."""
-    ssm, attention = (
+def turned(heads: Tensor, position: int, cross: Any) -> Tensor:
+    """Rotate pairs (i, i + P/2) of each head (h, P) by position * theta^(-2i / P)."""
+    if cross.get("position") != "rope":
+        return heads
+    half = heads.shape[-1] // 2
+    theta = cross.get("rope_theta", 10_000.0)
+    rate = torch.tensor([theta ** (-i / half) for i in range(half)], dtype=torch.float32)
+    cos, sin = (position * rate.double()).cos(), (position * rate.double()).sin()
+    a, b = heads[..., :half], heads[..., half:]
+    return torch.cat([a * cos - b * sin, b * cos + a * sin], dim=-1)
+
+
+def attended_by_position(
+    module: Parallel, x: Tensor, segments: Segments, shape: dict[str, int], cross: Any
+) -> Tensor:
+    """W_o softmax(q k^T / sqrt(P)) v token by token: who asks and who answers, as declared."""
+    streams = [
         norm(u) for norm, u in zip(module.norms, branch_outputs(module, x, segments), strict=True)
-    )
-    n_heads, n_kv = cross.get("n_heads", 4), cross.get("n_kv_heads", 2)
-    dim = cross.get("head_dim", 4)
+    ]
+    ssm, attention = streams
+    merges = "query" not in cross and type(module.combine).__name__ == "MergeAttention"
+    asking = ssm if cross.get("query") == "recurrent" else attention
+    answering = [attention if cross.get("query") == "recurrent" else ssm]
+    if merges:
+        asking, answering = (ssm + attention) / 2, streams
+    n_heads, n_kv = cross.get("n_heads", shape["n_heads"]), cross.get("n_kv_heads", 2)
+    dim = cross.get("head_dim", shape["head_dim"])
     mats = module.combine.get_parameter
     w_q, w_k = mats("q_proj.weight"), mats("kv_proj.weight")[: n_kv * dim]
     w_v, w_o = mats("kv_proj.weight")[n_kv * dim :], mats("out_proj.weight")
     y = torch.zeros(*x.shape, dtype=torch.float64)
     for row, start, length in segments.spans:
-        for t in range(start, start + length):
+        for t in range(length):
+            q = turned((w_q @ asking[row, start + t]).view(n_heads, dim), t, cross)
+            seen = [(s[row, start + i], i) for s in answering for i in range(t + 1)]
+            k = torch.stack([turned((w_k @ u).view(n_kv, dim), i, cross) for u, i in seen])
+            v = torch.stack([(w_v @ u).view(n_kv, dim) for u, _ in seen])
             heads = []
             for h in range(n_heads):
                 g = h // (n_heads // n_kv)
-                q = w_q[h * dim : (h + 1) * dim] @ attention[row, t]
-                seen = ssm[row, start : t + 1]
-                k = seen @ w_k[g * dim : (g + 1) * dim].T
-                v = seen @ w_v[g * dim : (g + 1) * dim].T
-                heads.append(torch.softmax(k @ q / dim**0.5, dim=0) @ v)
+                heads.append(torch.softmax(k[:, g] @ q[h] / dim**0.5, dim=0) @ v[:, g])
             o = torch.cat(heads)
-            y[row, t] = w_o @ (o + attention[row, t] if cross.get("residual") else o)
+            o = o + asking[row, start + t] if cross.get("residual") else o
+            y[row, start + t] = w_o @ o
     return y
 
 
-@pytest.mark.parametrize("cross", CROSS.values(), ids=CROSS)
-def test_cross_attention_is_a_loop_over_positions(cross):
-    module = parallel({"combine": "cross_attention", "cross": cross})
+@pytest.mark.parametrize(("combine", "shape", "cross"), ATTENDING, ids=ATTENDING_IDS)
+def test_an_attention_between_branches_is_a_loop_over_positions(combine, shape, cross):
+    module = parallel({"combine": combine, "cross": cross}, shape)
     x, real = inputs(), SEGMENTS.is_real
     direction = probe((3, 17, 12)) * real[..., None]
     y = output(module, x, SEGMENTS)
-    expected = cross_by_position(module, x, SEGMENTS, cross)
+    expected = attended_by_position(module, x, SEGMENTS, shape, cross)
     assert distance(y[real], expected[real]) < EXACT
     mine = gradients((y * direction).sum(), module)
     assert relative(mine, gradients((expected * direction).sum(), module)) < EXACT
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("cross", CROSS.values(), ids=CROSS)
-def test_a_stepped_cross_attention_is_the_same_loop(cross):
-    module = parallel({"combine": "cross_attention", "cross": cross})
+@pytest.mark.parametrize(("combine", "shape", "cross"), ATTENDING, ids=ATTENDING_IDS)
+def test_stepped_it_is_the_same_loop(combine, shape, cross):
+    module = parallel({"combine": combine, "cross": cross}, shape)
     x = inputs()
-    expected = cross_by_position(module, x, Segments.from_lengths([(17,)] * 3), cross)
+    whole = Segments.from_lengths([(17,)] * 3)
+    expected = attended_by_position(module, x, whole, shape, cross)
     y, state = module(x[:, :8], None, None, True)
     parts = [y]
     for t in range(8, 17):
         y, state = module(x[:, t : t + 1], None, state, True)
         parts.append(y)
     assert distance(torch.cat(parts, dim=1), expected) < EXACT
+
+
+def test_a_merge_attention_of_equal_streams_is_an_attention_over_one():
+    """Every key counts twice, which the softmax does not see."""
+    merge = parallel({"combine": "merge_attention", "norm": "none"}, EQUAL).combine
+    cross = parallel({"combine": "cross_attention", "norm": "none"}, EQUAL).combine
+    cross.load_state_dict(merge.state_dict())
+    stream, x = probe((3, 17, 24), seed=8), inputs()
+    one = cross([stream, stream], x, SEGMENTS, None, False)[0]
+    other = merge([stream, stream], x, SEGMENTS, None, False)[0]
+    assert distance(one[SEGMENTS.is_real], other[SEGMENTS.is_real]) < EXACT
+
+
+def test_swapped_branches_of_a_merge_attention_are_the_same_function():
+    merge = parallel({"combine": "merge_attention", "norm": "none"}, EQUAL).combine
+    a, b, x = probe((3, 17, 24), seed=8), probe((3, 17, 24), seed=9), inputs()
+    one, other = (merge(v, x, None, None, False)[0] for v in ([a, b], [b, a]))
+    assert distance(one, other) < EXACT
 
 
 def test_the_identities_have_teeth():

@@ -41,6 +41,25 @@ def test_a_parallel_sublayer_shows_its_branches_and_its_fusion():
     assert "mean, rms" in drawn
 
 
+@pytest.mark.parametrize(
+    ("fusion", "words"),
+    [
+        ({"combine": "gate", "gate": "token", "norm": "group"}, "gate, per token, group"),
+        ({"combine": "cross_attention"}, "cross attention, rms"),
+        (
+            {"combine": "cross_attention", "cross": {"query": "recurrent", "position": "rope"}},
+            "cross attention, SSM asks, rope, rms",
+        ),
+        ({"combine": "merge_attention", "norm": "none"}, "merge attention"),
+    ],
+)
+def test_the_label_of_a_fusion_tells_its_settings_apart(fusion, words):
+    equal = {"M": {"expand": 1}}
+    (cell,) = cells(config("{M*}", fusion=fusion, mixers=equal))
+    assert cell.fusion == words
+    assert f"<title>{words}</title>" in draw([cell], "x")
+
+
 def test_a_repeat_is_drawn_once_with_its_count():
     drawn = draw(cells(config("(M-)9")), "x")
     assert drawn.count('class="box') == 2

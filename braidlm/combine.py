@@ -1,0 +1,246 @@
+"""What makes one output of the branches of a parallel sublayer: one module per operator.
+
+Every module takes the branches' normed and scaled outputs v_i (B, T, w_i) and the sublayer's normed
+input x (B, T, d_model), and owns the output projection(s) to d_model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from braidlm.arch import Sublayer
+from braidlm.arch.cross import CrossAttention as CrossAttentionConfig
+from braidlm.ops.attention import KVCache, attention
+from braidlm.ops.rope import apply_rope, rope_frequencies
+from braidlm.segments import Segments, token_positions
+
+
+class Weighted(nn.Module):
+    """sum_i c_i W_i v_i, or W sum_i c_i v_i when there is one projection: mean, add, subtract."""
+
+    def __init__(self, coefficients: Sequence[float], widths: Sequence[int], d_model: int) -> None:
+        super().__init__()
+        self.coefficients = tuple(coefficients)
+        self.out_projs = nn.ModuleList(nn.Linear(w, d_model, bias=False) for w in widths)
+
+    def reset_parameters(self, std: float, out_std: float) -> None:
+        """Draw the projections."""
+        for proj in self.out_projs:
+            nn.init.normal_(proj.weight, std=out_std)  # pyright: ignore[reportArgumentType]
+
+    def forward(
+        self,
+        v: list[Tensor],
+        x: Tensor,
+        segments: Segments | None,
+        cache: None,
+        return_state: bool,
+    ) -> tuple[Tensor, None]:
+        """Combine v_i (B, T, w_i) into (B, T, d_model)."""
+        if len(self.out_projs) == 1:
+            return self.out_projs[0](self._sum(v, x)), None
+        terms = [proj(u) for proj, u in zip(self.out_projs, v, strict=True)]
+        return self._sum(terms, x), None
+
+    def _sum(self, terms: list[Tensor], x: Tensor) -> Tensor:
+        total = terms[0] * self.coefficients[0] if self.coefficients[0] != 1 else terms[0]
+        for term, coefficient in zip(terms[1:], self.coefficients[1:], strict=True):
+            total = torch.add(total, term, alpha=coefficient)
+        return total
+
+
+class Gated(Weighted):
+    """g W_1 v_1 + (1 - g) W_2 v_2, or W (g v_1 + (1 - g) v_2), with g = sigmoid(W_g x + b).
+
+    Source: Bae et al. 2025 (arXiv 2510.04800), routing probe: a * SSM + (1 - a) * attention.
+    """
+
+    def __init__(self, n_gates: int, widths: Sequence[int], d_model: int) -> None:
+        super().__init__((), widths, d_model)
+        self.gate_proj = nn.Linear(d_model, n_gates)
+
+    def reset_parameters(self, std: float, out_std: float) -> None:
+        """Draw the matrices; without bias both branches weigh the same on average."""
+        super().reset_parameters(std, out_std)
+        nn.init.normal_(self.gate_proj.weight, std=std)
+        nn.init.zeros_(self.gate_proj.bias)
+
+    def _sum(self, terms: list[Tensor], x: Tensor) -> Tensor:
+        return terms[1] + self.gate_proj(x).sigmoid() * (terms[0] - terms[1])
+
+
+class Concat(nn.Module):
+    """W [v_1; v_2; ...]."""
+
+    def __init__(self, widths: Sequence[int], d_model: int) -> None:
+        super().__init__()
+        self.out_proj = nn.Linear(sum(widths), d_model, bias=False)
+
+    def reset_parameters(self, std: float, out_std: float) -> None:
+        """Draw the projection."""
+        nn.init.normal_(self.out_proj.weight, std=out_std)
+
+    def forward(
+        self,
+        v: list[Tensor],
+        x: Tensor,
+        segments: Segments | None,
+        cache: None,
+        return_state: bool,
+    ) -> tuple[Tensor, None]:
+        """Combine v_i (B, T, w_i) into (B, T, d_model)."""
+        return self.out_proj(torch.cat(v, dim=-1)), None
+
+
+class CrossAttention(nn.Module):
+    """W_o softmax(q k^T) v: queries from one branch, keys and values from the other, causal.
+
+    Source: Lee et al. 2025 (arXiv 2510.26912), queries from the attention branch.
+    """
+
+    inv_freq: Tensor
+    n_streams = 1
+    """Places of the cache that one token takes."""
+
+    def __init__(
+        self,
+        config: CrossAttentionConfig,
+        roles: tuple[int, int],
+        widths: Sequence[int],
+        d_model: int,
+    ) -> None:
+        super().__init__()
+        self.asks, self.answers = roles
+        self.n_heads, self.n_kv_heads = config.n_heads, config.n_kv_heads
+        self.head_dim, self.residual = config.head_dim, config.residual
+        self.rope_theta = config.rope_theta
+        self.q_proj = nn.Linear(widths[self.asks], config.width, bias=False)
+        self.kv_proj = nn.Linear(widths[self.answers], config.kv_width, bias=False)
+        self.out_proj = nn.Linear(config.width, d_model, bias=False)
+        n_frequencies = config.head_dim // 2 if config.position == "rope" else 0
+        self.register_buffer("inv_freq", torch.empty(n_frequencies), persistent=False)
+        self._fill_frequencies()
+
+    def reset_parameters(self, std: float, out_std: float) -> None:
+        """Draw the four matrices; recompute the rotary frequencies."""
+        nn.init.normal_(self.q_proj.weight, std=std)
+        nn.init.normal_(self.kv_proj.weight, std=std)
+        nn.init.normal_(self.out_proj.weight, std=out_std)
+        self._fill_frequencies()
+
+    def row_parts(self) -> dict[str, tuple[int, ...]]:
+        """Name the matrices that lie above each other in one weight, by their rows: k, v."""
+        return {"kv_proj.weight": (self.kv_proj.out_features // 2,) * 2}
+
+    def _fill_frequencies(self) -> None:
+        if len(self.inv_freq):
+            self.inv_freq.copy_(rope_frequencies(self.head_dim, self.rope_theta))
+
+    def forward(
+        self,
+        v: list[Tensor],
+        x: Tensor,
+        segments: Segments | None,
+        cache: KVCache | None,
+        return_state: bool,
+    ) -> tuple[Tensor, KVCache | None]:
+        """Combine v_i (B, T, w_i) into (B, T, d_model)."""
+        asking = self._asking(v)
+        positions = self._positions(x, segments, cache)
+        q = self.q_proj(asking).unflatten(-1, (self.n_heads, self.head_dim))
+        q = self._turned(q, positions)
+        o, cache = self._attend(q, v, positions, segments, cache, return_state)
+        o = o.flatten(2)
+        return self.out_proj(o + asking if self.residual else o), cache
+
+    def _asking(self, v: list[Tensor]) -> Tensor:
+        return v[self.asks]
+
+    def _attend(
+        self,
+        q: Tensor,
+        v: list[Tensor],
+        positions: Tensor | None,
+        segments: Segments | None,
+        cache: KVCache | None,
+        return_state: bool,
+    ) -> tuple[Tensor, KVCache | None]:
+        """Queries (B, T, h, P) over what the streams held -> (B, T, h, P) and the cache."""
+        key, value = self._keys_values(v[self.answers], positions)
+        return attention(q, key, value, segments=segments, cache=cache, return_state=return_state)
+
+    def _keys_values(self, stream: Tensor, positions: Tensor | None) -> tuple[Tensor, Tensor]:
+        kv = self.kv_proj(stream).unflatten(-1, (2 * self.n_kv_heads, self.head_dim))
+        key, value = kv.chunk(2, dim=2)
+        return self._turned(key, positions), value
+
+    def _positions(
+        self, x: Tensor, segments: Segments | None, cache: KVCache | None
+    ) -> Tensor | None:
+        """(B, T) positions in the whole document, where the encoding needs them."""
+        if not len(self.inv_freq):
+            return None
+        offset = None if cache is None else cache.length // self.n_streams
+        return token_positions(x.shape[0], x.shape[1], segments, offset, x.device)
+
+    def _turned(self, heads: Tensor, positions: Tensor | None) -> Tensor:
+        return heads if positions is None else apply_rope(heads, positions, self.inv_freq)
+
+
+class MergeAttention(CrossAttention):
+    """W_o softmax(q [k_1; k_2]^T) [v_1; v_2]: the mean of both streams asks, both answer.
+
+    One matrix makes the keys and values of both streams. The streams are interleaved to 2 T places,
+    so that one causal softmax covers both up to and including the token itself; a token asks at its
+    second place, and what its first place would ask is thrown away.
+
+    Source: "merge attention" of two streams, e.g. Dou et al. 2022 (arXiv 2111.02387).
+    """
+
+    n_streams = 2
+
+    def _asking(self, v: list[Tensor]) -> Tensor:
+        return (v[0] + v[1]) / 2
+
+    def _attend(
+        self,
+        q: Tensor,
+        v: list[Tensor],
+        positions: Tensor | None,
+        segments: Segments | None,
+        cache: KVCache | None,
+        return_state: bool,
+    ) -> tuple[Tensor, KVCache | None]:
+        streams = [self._keys_values(stream, positions) for stream in v]
+        key, value = (torch.stack(pair, dim=2).flatten(1, 2) for pair in zip(*streams, strict=True))
+        o, cache = attention(
+            torch.stack((torch.zeros_like(q), q), dim=2).flatten(1, 2),
+            key,
+            value,
+            segments=None if segments is None else segments.doubled,
+            cache=cache,
+            return_state=return_state,
+        )
+        return o[:, 1::2], cache
+
+
+def build(
+    sublayer: Sublayer, widths: list[int], d_model: int
+) -> Weighted | Concat | CrossAttention:
+    """Return the module that combines the branches of a parallel sublayer."""
+    fusion = sublayer.fusion
+    assert fusion is not None
+    if fusion.cross is not None:
+        attends = MergeAttention if fusion.combine == "merge_attention" else CrossAttention
+        return attends(fusion.cross, fusion.roles(sublayer.branches), widths, d_model)
+    if fusion.combine == "concat":
+        return Concat(widths, d_model)
+    n = len(widths)
+    projected = widths if fusion.projection == "separate" else widths[:1]
+    if fusion.combine == "gate":
+        return Gated(fusion.gate_width(sublayer.branches, d_model), projected, d_model)
+    coefficients = {"mean": [1 / n] * n, "add": [1.0] * n, "subtract": [1.0, -1.0]}
+    return Weighted(coefficients[fusion.combine], projected, d_model)
