@@ -5,6 +5,8 @@ KV cache of their own, so a fair comparison has to see all three. Twenty steps o
 nothing: for a comparison with seeds and error bars, use `braid study`.
 """
 
+from typing import Any
+
 import torch
 
 from braidlm import HybridLM, Spec
@@ -16,12 +18,16 @@ FUSIONS = {
     "scaled add": {"combine": "add", "scale": "learned"},
     "subtract": {"combine": "subtract", "norm": "group"},
     "concat": {"combine": "concat"},
+    "gate": {"combine": "gate"},
+    "gate per token": {"combine": "gate", "gate": "token"},
     "cross-attention": {"combine": "cross_attention"},
+    "cross, SSM asks": {"combine": "cross_attention", "cross": {"query": "recurrent"}},
+    "merge-attention": {"combine": "merge_attention"},
 }
 CONTEXT = 32
 
 
-def declare(fusion: dict[str, str]) -> Spec:
+def declare(fusion: dict[str, Any]) -> Spec:
     """Declare two parallel sublayers of equal branches, with this fusion."""
     return Spec.of(
         {

@@ -79,14 +79,17 @@ def test_04_recall_is_learned(shown):
 
 def test_05_fusions_differ_in_cost_and_all_learn(shown):
     rows = [line for line in shown("05_compare_fusions").splitlines() if "->" in line]
-    assert len(rows) == 6
+    assert len(rows) == 10
     cost = {r[:16].strip(): re.findall(r"[\d,]*\d(?= |$)", r[16:])[:3] for r in rows}
     cost = {name: [int(n.replace(",", "")) for n in row] for name, row in cost.items()}
     n_params, flops, kv = ({k: v[i] for k, v in cost.items()} for i in range(3))
     assert n_params["mean"] - n_params["mean, joint"] == 2 * 64 * 64
     assert n_params["scaled add"] - n_params["mean"] == 2 * 2 * 64
     assert kv["cross-attention"] == 2 * kv["mean"] == 2 * 2 * 2 * 64 * 2
-    assert flops["cross-attention"] > flops["mean"] > flops["mean, joint"]
+    assert kv["merge-attention"] == 3 * kv["mean"]
+    assert n_params["gate"] - n_params["mean"] == 2 * (64 * 64 + 64)
+    assert flops["merge-attention"] > flops["cross-attention"] > flops["gate"] > flops["mean"]
+    assert flops["mean"] > flops["mean, joint"]
     for row in rows:
         first, last = row.split()[-3::2]
         assert float(first) > 4.0
