@@ -42,11 +42,18 @@ def split_weights(loss: torch.Tensor) -> dict[int, int]:
         seen.add(node)
         inputs = [n for n, _ in node.next_functions]
         stack += inputs
-        if any(word in node.name() for word in ("Split", "Slice", "Unbind", "Narrow")):
+        is_cut = any(word in node.name() for word in ("Split", "Slice", "Unbind", "Narrow"))
+        if is_cut and not cuts_inside_heads(node):
             weight = product_weight(inputs[0])
             if weight is not None:
                 found[id(weight)] = getattr(node, "_saved_split_sizes", None) or 2
     return found
+
+
+def cuts_inside_heads(node) -> bool:
+    """Whether the halves of every head's channels are told apart, as rotary positions do."""
+    shape = getattr(node, "_saved_self_sym_sizes", ())
+    return len(shape) == 4 and getattr(node, "_saved_dim", 0) in (3, 2**64 - 1)
 
 
 def product_weight(node) -> torch.Tensor | None:
