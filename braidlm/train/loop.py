@@ -21,6 +21,7 @@ from braidlm.model import HybridLM
 from braidlm.runs import Run
 from braidlm.train.precision import resolve_precision
 from braidlm.train.progress import Progress, Silent
+from braidlm.train.recompute import recomputed
 from braidlm.train.resume import check_same_run
 from braidlm.train.session import Batches, NonFiniteLossError, Session, Summary
 from braidlm.train.step import Place
@@ -67,8 +68,7 @@ def train(
         precision = resolve_precision(recipe.train.precision, device)
         mixture = build_mixture(recipe) if mixture is None else mixture
         model = (build_model(recipe) if model is None else model).to(device)
-        out.mkdir(parents=True, exist_ok=True)
-        with Run(out).lock():
+        with recomputed(model, recipe.train.activation_checkpointing), _held(out):
             # Again: another process may have begun, or ended, a run here in the meantime.
             is_continued = _check_folder(out, recipe, resume)
             run = Run.open(out) if is_continued else Run.create(out, recipe.to_dict())
@@ -86,6 +86,14 @@ def _check_folder(out: Path, recipe: Recipe, resume: bool) -> bool:
         return False
     check_same_run(Run.open(out).config, recipe, out)
     return True
+
+
+@contextlib.contextmanager
+def _held(out: Path) -> Iterator[None]:
+    """Make the folder and hold it for writing."""
+    out.mkdir(parents=True, exist_ok=True)
+    with Run(out).lock():
+        yield
 
 
 def build_model(recipe: Recipe) -> HybridLM:

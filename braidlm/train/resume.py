@@ -18,6 +18,7 @@ FREE_FIELDS = frozenset(
         "train.log_every",
         "train.checkpoint_every",
         "train.keep_checkpoints",
+        "train.activation_checkpointing",
         "data.cache_dir",
     }
 )

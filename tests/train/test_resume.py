@@ -12,7 +12,13 @@ from .tiny import recipe
 
 @pytest.mark.parametrize(
     "change",
-    [{"steps": 80}, {"log_every": 7}, {"checkpoint_every": 3}, {"keep_checkpoints": 1}],
+    [
+        {"steps": 80},
+        {"activation_checkpointing": 2},
+        {"log_every": 7},
+        {"checkpoint_every": 3},
+        {"keep_checkpoints": 1},
+    ],
 )
 def test_length_and_frequencies_are_free(change):
     check_same_run(recipe().to_dict(), recipe(**change), "run")
