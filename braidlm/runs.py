@@ -5,7 +5,7 @@
     metrics.jsonl    one JSON object per logged step
     status.json      {"state": "running|done|failed|interrupted", "step", "steps", "error"}
     checkpoints/     written by `braidlm.checkpoint`
-    results/         one complete JSON file per measurement
+    results/         one complete JSON file per measurement, and what it says of each item
 
 Every file but `metrics.jsonl` is replaced as a whole, so that a reader never sees half of one.
 JSON is strict: a number that is not finite is written as null.
@@ -19,12 +19,13 @@ import json
 import os
 import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from braidlm.errors import InputError
 from braidlm.files import atomic_write, read_json, strict_json, write_json
+from braidlm.items import write_items
 from braidlm.provenance import capture_env, code_version, now, package_versions
 
 try:
@@ -258,8 +259,16 @@ class Run:
 
     # results
 
-    def write_result(self, kind: str, name: str, payload: Mapping[str, Any]) -> Path:
+    def write_result(
+        self,
+        kind: str,
+        name: str,
+        payload: Mapping[str, Any],
+        rows: Sequence[Mapping[str, Any]] = (),
+    ) -> Path:
         """Complete `payload` and write `results/<kind>-<name>.json`; an older one is replaced.
+
+        `rows`, what was measured of each item, go into a file beside it that `items` names.
 
         The caller gives `metric` (the primary metric's name) with its `value`, `stderr` and `n`,
         or these three inside `metrics[metric]`, and step, checkpoint, device, dtype, ops, wall_sec.
@@ -287,6 +296,9 @@ class Run:
         first = {field: result.pop(field) for field in RESULT_FIELDS}
         self.results_dir.mkdir(exist_ok=True)
         path = self.results_dir / f"{kind}-{name}.json"
+        if rows:
+            about = write_items(path.with_name(f"{path.stem}.items.jsonl"), rows)
+            result["items"] = {**about, **result.get("items", {})}
         write_json(path, first | result)
         return path
 

@@ -7,6 +7,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from braidlm.arch.config import Config
+from braidlm.arch.phonebook import PhonebookSource, PhonebookTask
 from braidlm.arch.sources import PairsSource, PathText, TextSource
 
 RESULT_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
@@ -64,7 +65,20 @@ class MQARSource(Config):
                 )
 
 
-AnySource = Annotated[TextSource | PairsSource | MQARSource, Field(discriminator="kind")]
+AnySource = Annotated[
+    TextSource | PairsSource | MQARSource | PhonebookSource, Field(discriminator="kind")
+]
+
+
+def _longest_item(source: AnySource) -> int:
+    """Return the tokens of an item that is never cut; 0 for text, which may be."""
+    match source:
+        case MQARSource():
+            return source.length
+        case PhonebookSource():
+            return max(source.lengths)
+        case _:
+            return 0
 
 
 class DataConfig(Config):
@@ -88,9 +102,9 @@ class DataConfig(Config):
             if names.count(name) > 1:
                 raise ValueError(f"sources: the name '{name}' is used twice; names must differ")
         for source in self.sources:
-            if isinstance(source, MQARSource) and source.length > self.seq_len:
+            if (longest := _longest_item(source)) > self.seq_len:
                 raise ValueError(
-                    f"source '{source.name}': length = {source.length} is longer than "
+                    f"source '{source.name}': length = {longest} is longer than "
                     f"seq_len = {self.seq_len}"
                 )
         return self
@@ -213,4 +227,4 @@ class MQARTask(Config):
     """Items per number of pairs."""
 
 
-AnyTask = Annotated[LMTask | MQARTask, Field(discriminator="kind")]
+AnyTask = Annotated[LMTask | MQARTask | PhonebookTask, Field(discriminator="kind")]

@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 
 from braidlm.arch.config import Config
 from braidlm.arch.experiment import AnyTask, DataConfig, LMTask, MQARSource, MQARTask, TrainConfig
+from braidlm.arch.phonebook import PhonebookTask
 from braidlm.arch.spec import Spec
 from braidlm.errors import InputError
 from braidlm.files import read_json
@@ -69,6 +70,8 @@ class Recipe(ModelFile):
             if source.kind == "mqar":
                 self._symbols_fit(source.name, source.token_offset + source.vocab_size)
         for task in self.tasks:
+            if isinstance(task, PhonebookTask):  # it needs a tokenizer and no source
+                continue
             needed = {LMTask: "text", MQARTask: "mqar"}[type(task)]
             if kinds.get(task.source) != needed:
                 named = [n for n, k in kinds.items() if k == needed]
@@ -88,7 +91,7 @@ class Recipe(ModelFile):
                 raise ValueError(f"tasks: two {kind} tasks are named '{name}'; names must differ")
         return self
 
-    def _can_be_asked(self, task: AnyTask) -> None:
+    def _can_be_asked(self, task: LMTask | MQARTask) -> None:
         """Refuse before the training what could only fail after it."""
         if isinstance(task, LMTask):
             if self.data.held_out == 0:

@@ -15,6 +15,11 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument(
         "--tasks", metavar="A,B", help="names, kinds or <kind>-<name> (default: all of the recipe)"
     )
+    parser.add_argument(
+        "--tasks-file", metavar="FILE", help="a TOML file of [[tasks]] that the recipe lacks"
+    )
+    parser.add_argument("--set", action="append", default=[], metavar="A.B=C", dest="overrides")
+    parser.add_argument("--force", action="store_true", help="ask again what is measured already")
     parser.add_argument("--list", action="store_true", help="show the tasks, one example each")
     parser.add_argument(
         "--checkpoint", metavar="NAME", help="such as step-00000100 (default: the newest)"
@@ -49,6 +54,10 @@ def run(args: argparse.Namespace) -> int:
         device=args.device,
         dtype=args.dtype,
         limit=args.limit,
+        tasks_file=args.tasks_file,
+        overrides=args.overrides,
+        force=args.force,
+        kept=_say_kept,
     )
     if args.json:
         print(json.dumps(results, indent=2))
@@ -60,13 +69,19 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _list(args: argparse.Namespace, names: list[str] | None) -> int:
-    from braidlm.arch import Recipe
-    from braidlm.runs import Run
-    from braidlm.tasks import choose_tasks, describe
+def _say_kept(task: str) -> None:
+    print(
+        f"{task}: measured already with these items, weights and code; --force asks again",
+        file=sys.stderr,
+    )
 
-    recipe = Recipe.from_dict(Run.open(args.path).config, args.path)
-    tasks = choose_tasks(recipe, names)
+
+def _list(args: argparse.Namespace, names: list[str] | None) -> int:
+    from braidlm.runs import Run
+    from braidlm.tasks import choose_tasks, describe, with_tasks
+
+    recipe, added = with_tasks(Run.open(args.path), args.tasks_file, args.overrides)
+    tasks = choose_tasks(recipe, names if names is not None or not added else added)
     if args.json:
         print(json.dumps([task.model_dump(mode="json") for task in tasks], indent=2))
         return 0

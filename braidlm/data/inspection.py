@@ -8,12 +8,13 @@ import numpy as np
 from braidlm.arch.experiment import DataConfig, MQARSource
 from braidlm.data.packing import IGNORE, Piece, Row
 from braidlm.data.pair_stream import PairStream
+from braidlm.data.phonebook import PhonebookStream
 from braidlm.data.shards import ShardSet, open_shards
 from braidlm.data.streams import AnyStream, MQARStream, RowMixture, TextStream
 from braidlm.data.tokenizer import Tokenizer, load_tokenizer
 from braidlm.errors import InputError
 
-KINDS = {TextStream: "text", PairStream: "pairs", MQARStream: "mqar"}
+KINDS = {TextStream: "text", PairStream: "pairs", MQARStream: "mqar", PhonebookStream: "phonebook"}
 MASKED = "⟦", "⟧"
 """What stands around the tokens of a pair that are learnt."""
 
@@ -84,7 +85,9 @@ def _show(number: int, name: str, stream: AnyStream, row: Row) -> dict[str, Any]
     for piece in row.pieces:
         stop = at + piece.stop - piece.start
         runs = _runs(row, at, stop)
-        if isinstance(stream, MQARStream):
+        if isinstance(stream, PhonebookStream):
+            shown = _phonebook_piece(stream, row, piece, at, stop)
+        elif isinstance(stream, MQARStream):
             shown = _mqar_piece(stream, row, piece, at, stop)
         else:
             shown = _text_piece(stream, row, piece, at, stop)
@@ -134,6 +137,16 @@ def _mqar_piece(stream: MQARStream, row: Row, piece: Piece, start: int, stop: in
         "document": f"item {piece.document}",
         "document_tokens": stop - start,
         "text": " ".join(words),
+    }
+
+
+def _phonebook_piece(
+    stream: PhonebookStream, row: Row, piece: Piece, start: int, stop: int
+) -> dict:
+    return {
+        "document": f"item {piece.document}",
+        "document_tokens": stop - start,
+        "text": show_tokens(row.tokens[start:stop], stream.tokenizer),
     }
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from braidlm.arch.experiment import DataConfig, MQARSource
+from braidlm.arch.phonebook import PhonebookSource
 from braidlm.arch.sources import PairsSource, TextSource
 from braidlm.data.seeding import EVAL, generator
 from braidlm.data.shard_build import Progress, build_shards
@@ -136,13 +137,17 @@ def build(
         OSError: the folder cannot be written.
     """
     folder = Path(data.cache_dir if out is None else out)
-    # A recipe of generated data alone names a tokenizer that nothing reads.
-    has_text = any(isinstance(s, TextSource | PairsSource) for s in data.sources)
+    # A recipe of generated symbols alone names a tokenizer that nothing reads.
+    has_text = any(not isinstance(s, MQARSource) for s in data.sources)
     tokenizer = load_tokenizer(data.tokenizer) if has_text else None
     sources = []
     for source in data.sources:
         if isinstance(source, MQARSource):
             sources.append({"name": source.name, "kind": "mqar", "length": source.length})
+            continue
+        if isinstance(source, PhonebookSource):
+            lengths = list(source.lengths)
+            sources.append({"name": source.name, "kind": "phonebook", "lengths": lengths})
             continue
         shards = open_text(
             data, source.name, tokenizer, cache_dir=folder, verify=verify, progress=progress

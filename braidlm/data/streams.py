@@ -6,12 +6,14 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from braidlm.arch.experiment import DataConfig, MQARSource
-from braidlm.arch.sources import PairsSource, TextSource
+from braidlm.arch.experiment import AnySource, DataConfig, MQARSource
+from braidlm.arch.phonebook import PhonebookSource
+from braidlm.arch.sources import PairsSource
 from braidlm.data.interleave import Interleave
 from braidlm.data.mqar import MQARItems, generate_mqar
 from braidlm.data.packing import IGNORE, Packing, Piece, Row, fill_row
 from braidlm.data.pair_stream import PairStream
+from braidlm.data.phonebook import PhonebookStream
 from braidlm.data.prepare import MORE, open_text
 from braidlm.data.seeding import EVAL, TRAIN, generator
 from braidlm.data.shards import ShardSet
@@ -138,7 +140,7 @@ def eval_mqar_items(
     return _items_of(source, n_items, n_pairs, length, rng)
 
 
-AnyStream = TextStream | PairStream | MQARStream
+AnyStream = TextStream | PairStream | MQARStream | PhonebookStream
 
 
 class MixedRow(NamedTuple):
@@ -162,7 +164,8 @@ class RowMixture:
         verify: compare the shards' checksums too.
 
     Raises:
-        InputError: see `open_text`, `TextStream`, `PairStream` and `MQARStream`.
+        InputError: see `open_text`, `TextStream`, `PairStream`, `MQARStream` and
+            `PhonebookStream`.
     """
 
     def __init__(
@@ -192,10 +195,12 @@ class RowMixture:
         source, before = self._interleave.locate(number)
         return MixedRow(source, before, self.streams[source].row(before))
 
-    def _open(self, source: TextSource | PairsSource | MQARSource) -> AnyStream:
+    def _open(self, source: AnySource) -> AnyStream:
         if isinstance(source, MQARSource):
             return MQARStream(source, self.seq_len, self.seed)
         self._tokenizer = self._tokenizer or load_tokenizer(self.data.tokenizer)
+        if isinstance(source, PhonebookSource):
+            return PhonebookStream(source, self._tokenizer, self.seq_len, self.seed)
         shards = open_text(
             self.data, source.name, self._tokenizer, cache_dir=self._cache, verify=self._verify
         )

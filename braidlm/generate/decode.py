@@ -9,13 +9,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from braidlm import state as states
 from braidlm.data.seeding import generator
 from braidlm.errors import InputError
 from braidlm.generate.filters import distribution, pick
-from braidlm.generate.mode import device_of, inference
+from braidlm.generate.mode import device_of, inference, precise_logits
 from braidlm.model import HybridLM
 from braidlm.segments import Segments
 
@@ -51,7 +51,7 @@ class Sampling:
             raise InputError(f"seed = {self.seed}: must be 0 or more")
 
 
-class _Rows(NamedTuple):
+class Rows(NamedTuple):
     """The rows that are still being written."""
 
     numbers: list[int]
@@ -133,7 +133,8 @@ def stream_tokens(
         return
     stops = frozenset(stop_ids)
     draws = [generator(sampling.seed, "sampling", first_row + i) for i in range(len(starts))]
-    rows = _prefill(model, starts)
+    with inference(model):
+        rows = prefill(model, starts)
     for n_made in range(1, max_new_tokens + 1):
         tokens = _next_tokens(rows, sampling, draws)
         going = [i for i, token in enumerate(tokens) if token not in stops]
@@ -166,8 +167,13 @@ def _checked(
     return starts
 
 
-def _prefill(model: HybridLM, prompts: list[list[int]]) -> _Rows:
-    """Run all prompts at once, padded on the right."""
+def prefill(model: nn.Module, prompts: Sequence[Sequence[int]]) -> Rows:
+    """Run all prompts at once, padded on the right.
+
+    Args:
+        model: called as `HybridLM` is; in evaluation mode, see `generate.mode.inference`.
+        prompts: token ids, at least one each.
+    """
     longest = max(map(len, prompts))
     tokens = torch.zeros(len(prompts), longest, dtype=torch.int64)
     mask = torch.zeros(len(prompts), longest, dtype=torch.bool)
@@ -177,13 +183,12 @@ def _prefill(model: HybridLM, prompts: list[list[int]]) -> _Rows:
     device = device_of(model)
     segments = None if bool(mask.all()) else Segments.from_mask(mask).to(device)
     last = mask.sum(1).to(device) - 1
-    with inference(model):
-        out = model(tokens.to(device), segments)
-        hidden = out.hidden[torch.arange(len(prompts), device=device), last]
-        return _Rows(list(range(len(prompts))), model.head(hidden), out.state)
+    out = model(tokens.to(device), segments)
+    hidden = out.hidden[torch.arange(len(prompts), device=device), last]
+    return Rows(list(range(len(prompts))), precise_logits(model, hidden), out.state)
 
 
-def _step(model: HybridLM, rows: _Rows, tokens: list[int], going: list[int]) -> _Rows:
+def _step(model: HybridLM, rows: Rows, tokens: list[int], going: list[int]) -> Rows:
     """Feed one token to each row of `going` and drop the others."""
     device = rows.logits.device
     with inference(model):
@@ -192,12 +197,11 @@ def _step(model: HybridLM, rows: _Rows, tokens: list[int], going: list[int]) -> 
             state = states.select(state, torch.tensor(going, device=device))
         fed = torch.tensor([[tokens[i]] for i in going], device=device)
         out = model(fed, None, state)
-        return _Rows([rows.numbers[i] for i in going], model.head(out.hidden[:, 0]), out.state)
+        logits = precise_logits(model, out.hidden[:, 0])
+        return Rows([rows.numbers[i] for i in going], logits, out.state)
 
 
-def _next_tokens(
-    rows: _Rows, sampling: Sampling, draws: Sequence[np.random.Generator]
-) -> list[int]:
+def _next_tokens(rows: Rows, sampling: Sampling, draws: Sequence[np.random.Generator]) -> list[int]:
     """Choose one token for each row."""
     with torch.inference_mode():
         is_sound = rows.logits.isfinite().all(-1)

@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Iterator
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from braidlm.errors import InputError
 
@@ -55,3 +55,12 @@ def choose_dtype(dtype: str | None, device: torch.device, trained: str) -> str:
     if dtype not in DTYPES:
         raise InputError(f"dtype = {dtype!r}: allowed are {' and '.join(DTYPES)}")
     return dtype
+
+
+def precise_logits(model: nn.Module, hidden: Tensor) -> Tensor:
+    """Return the logits (..., V) of hidden states (..., d_model) in fp32, under autocast too.
+
+    In bf16 the largest logits often tie, which would hide the choice.
+    """
+    with torch.autocast(hidden.device.type, enabled=False):
+        return model.head(hidden.float())  # type: ignore[operator]

@@ -15,7 +15,8 @@ Standard errors are over documents, by the delta method of `stats.ratio`.
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from torch import nn
@@ -26,51 +27,67 @@ from braidlm.data.inspection import show_tokens
 from braidlm.data.prepare import held_out_documents
 from braidlm.data.shards import TokenDocument
 from braidlm.data.tokenizer import Tokenizer
-from braidlm.errors import InputError
-from braidlm.tasks.scoring import Progress, score
+from braidlm.tasks.scoring import check_vocabulary, score
 from braidlm.tasks.stats import exponential, known, ratio
+from braidlm.tasks.work import Column, Row, digest
 
 SHOWN_TOKENS = 48
+TOKENS_TOGETHER = 2**16
+"""Tokens of the documents that are packed into rows together."""
 
 
-class Scored(NamedTuple):
-    """Documents and the losses of their text's tokens."""
-
-    documents: list[TokenDocument]
-    losses: list[np.ndarray]
-    """For each document float64 (n_i,), nats."""
-    seq_len: int
-    """Tokens of the longest context."""
-
-
-def run_lm(
-    task: LMTask,
-    model: nn.Module,
-    tokenizer: Tokenizer,
-    recipe: Recipe,
-    progress: Progress | None = None,
-) -> dict[str, Any]:
-    """Score the held-out documents; return a result's payload.
-
-    Metrics: bits_per_byte (primary), nll_per_token (nats), perplexity. Tables: by_position (places
-    inside the part) and by_document. `seq_len`, `trained_seq_len` and `is_extrapolated` say whether
-    the contexts are longer than the trained ones.
+class LMWork:
+    """The held-out documents of a task; see `braidlm.tasks.work.Work`.
 
     Raises:
         InputError: no held-out document, or a tokenizer that is larger than the model's vocabulary.
     """
-    if tokenizer.vocab_size > recipe.spec.vocab_size:
-        raise InputError(
-            f"tokenizer '{tokenizer.name}' has {tokenizer.vocab_size} tokens: the model's "
-            f"vocab_size = {recipe.spec.vocab_size} must be at least that"
-        )
-    scored = score_documents(model, _documents(task, tokenizer, recipe), task.seq_len, progress)
-    return {
-        **summary(scored, task.bins),
-        "seq_len": task.seq_len,
-        "trained_seq_len": recipe.data.seq_len,
-        "is_extrapolated": task.seq_len > recipe.data.seq_len,
+
+    columns: Mapping[str, Column] = {
+        "bits_per_byte": Column("bits", "n_bytes"),
+        "nll_per_token": Column("nll", "n_tokens"),
     }
+
+    def __init__(self, task: LMTask, tokenizer: Tokenizer, recipe: Recipe) -> None:
+        check_vocabulary(tokenizer, recipe)
+        self.task, self.tokenizer, self._recipe = task, tokenizer, recipe
+        self.documents = _documents(task, tokenizer, recipe)
+        longest = max((len(document.tokens) - 2 for document in self.documents), default=1)
+        self.edges = edges_of(min(task.seq_len, longest), task.bins)
+        self.digest = digest(document.tokens for document in self.documents)
+        self.batches = _batches([len(document.tokens) for document in self.documents])
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """The same documents in other tokens are other contexts."""
+        return {"tokenizer": self.tokenizer.fingerprint, "held_out": self._recipe.data.held_out}
+
+    def score(self, model: nn.Module, items: Sequence[int]) -> list[Row]:
+        """Score the text's tokens of one batch of documents; see `Work.score`."""
+        documents = [self.documents[i] for i in items]
+        # The eos is not scored.
+        losses = score(model, [d.tokens[:-1] for d in documents], self.task.seq_len)
+        return [
+            row_of(document, found, self.edges, self.task.seq_len)
+            for document, found in zip(documents, losses, strict=True)
+        ]
+
+    def summary(self, rows: Sequence[Row]) -> dict[str, Any]:
+        """Return metric, metrics and tables; see `Work.summary`."""
+        return {
+            **summary(rows),
+            "tables": {
+                "by_position": by_position(rows, self.edges, self.task.seq_len),
+                "by_document": [
+                    {"document": row["id"], "nll": row["nll"] / row["n_tokens"]}
+                    | {key: row[key] for key in ("n_tokens", "n_bytes")}
+                    for row in rows
+                ],
+            },
+            "seq_len": self.task.seq_len,
+            "trained_seq_len": self._recipe.data.seq_len,
+            "is_extrapolated": self.task.seq_len > self._recipe.data.seq_len,
+        }
 
 
 def describe_lm(task: LMTask, tokenizer: Tokenizer, recipe: Recipe) -> str:
@@ -92,65 +109,77 @@ def _documents(task: LMTask, tokenizer: Tokenizer, recipe: Recipe) -> list[Token
     return [document for document in found if len(document.tokens) > 2]
 
 
-def score_documents(
-    model: nn.Module,
-    documents: list[TokenDocument],
-    seq_len: int,
-    progress: Progress | None = None,
-) -> Scored:
-    """Score documents of the form bos, text, eos, without their eos; see `scoring.score`."""
-    sequences = [document.tokens[:-1] for document in documents]
-    return Scored(documents, score(model, sequences, seq_len, progress), seq_len)
+def _batches(lengths: Sequence[int]) -> list[list[int]]:
+    """Return documents in their order, `TOKENS_TOGETHER` tokens or a little more together."""
+    found, n_tokens = [], TOKENS_TOGETHER
+    for i, length in enumerate(lengths):
+        if n_tokens >= TOKENS_TOGETHER:
+            found.append([])
+            n_tokens = 0
+        found[-1].append(i)
+        n_tokens += length
+    return found
 
 
-def summary(scored: Scored, bins: int) -> dict[str, Any]:
-    """Return metric, metrics and tables of scored documents.
+def row_of(document: TokenDocument, losses: np.ndarray, edges: np.ndarray, seq_len: int) -> Row:
+    """Return what is stored of one document.
 
     Args:
-        scored: the losses.
-        bins: rows of the table by position; they are equally wide.
+        document: of the form bos, text, eos.
+        losses: (n,) of the text's tokens, nats.
+        edges: of the bins by position.
+        seq_len: tokens of the longest context.
     """
-    sums = np.array([losses.sum() for losses in scored.losses])
-    n_tokens = np.array([len(losses) for losses in scored.losses])
-    n_bytes = np.array([document.n_bytes for document in scored.documents])
+    bin_of = np.searchsorted(edges, np.arange(len(losses)) % seq_len, side="right") - 1
+    return {
+        "id": document.id,
+        "n_tokens": len(losses),
+        "n_bytes": document.n_bytes,
+        "nll": float(losses.sum()),
+        "bits": float(losses.sum()) / math.log(2),
+        "nll_by_bin": np.bincount(bin_of, losses, minlength=len(edges) - 1).tolist(),
+    }
+
+
+def summary(rows: Sequence[Row]) -> dict[str, Any]:
+    """Return the metrics of scored documents and the primary one."""
+    sums, n_tokens, n_bytes = (
+        np.array([row[key] for row in rows]) for key in ("nll", "n_tokens", "n_bytes")
+    )
     nll = ratio(sums, n_tokens)
     metrics = {
         "bits_per_byte": ratio(sums / math.log(2), n_bytes).as_metric("bits per byte"),
         "nll_per_token": nll.as_metric("nats per token"),
         "perplexity": exponential(nll).as_metric("per token"),
     }
-    by_document = [
-        {
-            "document": document.id,
-            "n_tokens": len(losses),
-            "n_bytes": document.n_bytes,
-            "nll": float(losses.mean()),
-        }
-        for document, losses in zip(scored.documents, scored.losses, strict=True)
-    ]
     primary = {key: metrics["bits_per_byte"][key] for key in ("value", "stderr", "n")}
-    tables = {"by_position": by_position(scored, bins), "by_document": by_document}
-    return {"metric": "bits_per_byte", **primary, "metrics": metrics, "tables": tables}
+    return {"metric": "bits_per_byte", **primary, "metrics": metrics}
 
 
-def by_position(scored: Scored, bins: int) -> list[dict[str, Any]]:
+def edges_of(width: int, bins: int) -> np.ndarray:
+    """Return the edges of at most `bins` equally wide bins of the places 0 .. width - 1."""
+    return np.unique(np.linspace(0, width, min(bins, width) + 1).round().astype(int))
+
+
+def by_position(rows: Sequence[Row], edges: np.ndarray, seq_len: int) -> list[dict[str, Any]]:
     """Return the mean loss of targets whose context has start + 1 .. end tokens, for each bin.
 
     A bin that no document reaches is left out. `n` counts tokens, `n_documents` the clusters.
     """
-    width = min(scored.seq_len, max(map(len, scored.losses)))
-    edges = np.unique(np.linspace(0, width, min(bins, width) + 1).round().astype(int))
-    sums = np.zeros((len(scored.losses), len(edges) - 1))
-    counts = np.zeros_like(sums)
-    for i, losses in enumerate(scored.losses):
-        place = np.arange(len(losses)) % scored.seq_len
-        bin_of = np.searchsorted(edges, place, side="right") - 1
-        sums[i] = np.bincount(bin_of, losses, minlength=sums.shape[1])
-        counts[i] = np.bincount(bin_of, minlength=sums.shape[1])
-    rows = []
+    sums = np.array([row["nll_by_bin"] for row in rows])
+    counts = np.array([_counts(row["n_tokens"], edges, seq_len) for row in rows])
+    table = []
     for b, (start, end) in enumerate(zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True)):
         reached = counts[:, b] > 0
+        if not reached.any():
+            continue
         found = ratio(sums[reached, b], counts[reached, b])
         row = {"start": start, "end": end, "nll": known(found.value), "stderr": known(found.stderr)}
-        rows.append(row | {"n": int(counts[:, b].sum()), "n_documents": found.n})
-    return rows
+        table.append(row | {"n": int(counts[:, b].sum()), "n_documents": found.n})
+    return table
+
+
+def _counts(n_tokens: int, edges: np.ndarray, seq_len: int) -> np.ndarray:
+    """Return how many of a document's tokens lie in each bin: whole parts, and the last one."""
+    whole, rest = divmod(n_tokens, seq_len)
+    return whole * np.diff(edges.clip(max=seq_len)) + np.diff(edges.clip(max=rest))

@@ -19,6 +19,7 @@ Source: Arora et al. 2023 (arXiv 2312.04927) for the items.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -32,56 +33,69 @@ from braidlm.data.mqar import MQARItems, counterfactual
 from braidlm.data.seeding import EVAL, generator
 from braidlm.data.streams import eval_mqar_items
 from braidlm.errors import InputError
-from braidlm.generate.mode import device_of
-from braidlm.tasks.scoring import TOKENS_AT_ONCE, Progress
-from braidlm.tasks.stats import Estimate, known, mean, mean_of, ratio, share
+from braidlm.generate.mode import device_of, precise_logits
+from braidlm.tasks.scoring import at_once
+from braidlm.tasks.stats import Estimate, exact, known, mean, mean_of, ratio, share
+from braidlm.tasks.work import Column, Row, digest, slices
 
-LOGITS_AT_ONCE = 2**24
-"""Logits of one forward pass at most, unless one item has more."""
+UNITS = {"accuracy": "share", "graded": "nats", "answer_nll": "nats"}
 
 
 class Level(NamedTuple):
-    """What was measured with one number of pairs, on n items of D pairs."""
+    """n items of D pairs, and the same with one pair changed."""
 
-    n_pairs: int
-    hits: np.ndarray
-    """(n, D): 1 where the answer was given, 0 where not, a share in a tie."""
-    loss: np.ndarray
-    """(n, D): loss of the answer, nats."""
+    items: MQARItems
+    other: MQARItems
+    """The counterfactuals."""
+    pairs: np.ndarray
+    """(n,) the pair that is changed in each."""
     gap: np.ndarray
     """(n, D): tokens from the pair's key to the query."""
-    graded: np.ndarray
-    """(n,): rise of the loss of one answer under the counterfactual, nats."""
 
 
-def run_mqar(
-    task: MQARTask, model: nn.Module, recipe: Recipe, progress: Progress | None = None
-) -> dict[str, Any]:
-    """Ask for every pair of every item; return a result's payload.
-
-    Metrics: accuracy (primary), graded and answer_nll (nats), chance (one value out of all),
-    state_bytes (fp32) and kv_bytes (bf16) of one sequence of the task's length. Tables: by_pairs
-    and by_gap. `seq_len`, `trained_seq_len` and `is_extrapolated` say whether the items are longer
-    than the trained ones.
+class MQARWork:
+    """The items of a recall task, for every number of pairs; see `braidlm.tasks.work.Work`.
 
     Raises:
         InputError: a source that is not there, or pairs that do not fit into the item.
     """
-    source = _source(task, recipe)
-    length = task.length or source.length
-    drawn = [_items(task, source, n, length) for n in task.n_pairs or source.n_pairs]
-    levels = []
-    for items in drawn:
-        levels.append(measure(model, items, recipe.spec.vocab_size))
-        if progress is not None:
-            progress(len(levels) * task.n_items, len(drawn) * task.n_items)
-    payload = summary(levels, source.vocab_size - source.vocab_size // 2)
-    payload["metrics"] |= _cache_bytes(recipe, length)
-    return payload | {
-        "seq_len": length,
-        "trained_seq_len": source.length,
-        "is_extrapolated": length > source.length,
-    }
+
+    columns: Mapping[str, Column] = {name: Column(name) for name in UNITS}
+
+    def __init__(self, task: MQARTask, recipe: Recipe) -> None:
+        self.task, self._recipe, self.source = task, recipe, _source(task, recipe)
+        self.length = task.length or self.source.length
+        counts = task.n_pairs or self.source.n_pairs
+        self.levels = [level_of(_items(task, self.source, n, self.length)) for n in counts]
+        sets = [items for level in self.levels for items in (level.items, level.other)]
+        self.digest = digest(part for items in sets for part in (items.tokens, items.targets))
+        self.batches: list[range] = []
+        for number, n_pairs in enumerate(counts):
+            n = at_once(self.length, n_pairs * recipe.spec.vocab_size)
+            self.batches += slices(task.n_items, n, number * task.n_items)
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """The source whose distribution is tested; how often it is trained on is another matter."""
+        return {"source": self.source.model_dump(mode="json", exclude={"weight"})}
+
+    def score(self, model: nn.Module, items: Sequence[int]) -> list[Row]:
+        """Ask for every pair of one batch of items; see `Work.score`."""
+        number, first = divmod(items[0], self.task.n_items)
+        return measure(model, self.levels[number], range(first, first + len(items)))
+
+    def summary(self, rows: Sequence[Row]) -> dict[str, Any]:
+        """Return metric, metrics and tables; see `Work.summary`."""
+        n = self.task.n_items
+        groups = [rows[i * n : (i + 1) * n] for i in range(len(self.levels))]
+        n_values = self.source.vocab_size - self.source.vocab_size // 2
+        payload = summary(self.levels, groups, n_values)
+        payload["metrics"] |= _cache_bytes(self._recipe, self.length)
+        return payload | {
+            "seq_len": self.length,
+            "trained_seq_len": self.source.length,
+            "is_extrapolated": self.length > self.source.length,
+        }
 
 
 def describe_mqar(task: MQARTask, recipe: Recipe) -> str:
@@ -97,106 +111,111 @@ def describe_mqar(task: MQARTask, recipe: Recipe) -> str:
     return f"{n_pairs} pairs in {length} tokens: {' '.join(words)}"
 
 
-def measure(model: nn.Module, items: MQARItems, vocab_size: int) -> Level:
-    """Answer every query of the items, and one query per item again under its counterfactual.
+def level_of(items: MQARItems) -> Level:
+    """Return the items with a counterfactual of each, for one random pair per item."""
+    n, n_pairs = items.answers.shape
+    rng = generator(0, EVAL, "counterfactual", n, n_pairs)
+    pairs = rng.integers(n_pairs, size=n)
+    gap = items.query_positions - items.pair_positions[:, :, -1]
+    return Level(items, counterfactual(items, pairs, rng), pairs, gap)
+
+
+def measure(model: nn.Module, level: Level, which: range) -> list[Row]:
+    """Answer every query of some items, and one query per item again under its counterfactual.
 
     Args:
         model: called as `HybridLM` is; in evaluation mode, see `generate.mode.inference`.
-        items: n items of D pairs.
-        vocab_size: of the model; it bounds how many queries are answered at once.
+        level: the items.
+        which: numbers of those that are asked.
     """
-    n, n_pairs = items.answers.shape
-    loss, hits = _answer(model, items.tokens, items.query_positions, items.answers, vocab_size)
-    rng = generator(0, EVAL, "counterfactual", n, n_pairs)
-    pairs, rows = rng.integers(n_pairs, size=n), np.arange(n)
-    other = counterfactual(items, pairs, rng)
-    asked, answers = (v[rows, pairs, None] for v in (items.query_positions, items.answers))
-    misled, _ = _answer(model, other.tokens, asked, answers, vocab_size)
-    gap = items.query_positions - items.pair_positions[:, :, -1]
-    return Level(n_pairs, hits, loss, gap, misled[:, 0] - loss[rows, pairs])
+    part, items = slice(which.start, which.stop), level.items
+    positions, answers = items.query_positions[part], items.answers[part]
+    loss, hits = _answer(model, items.tokens[part], positions, answers)
+    pairs, rows = level.pairs[part], np.arange(len(which))
+    asked, wanted = (v[rows, pairs, None] for v in (positions, answers))
+    misled, _ = _answer(model, level.other.tokens[part], asked, wanted)
+    graded = misled[:, 0] - loss[rows, pairs]
+    return [
+        {
+            "id": f"{items.n_pairs}/{number}",
+            "group": str(items.n_pairs),
+            "accuracy": float(hits[i].mean()),
+            "graded": float(graded[i]),
+            "answer_nll": float(loss[i].mean()),
+            "hits": [int(hit) if hit in (0, 1) else hit for hit in hits[i].tolist()],
+        }
+        for i, number in enumerate(which)
+    ]
 
 
 def _answer(
-    model: nn.Module,
-    tokens: np.ndarray,
-    positions: np.ndarray,
-    answers: np.ndarray,
-    vocab_size: int,
+    model: nn.Module, tokens: np.ndarray, positions: np.ndarray, answers: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return loss (n, Q) in nats and share of a right answer (n, Q) at `positions` (n, Q)."""
-    device = device_of(model)
-    n_logits = positions.shape[1] * vocab_size
-    at_once = max(1, min(TOKENS_AT_ONCE // tokens.shape[1], LOGITS_AT_ONCE // n_logits))
-    losses, shares = [], []
-    for first in range(0, len(tokens), at_once):
-        part = slice(first, first + at_once)
-        given = (tokens[part], positions[part], answers[part])
-        x, where, wanted = (torch.from_numpy(v).to(device) for v in given)
-        hidden = model(x, return_state=False).hidden
-        hidden = hidden.gather(1, where[..., None].expand(-1, -1, hidden.shape[-1]))
-        # In bf16 the largest logits often tie, which would hide the choice.
-        with torch.autocast(device.type, enabled=False):
-            logits = model.head(hidden.float())  # type: ignore[operator]
-        answer = logits.gather(-1, wanted[..., None])
-        losses.append((logits.logsumexp(-1) - answer[..., 0]).double().cpu().numpy())
-        is_top = logits == logits.amax(-1, keepdim=True)
-        hits = is_top.gather(-1, wanted[..., None])[..., 0] / is_top.sum(-1)
-        shares.append(hits.double().cpu().numpy())
-    return np.concatenate(losses), np.concatenate(shares)
+    given, device = (tokens, positions, answers), device_of(model)
+    x, where, wanted = (torch.from_numpy(v).to(device) for v in given)
+    hidden = model(x, return_state=False).hidden
+    hidden = hidden.gather(1, where[..., None].expand(-1, -1, hidden.shape[-1]))
+    logits = precise_logits(model, hidden)
+    answer = logits.gather(-1, wanted[..., None])
+    losses = (logits.logsumexp(-1) - answer[..., 0]).double().cpu().numpy()
+    is_top = logits == logits.amax(-1, keepdim=True)
+    hits = is_top.gather(-1, wanted[..., None])[..., 0] / is_top.sum(-1)
+    return losses, hits.double().cpu().numpy()
 
 
-def summary(levels: list[Level], n_values: int) -> dict[str, Any]:
-    """Return metric, metrics and tables; `n_values` is the number of value symbols."""
-    per_level = [_estimates(level) for level in levels]
-    units = {"accuracy": "share", "graded": "nats", "answer_nll": "nats"}
-    overall = {name: mean_of([found[name] for found in per_level]) for name in units}
-    metrics = {name: found.as_metric(units[name]) for name, found in overall.items()}
+def summary(
+    levels: Sequence[Level], groups: Sequence[Sequence[Row]], n_values: int
+) -> dict[str, Any]:
+    """Return metric, metrics and tables.
+
+    Args:
+        levels: the items.
+        groups: for each level its rows, in the items' order.
+        n_values: number of value symbols.
+    """
+    per_level = [_estimates(rows) for rows in groups]
+    overall = {name: mean_of([found[name] for found in per_level]) for name in UNITS}
+    metrics = {name: found.as_metric(UNITS[name]) for name, found in overall.items()}
     n = overall["accuracy"].n
     metrics["chance"] = exact(1 / n_values, n, "share")
     by_pairs = [
         {
-            "n_pairs": level.n_pairs,
+            "n_pairs": level.items.n_pairs,
             "accuracy": known(found["accuracy"].value),
             "accuracy_stderr": known(found["accuracy"].stderr),
             "graded": known(found["graded"].value),
             "graded_stderr": known(found["graded"].stderr),
-            "in_context_chance": 1 / level.n_pairs,
-            "n": len(level.graded),
+            "in_context_chance": 1 / level.items.n_pairs,
+            "n": found["graded"].n,
         }
         for level, found in zip(levels, per_level, strict=True)
     ]
     primary = {key: metrics["accuracy"][key] for key in ("value", "stderr", "n")}
-    tables = {"by_pairs": by_pairs, "by_gap": by_gap(levels)}
+    tables = {"by_pairs": by_pairs, "by_gap": by_gap(levels, groups)}
     return {"metric": "accuracy", **primary, "metrics": metrics, "tables": tables}
 
 
-def exact(value: float, n: int, unit: str) -> dict[str, Any]:
-    """Return the entry of a number that is computed, not measured: it has no standard error."""
-    return {"value": value, "stderr": None, "n": n, "unit": unit}
-
-
-def _estimates(level: Level) -> dict[str, Estimate]:
+def _estimates(rows: Sequence[Row]) -> dict[str, Estimate]:
     """All items ask for as many pairs, so the clustered error is that of the items' means."""
-    return {
-        "accuracy": share(mean(level.hits.mean(1))),
-        "graded": mean(level.graded),
-        "answer_nll": mean(level.loss.mean(1)),
-    }
+    found = {name: mean([row[name] for row in rows]) for name in UNITS}
+    return found | {"accuracy": share(found["accuracy"])}
 
 
-def by_gap(levels: list[Level]) -> list[dict[str, Any]]:
+def by_gap(levels: Sequence[Level], groups: Sequence[Sequence[Row]]) -> list[dict[str, Any]]:
     """Return the accuracy of queries start .. end - 1 tokens behind their pair; bins double.
 
     `n` counts queries; the standard error is over items.
     """
+    hits = [np.array([row["hits"] for row in rows]) for rows in groups]
     last = max(int(level.gap.max()) for level in levels)
-    rows = []
+    table = []
     for k in range(last.bit_length()):
         start, end = 2**k, 2 ** (k + 1)
         right, asked = [], []
-        for level in levels:
+        for level, found in zip(levels, hits, strict=True):
             inside = (level.gap >= start) & (level.gap < end)
-            right.append((level.hits * inside).sum(1))
+            right.append((found * inside).sum(1))
             asked.append(inside.sum(1))
         counts = np.concatenate(asked)
         reached = counts > 0
@@ -204,8 +223,8 @@ def by_gap(levels: list[Level]) -> list[dict[str, Any]]:
             continue
         found = share(ratio(np.concatenate(right)[reached], counts[reached]))
         row = {"start": start, "end": end, "accuracy": known(found.value)}
-        rows.append(row | {"stderr": known(found.stderr), "n": int(counts.sum())})
-    return rows
+        table.append(row | {"stderr": known(found.stderr), "n": int(counts.sum())})
+    return table
 
 
 def _cache_bytes(recipe: Recipe, length: int) -> dict[str, dict[str, Any]]:

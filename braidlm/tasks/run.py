@@ -6,6 +6,8 @@ import contextlib
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,20 +17,41 @@ from torch import nn
 from braidlm import checkpoint as checkpoints
 from braidlm.arch import Recipe
 from braidlm.arch.experiment import LMTask, MQARTask
+from braidlm.arch.phonebook import PhonebookTask
 from braidlm.data.tokenizer import Tokenizer, load_tokenizer
 from braidlm.device import choose_device
 from braidlm.errors import InputError
 from braidlm.files import read_json
 from braidlm.generate.mode import choose_dtype, inference
+from braidlm.items import read_items
 from braidlm.ops import dispatch
+from braidlm.provenance import code_version
 from braidlm.runs import Run
-from braidlm.tasks.lm import describe_lm, run_lm
-from braidlm.tasks.mqar import describe_mqar, run_mqar
+from braidlm.tasks.choose import Task, choose_tasks, limited, with_tasks
+from braidlm.tasks.lm import LMWork, describe_lm
+from braidlm.tasks.mqar import MQARWork, describe_mqar
+from braidlm.tasks.partial import Partial, Scored
+from braidlm.tasks.phonebook import PhonebookWork, describe_phonebook
 from braidlm.tasks.scoring import Progress
+from braidlm.tasks.work import Work
 
-Task = LMTask | MQARTask
 TaskProgress = Callable[[str, int, int], None]
-"""Called with ("<kind>-<name>", done, total)."""
+"""Called with ("<kind>-<name>", items done, items in all)."""
+
+
+def make_ready(task_config: Task, tokenizer: Tokenizer, recipe: Recipe) -> Work:
+    """Return the items of a task, before any model sees them.
+
+    Raises:
+        InputError: a source or a tokenizer that does not fit the task.
+    """
+    match task_config:
+        case LMTask():
+            return LMWork(task_config, tokenizer, recipe)
+        case MQARTask():
+            return MQARWork(task_config, recipe)
+        case PhonebookTask():
+            return PhonebookWork(task_config, tokenizer, recipe)
 
 
 def run_task(
@@ -48,7 +71,7 @@ def run_task(
         tokenizer: of the recipe's data.
         recipe: gives the task's source and the model's declaration.
         dtype: "fp32", or "bf16" for matrix products under autocast.
-        progress: told (done, total).
+        progress: told (items done, items in all).
 
     Returns:
         The payload of a result file: metric, value, stderr, n, metrics, tables, and whether the
@@ -57,10 +80,9 @@ def run_task(
     Raises:
         InputError: a source that does not fit the task.
     """
-    with inference(model, dtype):
-        if isinstance(task_config, LMTask):
-            return run_lm(task_config, model, tokenizer, recipe, progress)
-        return run_mqar(task_config, model, recipe, progress)
+    work = make_ready(task_config, tokenizer, recipe)
+    scored = _ask(work, lambda: model, Partial(None, {}), dtype, progress)
+    return work.summary([row for batch in scored for row in batch.rows])
 
 
 def describe(task: Task, recipe: Recipe, tokenizer: Tokenizer | None = None) -> str:
@@ -69,9 +91,12 @@ def describe(task: Task, recipe: Recipe, tokenizer: Tokenizer | None = None) -> 
     Raises:
         InputError: a source that does not fit the task.
     """
+    if isinstance(task, MQARTask):
+        return describe_mqar(task, recipe)
+    tokenizer = tokenizer or load_tokenizer(recipe.data.tokenizer)
     if isinstance(task, LMTask):
-        return describe_lm(task, tokenizer or load_tokenizer(recipe.data.tokenizer), recipe)
-    return describe_mqar(task, recipe)
+        return describe_lm(task, tokenizer, recipe)
+    return describe_phonebook(task, tokenizer, recipe)
 
 
 def evaluate(
@@ -83,8 +108,15 @@ def evaluate(
     device: str | None = None,
     dtype: str | None = None,
     limit: int | None = None,
+    tasks_file: str | os.PathLike[str] | None = None,
+    overrides: Sequence[str] = (),
+    force: bool = False,
+    kept: Callable[[str], None] | None = None,
 ) -> list[dict[str, Any]]:
     """Run a recipe's tasks on a run's checkpoint, and write ``results/<kind>-<name>.json``.
+
+    A task whose result is there already, from the same items, weights, device, dtype and code
+    version, is not asked again. One that was interrupted goes on after its last whole batch.
 
     Args:
         run_dir: the run directory.
@@ -94,6 +126,10 @@ def evaluate(
         device: "auto", "cpu" or "cuda"; None: the recipe's.
         dtype: "fp32" or "bf16"; None: fp32 on a CPU, as trained on a GPU.
         limit: documents or items at most. Such a quick look replaces no result: nothing is written.
+        tasks_file: a TOML file with more tasks, see `with_tasks`.
+        overrides: such as ``tasks.recall.n_items=50``, see `with_tasks`.
+        force: ask again whatever is there.
+        kept: told "<kind>-<name>" of every result that is not measured again.
 
     Returns:
         The result files' contents in the order of the recipe; with `limit` the measured part alone.
@@ -104,86 +140,146 @@ def evaluate(
         OSError: a result cannot be written.
     """
     run = _open(run_dir)
-    recipe = Recipe.from_dict(run.config, str(run.path / "config.json"))
-    chosen = [limited(task, limit) for task in choose_tasks(recipe, tasks)]
-    folder = _checkpoint(run, checkpoint)
+    recipe, added = with_tasks(run, tasks_file, overrides)
+    names = tasks if tasks is not None or not added else added
+    chosen = [limited(task, limit) for task in choose_tasks(recipe, names)]
     place = choose_device(device or recipe.train.device)
     precision = choose_dtype(dtype, place, recipe.train.precision)
-    model, stored = checkpoints.load_model(folder, place)
-    if stored.spec != recipe.spec:
-        raise InputError(
-            f"{folder} holds a model of another spec ('{stored.spec.pattern}', d_model "
-            f"{stored.spec.d_model}) than {run.path / 'config.json'} "
-            f"('{recipe.spec.pattern}', d_model {recipe.spec.d_model})"
-        )
-    tokenizer = load_tokenizer(recipe.data.tokenizer)
-    step = checkpoints.read_manifest(folder)["step"]
+    asked = _Asked(run, recipe, _checkpoint(run, checkpoint), place, precision)
     found = []
     for task in chosen:
-        with _threads(recipe.train.threads):
-            payload = _timed(task, model, tokenizer, recipe, precision, progress)
-        payload |= {"step": step, "checkpoint": folder.name, "seed": recipe.seed}
-        payload |= {"device": place.type, "dtype": precision}
-        if limit is None:
-            found.append(read_json(run.write_result(task.kind, task.name, payload)))
-        else:
-            found.append({"kind": task.kind, "name": task.name, **payload})
+        stem = f"{task.kind}-{task.name}"
+
+        def tell(done: int, total: int, stem: str = stem) -> None:
+            if progress is not None:
+                progress(stem, done, total)
+
+        if limit is not None:
+            found.append(asked.look(task, tell))
+            continue
+        work = make_ready(task, asked.tokenizer, recipe)
+        result = None if force else asked.earlier(task, work)
+        if result is not None and kept is not None:
+            kept(stem)
+        found.append(result or asked.measure(task, work, tell, force=force))
     return found
 
 
-def choose_tasks(recipe: Recipe, names: Sequence[str] | None) -> list[Task]:
-    """Return the recipe's tasks that `names` names, by name, kind, or "<kind>-<name>"; None: all.
+@dataclass(frozen=True)
+class _Asked:
+    """A checkpoint, and how it is asked."""
 
-    Raises:
-        InputError: a recipe without tasks, or a name that fits none.
-    """
-    if not recipe.tasks:
-        raise InputError("the recipe declares no tasks: add a [[tasks]] table")
-    if names is None:
-        return list(recipe.tasks)
-    if not names:
-        allowed = ", ".join(f"{task.kind}-{task.name}" for task in recipe.tasks)
-        raise InputError(f"no task is named; allowed: {allowed}")
-    fits = {id(task): {task.kind, task.name, f"{task.kind}-{task.name}"} for task in recipe.tasks}
-    for name in names:
-        if not any(name in known for known in fits.values()):
-            allowed = ", ".join(f"{task.kind}-{task.name}" for task in recipe.tasks)
-            raise InputError(f"task '{name}' is not in the recipe; allowed: {allowed}")
-    return [task for task in recipe.tasks if fits[id(task)] & set(names)]
+    run: Run
+    recipe: Recipe
+    folder: Path
+    device: torch.device
+    dtype: str
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        return load_tokenizer(self.recipe.data.tokenizer)
+
+    @cached_property
+    def manifest(self) -> dict[str, Any]:
+        return checkpoints.read_manifest(self.folder)
+
+    @cached_property
+    def model(self) -> nn.Module:
+        """Loaded when it is needed first: a finished evaluation needs none."""
+        model, stored = checkpoints.load_model(self.folder, self.device)
+        if stored.spec != self.recipe.spec:
+            raise InputError(
+                f"{self.folder} holds a model of another spec ('{stored.spec.pattern}', d_model "
+                f"{stored.spec.d_model}) than {self.run.path / 'config.json'} "
+                f"('{self.recipe.spec.pattern}', d_model {self.recipe.spec.d_model})"
+            )
+        return model
+
+    def key(self, task: Task, work: Work) -> dict[str, Any]:
+        """All that decides a result; its parts are fields of the result file."""
+        config = task.model_dump(mode="json", exclude={"name"})
+        weights = self.manifest["files"][checkpoints.WEIGHTS]["sha256"]
+        return {
+            "task": {"config": config, **work.identity, "items": work.digest},
+            "weights": weights,
+            "checkpoint": self.folder.name,
+            "device": self.device.type,
+            "dtype": self.dtype,
+            "code_version": code_version(),
+        }
+
+    def earlier(self, task: Task, work: Work) -> dict[str, Any] | None:
+        """Return the result that is there already, if it is whole and would come out the same."""
+        with contextlib.suppress(InputError, AttributeError):
+            result = read_json(self.run.results_dir / f"{task.kind}-{task.name}.json")
+            key = self.key(task, work)
+            if {field: result.get(field) for field in key} == key:
+                read_items(self.run.results_dir, result)
+                return result
+        return None
+
+    def measure(
+        self, task: Task, work: Work, progress: Progress, *, force: bool = False
+    ) -> dict[str, Any]:
+        """Ask what is not asked yet, and write the result."""
+        key = self.key(task, work)
+        path = self.run.results_dir / f".{task.kind}-{task.name}.partial.jsonl"
+        if force:
+            path.unlink(missing_ok=True)
+        partial = Partial(path, key)
+        payload, rows = self._result(work, partial, progress)
+        payload |= {"task": key["task"], "weights": key["weights"]}
+        columns = {name: column._asdict() for name, column in work.columns.items()}
+        payload |= {"items": {"columns": columns}}
+        written = self.run.write_result(task.kind, task.name, payload, rows)
+        partial.close()
+        return read_json(written)
+
+    def look(self, task: Task, progress: Progress) -> dict[str, Any]:
+        """Ask without writing anything."""
+        work = make_ready(task, self.tokenizer, self.recipe)
+        payload, _ = self._result(work, Partial(None, {}), progress)
+        return {"kind": task.kind, "name": task.name, **payload}
+
+    def _result(
+        self, work: Work, partial: Partial, progress: Progress
+    ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+        with _threads(self.recipe.train.threads):
+            scored = _ask(work, lambda: self.model, partial, self.dtype, progress)
+        rows = [row for batch in scored for row in batch.rows]
+        ops = {name: impl for batch in scored for name, impl in batch.ops.items()}
+        return work.summary(rows) | {
+            "wall_sec": sum(batch.wall_sec for batch in scored),
+            "ops": ops,
+            "step": self.manifest["step"],
+            "checkpoint": self.folder.name,
+            "seed": self.recipe.seed,
+            "device": self.device.type,
+            "dtype": self.dtype,
+        }, rows
 
 
-def limited(task: Task, limit: int | None) -> Task:
-    """Return the task with at most `limit` documents or items.
-
-    Raises:
-        InputError: a limit below 1.
-    """
-    if limit is None:
-        return task
-    if limit < 1:
-        raise InputError(f"limit = {limit}: must be at least 1 document or item")
-    field = "n_documents" if isinstance(task, LMTask) else "n_items"
-    return task.model_copy(update={field: min(limit, getattr(task, field))})
-
-
-def _timed(
-    task: Task,
-    model: nn.Module,
-    tokenizer: Tokenizer,
-    recipe: Recipe,
+def _ask(
+    work: Work,
+    model: Callable[[], nn.Module],
+    partial: Partial,
     dtype: str,
-    progress: TaskProgress | None,
-) -> dict[str, Any]:
-    """Run one task; add how long it took and which operators ran."""
-
-    def tell(done: int, total: int) -> None:
+    progress: Progress | None,
+) -> list[Scored]:
+    """Score every batch that `partial` does not hold, in order; return all of them."""
+    done, total = 0, sum(map(len, work.batches))
+    for number, batch in enumerate(work.batches):
+        if number not in partial.batches:
+            asked = model()
+            dispatch.reset()
+            began = time.perf_counter()
+            with inference(asked, dtype):
+                rows = work.score(asked, batch)
+            partial.add(number, Scored(rows, time.perf_counter() - began, dispatch.used()))
+        done += len(batch)
         if progress is not None:
-            progress(f"{task.kind}-{task.name}", done, total)
-
-    dispatch.reset()
-    began = time.perf_counter()
-    payload = run_task(task, model, tokenizer, recipe, dtype=dtype, progress=tell)
-    return payload | {"wall_sec": time.perf_counter() - began, "ops": dispatch.used()}
+            progress(done, total)
+    return [partial.batches[number] for number in range(len(work.batches))]
 
 
 @contextlib.contextmanager

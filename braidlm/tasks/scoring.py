@@ -10,15 +10,39 @@ import numpy as np
 import torch
 from torch import nn
 
+from braidlm.arch import Recipe
 from braidlm.data.packing import IGNORE
+from braidlm.data.tokenizer import Tokenizer
+from braidlm.errors import InputError
 from braidlm.generate.mode import device_of
 from braidlm.segments import Segments
 
 TOKENS_AT_ONCE = 2**14
 """Tokens of one forward pass, unless a single row is longer."""
 
+LOGITS_AT_ONCE = 2**24
+"""Logits of one forward pass at most, unless one item has more."""
+
 Progress = Callable[[int, int], None]
-"""Called with (done, total) in tokens or items."""
+"""Called with (done, total) items."""
+
+
+def at_once(length: int, n_logits: int) -> int:
+    """Return how many items of `length` tokens and `n_logits` logits one forward pass takes."""
+    return max(1, min(TOKENS_AT_ONCE // length, LOGITS_AT_ONCE // n_logits))
+
+
+def check_vocabulary(tokenizer: Tokenizer, recipe: Recipe) -> None:
+    """Refuse a tokenizer that is larger than the model's vocabulary.
+
+    Raises:
+        InputError: naming both sizes.
+    """
+    if tokenizer.vocab_size > recipe.spec.vocab_size:
+        raise InputError(
+            f"tokenizer '{tokenizer.name}' has {tokenizer.vocab_size} tokens: the model's "
+            f"vocab_size = {recipe.spec.vocab_size} must be at least that"
+        )
 
 
 class Part(NamedTuple):
@@ -56,12 +80,7 @@ def pack(parts: Sequence[Part], seq_len: int) -> list[list[Part]]:
     return rows
 
 
-def score(
-    model: nn.Module,
-    sequences: Sequence[np.ndarray],
-    seq_len: int,
-    progress: Progress | None = None,
-) -> list[np.ndarray]:
+def score(model: nn.Module, sequences: Sequence[np.ndarray], seq_len: int) -> list[np.ndarray]:
     """Return -log p of every token but the first, in nats, each given its part's tokens before it.
 
     Args:
@@ -70,17 +89,15 @@ def score(
         sequences: int64 arrays (n_i,) of tokens, n_i at least 2.
         seq_len: tokens of the longest context. The n_i - 1 inputs of a longer sequence are cut
             every `seq_len` tokens, and nothing is carried from one part to the next.
-        progress: told how many tokens are scored.
 
     Returns:
         For each sequence a float64 array (n_i - 1,).
     """
     found = [np.zeros(len(tokens) - 1) for tokens in sequences]
     rows = pack(cut([len(losses) for losses in found], seq_len), seq_len)
-    total, done = sum(map(len, found)), 0
-    at_once = max(1, TOKENS_AT_ONCE // seq_len)
-    for first in range(0, len(rows), at_once):
-        batch = rows[first : first + at_once]
+    n_rows = at_once(seq_len, 1)  # the loss holds few logits at a time
+    for first in range(0, len(rows), n_rows):
+        batch = rows[first : first + n_rows]
         losses = _row_losses(model, sequences, batch)
         for row, parts in enumerate(batch):
             at = 0
@@ -88,9 +105,6 @@ def score(
                 where = slice(part.start, part.start + part.length)
                 found[part.sequence][where] = losses[row, at : at + part.length]
                 at += part.length
-        done += sum(part.length for parts in batch for part in parts)
-        if progress is not None:
-            progress(done, total)
     return found
 
 

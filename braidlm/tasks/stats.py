@@ -35,6 +35,11 @@ class Estimate(NamedTuple):
         }
 
 
+def exact(value: float, n: int, unit: str) -> dict[str, Any]:
+    """Return the entry of a number that is computed, not measured: it has no standard error."""
+    return {"value": value, "stderr": None, "n": n, "unit": unit}
+
+
 def known(value: float) -> float | None:
     """Return a finite number as it is, and None for any other."""
     return float(value) if math.isfinite(value) else None

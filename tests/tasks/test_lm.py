@@ -15,8 +15,9 @@ from braidlm.errors import InputError
 from braidlm.generate.mode import inference
 from braidlm.model import HybridLM
 from braidlm.segments import Segments
-from braidlm.tasks import describe, run_task
-from braidlm.tasks.lm import Scored, by_position, score_documents, summary
+from braidlm.tasks import describe, lm, run_task
+from braidlm.tasks.lm import LMWork, by_position, edges_of, row_of, summary
+from braidlm.tasks.scoring import score
 from tests.tasks.models import VOCAB, Known, Uniform, Unigram, recipe
 
 BYTES = ByteTokenizer()
@@ -27,9 +28,17 @@ def _document(text: str, name: str = "x", n_bytes: int | None = None) -> TokenDo
     return TokenDocument(name, tokens, len(text.encode()) if n_bytes is None else n_bytes)
 
 
-def _summary(model: Known, documents: list[TokenDocument], seq_len: int = 8, bins: int = 2) -> dict:
+def _rows(model: Known, documents: list[TokenDocument], seq_len: int, edges: np.ndarray) -> list:
     with inference(model):
-        return summary(score_documents(model, documents, seq_len), bins)
+        losses = score(model, [d.tokens[:-1] for d in documents], seq_len)
+    return [row_of(d, found, edges, seq_len) for d, found in zip(documents, losses, strict=True)]
+
+
+def _summary(model: Known, documents: list[TokenDocument], seq_len: int = 8, bins: int = 2) -> dict:
+    edges = edges_of(min(seq_len, max(len(d.tokens) - 2 for d in documents)), bins)
+    rows = _rows(model, documents, seq_len, edges)
+    tables = {"by_position": by_position(rows, edges, seq_len)}
+    return {**summary(rows), "tables": tables, "rows": rows}
 
 
 def test_bits_per_byte_by_hand():
@@ -41,9 +50,11 @@ def test_bits_per_byte_by_hand():
     assert found["metrics"]["perplexity"]["value"] == pytest.approx(2**1.5, rel=1e-6)
     assert found["n"] == 1
     assert found["stderr"] is None
-    (row,) = found["tables"]["by_document"]
-    assert row | {"nll": 0} == {"document": "x", "n_tokens": 2, "n_bytes": 4, "nll": 0}
-    assert row["nll"] == pytest.approx(1.5 * math.log(2), rel=1e-6)
+    (row,) = found["rows"]
+    assert (row["id"], row["n_tokens"], row["n_bytes"]) == ("x", 2, 4)
+    assert row["nll"] == pytest.approx(3 * math.log(2), rel=1e-6)
+    assert row["bits"] == pytest.approx(3, rel=1e-6)
+    assert row["nll_by_bin"] == pytest.approx([math.log(2), 2 * math.log(2)], rel=1e-6)
 
 
 def test_errors_are_over_documents():
@@ -60,7 +71,7 @@ def test_errors_are_over_documents():
 def test_utf8_bytes_are_counted_and_not_characters():
     found = _summary(Uniform(), [_document("é€")])
     assert found["value"] == pytest.approx(math.log2(VOCAB), rel=1e-6)
-    assert found["tables"]["by_document"][0]["n_bytes"] == 5
+    assert found["rows"][0]["n_bytes"] == 5
 
 
 def test_a_uniform_hybrid_has_the_loss_of_its_vocabulary(tmp_path):
@@ -109,8 +120,8 @@ def test_by_position_by_hand():
 
 
 def test_bins_that_no_document_reaches_are_left_out():
-    scored = Scored([_document("abc")], [np.ones(3)], seq_len=100)
-    rows = by_position(scored, 50)
+    edges = np.arange(6)
+    rows = by_position([row_of(_document("abc"), np.ones(3), edges, 100)], edges, 100)
     assert [(r["start"], r["end"], r["n"]) for r in rows] == [(0, 1, 1), (1, 2, 1), (2, 3, 1)]
     assert rows[0]["stderr"] is None
 
@@ -120,13 +131,11 @@ def test_held_out_documents_are_scored_and_others_are_not(tmp_path):
     task = LMTask(n_documents=1000, seq_len=16)
     found = run_task(task, Uniform(), BYTES, config)
     expected = {d.id: d for d in held_out_documents(config.data, "text")}
-    rows = found["tables"]["by_document"]
-    assert {row["document"] for row in rows} == set(expected)
-    assert 0 < len(rows) < 24
+    documents = LMWork(task, BYTES, config).documents
+    assert {d.id for d in documents} == set(expected)
+    assert 0 < len(documents) == found["n"] < 24
     texts = {i: (tmp_path / "texts" / i).read_bytes() for i in expected}
-    assert {row["document"]: row["n_bytes"] for row in rows} == {
-        i: len(t) for i, t in texts.items()
-    }
+    assert {d.id: d.n_bytes for d in documents} == {i: len(t) for i, t in texts.items()}
     assert found["value"] == pytest.approx(math.log2(VOCAB), rel=1e-6)
     assert (found["seq_len"], found["trained_seq_len"], found["is_extrapolated"]) == (16, 32, False)
     assert run_task(LMTask(seq_len=33), Uniform(), BYTES, config)["is_extrapolated"]
@@ -135,12 +144,24 @@ def test_held_out_documents_are_scored_and_others_are_not(tmp_path):
 def test_fewer_documents_are_the_first_of_the_same_order(tmp_path):
     config = recipe(tmp_path)
     few, more = (
-        [row["document"] for row in found["tables"]["by_document"]]
-        for n in (2, 6)
-        for found in [run_task(LMTask(n_documents=n), Uniform(), BYTES, config)]
+        [d.id for d in LMWork(LMTask(n_documents=n), BYTES, config).documents] for n in (2, 6)
     )
     assert len(few) == 2
     assert more[:2] == few
+
+
+def test_batches_hold_every_document_once_and_change_nothing(tmp_path, monkeypatch):
+    config = recipe(tmp_path)
+    model = HybridLM(config.spec)
+    whole = run_task(LMTask(), model, BYTES, config)
+    monkeypatch.setattr(lm, "TOKENS_TOGETHER", 60)
+    work = LMWork(LMTask(), BYTES, config)
+    assert [i for batch in work.batches for i in batch] == list(range(len(work.documents)))
+    sizes = [sum(len(work.documents[i].tokens) for i in batch) for batch in work.batches]
+    assert len(sizes) > 3
+    assert all(size >= 60 for size in sizes[:-1])
+    parts = run_task(LMTask(), model, BYTES, config)
+    assert parts["value"] == pytest.approx(whole["value"], rel=1e-6)
 
 
 def test_what_cannot_be_is_refused(tmp_path):

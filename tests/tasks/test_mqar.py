@@ -14,8 +14,8 @@ from braidlm.data.tokenizer import ByteTokenizer
 from braidlm.errors import InputError
 from braidlm.generate.mode import inference
 from braidlm.model import HybridLM
-from braidlm.tasks import describe, mqar, run_task
-from braidlm.tasks.mqar import measure
+from braidlm.tasks import describe, run_task, scoring
+from braidlm.tasks.mqar import MQARWork
 from tests.tasks.models import SURE, VOCAB, Known, Lookup, Uniform, recipe
 
 BYTES = ByteTokenizer()
@@ -129,12 +129,12 @@ def test_numbers_of_pairs_count_the_same(config):
             return super().logits(tokens, segments) * self.is_on
 
     model = Switched()
-    source = config.data.sources[1]
+    work = MQARWork(MQARTask(n_items=10), config)
     with inference(model):
-        easy = measure(model, eval_mqar_items(source, 10, n_pairs=2), VOCAB)  # type: ignore[arg-type]
+        easy = work.score(model, range(10))
         model.is_on = False
-        hard = measure(model, eval_mqar_items(source, 10, n_pairs=4), VOCAB)  # type: ignore[arg-type]
-    found = mqar.summary([easy, hard], 16)
+        hard = work.score(model, range(10, 20))
+    found = work.summary([*easy, *hard])
     assert found["value"] == pytest.approx((1 + 1 / VOCAB) / 2)
     assert found["n"] == 20
 
@@ -142,7 +142,8 @@ def test_numbers_of_pairs_count_the_same(config):
 def test_batches_change_nothing(config, monkeypatch):
     model = HybridLM(config.spec)
     whole = _run(MQARTask(n_items=9), model, config)
-    monkeypatch.setattr(mqar, "TOKENS_AT_ONCE", 50)
+    monkeypatch.setattr(scoring, "TOKENS_AT_ONCE", 50)
+    assert len(MQARWork(MQARTask(n_items=9), config).batches) == 2 * 5
     parts = _run(MQARTask(n_items=9), model, config)
     assert parts["value"] == whole["value"]
     assert parts["metrics"]["graded"]["value"] == pytest.approx(

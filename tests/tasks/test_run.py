@@ -11,6 +11,7 @@ from braidlm.errors import InputError
 from braidlm.ops.conv import causal_conv
 from braidlm.runs import RESULT_FIELDS, Run
 from braidlm.tasks import choose_tasks, evaluate, run_task
+from braidlm.tasks.lm import LMWork
 from tests.tasks.models import recipe, saved_run
 
 
@@ -53,7 +54,7 @@ def test_a_result_is_what_the_task_says_of_the_checkpoint(run):
 def test_evaluating_twice_gives_the_same_numbers_and_leaves_the_random_state(run):
     torch.manual_seed(1)
     before = torch.get_rng_state()
-    first, second = evaluate(run.path), evaluate(run.path)
+    first, second = evaluate(run.path), evaluate(run.path, force=True)
     assert torch.equal(before, torch.get_rng_state())
     for one, two in zip(first, second, strict=True):
         assert one["metrics"] == two["metrics"]
@@ -63,9 +64,13 @@ def test_evaluating_twice_gives_the_same_numbers_and_leaves_the_random_state(run
 def test_threads_are_those_of_the_recipe_and_return(tmp_path, monkeypatch):
     run = saved_run(tmp_path, train={"device": "cpu", "threads": 3})
     seen = []
-    monkeypatch.setattr(
-        "braidlm.tasks.run.run_lm", lambda *given: seen.append(torch.get_num_threads()) or {}
-    )
+    measured = LMWork.score
+
+    def score(work, *given):
+        seen.append(torch.get_num_threads())
+        return measured(work, *given)
+
+    monkeypatch.setattr(LMWork, "score", score)
     evaluate(run.path, ["lm"], limit=1)
     assert seen == [3]
     assert torch.get_num_threads() == 1
@@ -118,10 +123,11 @@ def test_a_task_that_fails_leaves_the_results_before_it(tmp_path, monkeypatch):
     def nothing_held_out(*_):
         raise InputError("no held-out document")
 
-    monkeypatch.setattr("braidlm.tasks.run.run_lm", nothing_held_out)
+    monkeypatch.setattr("braidlm.tasks.run.LMWork", nothing_held_out)
     with pytest.raises(InputError, match="no held-out document"):
         evaluate(run.path)
-    assert [path.name for path in run.results_dir.iterdir()] == ["mqar-recall.json"]
+    found = sorted(path.name for path in run.results_dir.iterdir())
+    assert found == ["mqar-recall.items.jsonl", "mqar-recall.json"]
 
 
 def test_bf16_is_recorded(run):

@@ -1,0 +1,57 @@
+"""Prompts read once, then continued twice: by the right answer, for its loss, and greedily."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from braidlm import state as states
+from braidlm.generate.decode import prefill
+from braidlm.generate.mode import precise_logits
+from braidlm.segments import Segments
+
+
+def answer(
+    model: nn.Module, prompts: Sequence[np.ndarray], answers: Sequence[np.ndarray], n_new: int
+) -> tuple[list[float], list[list[int]]]:
+    """Return each right answer's loss in nats, and `n_new` greedily decoded tokens.
+
+    Args:
+        model: called as `HybridLM` is; in evaluation mode, see `generate.mode.inference`.
+        prompts: int64 (T_i,) tokens, at least one each.
+        answers: int64 (A_i,) tokens that should follow, at least one each.
+        n_new: tokens to decode, at least 1.
+    """
+    start = prefill(model, [prompt.tolist() for prompt in prompts])
+    # Going on writes into a state, and two continuations start from this one.
+    copy = states.map_tensors(torch.clone, start.state)
+    losses = _forced(model, start.logits, copy, answers)
+    tokens, state, given = start.logits.argmax(-1), start.state, []
+    for _ in range(n_new - 1):
+        given.append(tokens)
+        out = model(tokens[:, None], None, state)
+        tokens, state = precise_logits(model, out.hidden[:, 0]).argmax(-1), out.state
+    return losses, torch.stack([*given, tokens], 1).tolist()
+
+
+def _forced(
+    model: nn.Module, first: Tensor, state: Any, answers: Sequence[np.ndarray]
+) -> list[float]:
+    """Return the loss of each answer after its prompt; `first` (n, V) predicts its first token."""
+    lengths = [len(tokens) for tokens in answers]
+    wanted = torch.zeros(len(answers), max(lengths), dtype=torch.int64)
+    is_real = torch.zeros(wanted.shape, dtype=torch.bool)
+    for row, tokens in enumerate(answers):
+        wanted[row, : len(tokens)] = torch.from_numpy(tokens)
+        is_real[row, : len(tokens)] = True
+    segments = None if bool(is_real.all()) else Segments.from_mask(is_real).to(first.device)
+    wanted, is_real = wanted.to(first.device), is_real.to(first.device)
+    # The last token is fed as well: an answer of one token then needs no case of its own.
+    hidden = model(wanted, segments, state).hidden
+    logits = torch.cat([first[:, None], precise_logits(model, hidden[:, :-1])], 1)
+    nll = logits.logsumexp(-1) - logits.gather(-1, wanted[..., None])[..., 0]
+    return (nll.double() * is_real).sum(1).tolist()
