@@ -83,5 +83,6 @@ def _read(path: Path, key: Any) -> dict[int, Scored]:
             return {}
         for line in lines[1:]:
             entry = json.loads(line)
-            found[entry.pop("batch")] = Scored(**entry)
+            batch = entry.pop("batch")
+            found[batch] = Scored(**entry)
     return found
