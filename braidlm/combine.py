@@ -116,7 +116,7 @@ class CrossAttention(nn.Module):
         self.asks, self.answers = roles
         self.n_heads, self.n_kv_heads = config.n_heads, config.n_kv_heads
         self.head_dim, self.residual = config.head_dim, config.residual
-        self.rope_theta = config.rope_theta
+        self.rope_theta, self.window = config.rope_theta, config.n_places(self.n_streams)
         self.q_proj = nn.Linear(widths[self.asks], config.width, bias=False)
         self.kv_proj = nn.Linear(widths[self.answers], config.kv_width, bias=False)
         self.out_proj = nn.Linear(config.width, d_model, bias=False)
@@ -170,7 +170,15 @@ class CrossAttention(nn.Module):
     ) -> tuple[Tensor, KVCache | None]:
         """Queries (B, T, h, P) over what the streams held -> (B, T, h, P) and the cache."""
         key, value = self._keys_values(v[self.answers], positions)
-        return attention(q, key, value, segments=segments, cache=cache, return_state=return_state)
+        return attention(
+            q,
+            key,
+            value,
+            segments=segments,
+            cache=cache,
+            window=self.window,
+            return_state=return_state,
+        )
 
     def _keys_values(self, stream: Tensor, positions: Tensor | None) -> tuple[Tensor, Tensor]:
         kv = self.kv_proj(stream).unflatten(-1, (2 * self.n_kv_heads, self.head_dim))
@@ -222,6 +230,7 @@ class MergeAttention(CrossAttention):
             value,
             segments=None if segments is None else segments.doubled,
             cache=cache,
+            window=self.window,
             return_state=return_state,
         )
         return o[:, 1::2], cache

@@ -74,7 +74,12 @@ FUSIONS = {
     "gate per channel, joint": {"combine": "gate", "projection": "joint"},
     "gate per token": {"combine": "gate", "gate": "token", "scale": "learned"},
     "add, scalar (Bae)": {"combine": "add", "norm": "group", "scale": "scalar"},
+    "cross-attention, window": {
+        "combine": "cross_attention",
+        "cross": {"window": 5, "position": "rope"},
+    },
     "merge-attention": {"combine": "merge_attention"},
+    "merge-attention, window": {"combine": "merge_attention", "cross": {"window": 6}},
     "merge-attention with residual, rope": {
         "combine": "merge_attention",
         "norm": "none",

@@ -37,6 +37,8 @@ class CrossAttention(Config):
     """Position encoding of queries and keys. Default: none."""
     rope_theta: float = Field(default=10_000.0, gt=0)
     """Base of the rotary frequencies. Default: 10000."""
+    window: int | None = Field(default=None, gt=0)
+    """Tokens of each stream that a query sees, itself included. Default: all."""
     residual: bool = False
     """Whether the asking stream is added to the result before W_o (widths must agree)."""
 
@@ -66,20 +68,35 @@ class CrossAttention(Config):
         asks = "the recurrent branch asks, " if self.query == "recurrent" else ""
         shared = "" if self.n_kv_heads == self.n_heads else f", {self.n_kv_heads} kv"
         position = "" if self.position == "none" else ", rope"
+        window = "" if self.window is None else f", window {self.window}"
         residual = ", residual" if self.residual else ""
-        return f"{asks}{self.n_heads} heads of {self.head_dim}{shared}{position}{residual}"
+        return f"{asks}{self.n_heads} heads of {self.head_dim}{shared}{window}{position}{residual}"
+
+    def n_held(self, n_tokens: int) -> int:
+        """Tokens of `n_tokens` that the last one sees, and that the cache holds."""
+        return n_tokens if self.window is None else min(n_tokens, self.window)
 
     def model_flops(self, n_tokens: int, n_streams: int) -> int:
-        """FLOPs of the pairs of one sequence that are really seen: T (T + 1) / 2 per stream."""
+        """FLOPs of the pairs of one sequence that are really seen, in each stream."""
         dim = self.head_dim
-        return n_streams * causal_attention_flops(n_tokens, self.n_heads, dim, dim)
+        return n_streams * causal_attention_flops(
+            n_tokens, self.n_heads, dim, dim, window=self.window
+        )
 
     def executed_flops(self, n_tokens: int, n_streams: int) -> int:
-        """FLOPs of the square that runs: two streams are interleaved to 2 T places."""
+        """FLOPs of the scores that are held: two streams are interleaved to 2 T places."""
         dim = self.head_dim
-        return executed_attention_flops(n_streams * n_tokens, self.n_heads, dim, dim)
+        return executed_attention_flops(
+            n_streams * n_tokens, self.n_heads, dim, dim, window=self.n_places(n_streams)
+        )
 
     def executed_backward_flops(self, n_tokens: int, n_streams: int) -> int:
-        """FLOPs of that square's backward pass."""
+        """FLOPs of their backward pass."""
         dim = self.head_dim
-        return backward_attention_flops(n_streams * n_tokens, self.n_heads, dim, dim)
+        return backward_attention_flops(
+            n_streams * n_tokens, self.n_heads, dim, dim, window=self.n_places(n_streams)
+        )
+
+    def n_places(self, n_streams: int) -> int | None:
+        """The window in places of interleaved streams, None without a window."""
+        return None if self.window is None else n_streams * self.window

@@ -192,7 +192,9 @@ class Fusion(Config):
 
     def kv_bytes(self, n_tokens: int, dtype_bytes: int = 2) -> int:
         """Bytes of the fusion's own cache for one sequence of `n_tokens`."""
-        return n_tokens * self.kv_bytes_per_token(dtype_bytes)
+        if self.cross is None:
+            return 0
+        return self.cross.n_held(n_tokens) * self.kv_bytes_per_token(dtype_bytes)
 
     def model_flops(self, branches: Sequence[MixerConfig], d_model: int, n_tokens: int) -> int:
         """Matrices, and the pairs that the fusion's own attention sees."""

@@ -104,6 +104,7 @@ def _fusion(fusion: Any) -> str:
         f"per {fusion.gate}" if fusion.gate else "",
         "SSM asks" if cross is not None and cross.query == "recurrent" else "",
         cross.position if cross is not None and cross.position != "none" else "",
+        f"window {cross.window}" if cross is not None and cross.window else "",
         "" if fusion.norm == "none" else fusion.norm,
     ]
     return ", ".join(filter(None, words))

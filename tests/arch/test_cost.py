@@ -181,6 +181,11 @@ SPECS = {
     "gate per token": declare("{M*}-", HEADS | MAMBA, fusion={"combine": "gate", "gate": "token"}),
     "gate, joint": declare("{**}", fusion={"combine": "gate", "projection": "joint"}),
     "merge attention": declare("{**}M", fusion=CROSS | {"combine": "merge_attention"}),
+    "cross attention, window": declare("{M*}", fusion=CROSS | {"cross": {"window": 4}}),
+    "cross attention, longer window": declare("{M*}", fusion=CROSS | {"cross": {"window": 40}}),
+    "merge attention, window": declare(
+        "{**}M", fusion={"combine": "merge_attention", "cross": {"window": 4}}
+    ),
     "two fusions": declare("{M*}P", parallel={"P": {"branches": "*M", "combine": "concat"}}),
 }
 

@@ -69,6 +69,14 @@ SPECS = {
         mixers=MIXERS | {"*": {"head_dim": 8, "n_heads": 8}},
         fusion={"combine": "merge_attention"},
     ),
+    "cross attention, window": tiny(
+        "{M*}", fusion={"combine": "cross_attention", "cross": {"window": 6}}
+    ),
+    "merge attention, window": tiny(
+        "{M*}",
+        mixers=MIXERS | {"*": {"head_dim": 8, "n_heads": 8}},
+        fusion={"combine": "merge_attention", "cross": {"window": 6}},
+    ),
     "untied": tiny("M*", tie_embeddings=False),
 }
 

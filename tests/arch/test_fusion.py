@@ -29,7 +29,7 @@ CROSS = (
     {"query": "recurrent"},
     {"residual": True},
     {"residual": True, "head_dim": 8},
-    {"n_heads": 2, "n_kv_heads": 1, "head_dim": 8},
+    {"n_heads": 2, "n_kv_heads": 1, "head_dim": 8, "window": 3},
 )
 BRANCHES = (
     ("{M*}", EQUAL), ("{*M}", EQUAL), ("{M*}", WIDER), ("{MM}", EQUAL), ("{**}", EQUAL),
@@ -257,6 +257,8 @@ def test_the_attention_branch_asks_wherever_it_stands():
          "head_dim = 3: must be even for position = 'rope'"),
         ("{M*}", EQUAL, {"combine": "cross_attention", "cross": {"rope_theta": 0.0}},
          "fusion.cross.rope_theta = 0.0"),
+        ("{M*}", EQUAL, {"combine": "cross_attention", "cross": {"window": 0}},
+         "fusion.cross.window = 0: input should be greater than 0"),
         ("{M*}", EQUAL, {"combine": "gate", "gate": "head"}, "fusion.gate = 'head': input should"),
         ("{M*}", EQUAL, {"combine": "gates"}, "fusion.combine = 'gates': input should be 'mean'"),
         ("{M*}", EQUAL, {"norm": "layer"}, "fusion.norm = 'layer'"),
@@ -330,6 +332,17 @@ def test_a_merge_attention_pays_for_two_streams():
     assert merge.model_flops - mean.model_flops == 2 * 10 * matrices + pairs * 2 * 2 * (16 + 16)
     last = 2 * matrices + 2 * 10 * 2 * 2 * (16 + 16)
     assert merge.decode_flops - mean.decode_flops == last
+
+
+@pytest.mark.parametrize(("combine", "streams"), [("cross_attention", 1), ("merge_attention", 2)])
+def test_a_window_bounds_the_cache_and_the_pairs(combine, streams):
+    mean = declare(combine="mean")
+    spec = declare(combine=combine, cross={"window": 4})
+    own = [cost(spec, n).cache_bytes - cost(mean, n).cache_bytes for n in (3, 4, 5, 100)]
+    assert own == [streams * n * 2 * (32 + 32) for n in (3, 4, 4, 4)]
+    pairs = 1 + 2 + 3 + 4 * 97
+    whole = cost(declare(combine=combine), 100).model_flops - cost(spec, 100).model_flops
+    assert whole == streams * (100 * 101 // 2 - pairs) * 2 * 2 * (16 + 16)
 
 
 def test_a_gate_pays_for_its_matrix_alone():

@@ -202,12 +202,14 @@ CROSS = {
     "multi-query, own width": {"n_heads": 3, "n_kv_heads": 1, "head_dim": 5},
     "residual": {"residual": True},
     "rope": {"position": "rope", "rope_theta": 30.0},
+    "window": {"window": 4, "position": "rope"},
     "the recurrent branch asks": {"query": "recurrent", "n_heads": 6, "residual": True},
 }
 MERGE = {
     "as the attention branch": {},
     "multi-query, rope": {"n_heads": 3, "n_kv_heads": 1, "head_dim": 8, "position": "rope"},
     "residual": {"residual": True},
+    "window": {"window": 3, "position": "rope"},
 }
 ATTENDING = [
     *(("cross_attention", NARROW, cross) for cross in CROSS.values()),
@@ -250,7 +252,8 @@ def attended_by_position(
     for row, start, length in segments.spans:
         for t in range(length):
             q = turned((w_q @ asking[row, start + t]).view(n_heads, dim), t, cross)
-            seen = [(s[row, start + i], i) for s in answering for i in range(t + 1)]
+            first = max(0, t + 1 - cross.get("window", t + 1))
+            seen = [(s[row, start + i], i) for s in answering for i in range(first, t + 1)]
             k = torch.stack([turned((w_k @ u).view(n_kv, dim), i, cross) for u, i in seen])
             v = torch.stack([(w_v @ u).view(n_kv, dim) for u, _ in seen])
             heads = []

@@ -51,6 +51,10 @@ def test_a_parallel_sublayer_shows_its_branches_and_its_fusion():
             "cross attention, SSM asks, rope, rms",
         ),
         ({"combine": "merge_attention", "norm": "none"}, "merge attention"),
+        (
+            {"combine": "merge_attention", "norm": "none", "cross": {"window": 9}},
+            "merge attention, window 9",
+        ),
     ],
 )
 def test_the_label_of_a_fusion_tells_its_settings_apart(fusion, words):
