@@ -14,7 +14,7 @@ from braidlm.report.figures import arch_figures
 from braidlm.report.load import SCHEMA_VERSION, Arm, Loaded, load
 from braidlm.report.reproduce import reproduce
 from braidlm.report.series import loss_points, row_estimates
-from braidlm.report.stats import Estimate, estimate, number
+from braidlm.report.stats import Estimate, better, estimate, number
 from braidlm.report.words import notes, summary
 
 # kind -> (metric, title, unit, which is better)
@@ -25,7 +25,6 @@ _KNOWN = {
         ("graded", "Graded recall", "nats", "higher"),
     ),
 }
-_LOWER = ("loss", "nll", "perplexity", "bits", "error", "sec", "bytes")
 
 
 @dataclass(frozen=True)
@@ -96,8 +95,8 @@ def _columns(arms: list[Arm]) -> list[Column]:
     for stem, result in sorted(results.items(), key=lambda item: _rank(item[1])):
         kind = str(result.get("kind"))
         suffix = f" ({result.get('name') or stem})" if kinds.count(kind) > 1 else ""
-        for metric, title, unit, better in _KNOWN.get(kind) or _other(result):
-            columns.append(Column(stem, kind, metric, title + suffix, unit, better))
+        for metric, title, unit, good in _KNOWN.get(kind) or _other(result):
+            columns.append(Column(stem, kind, metric, title + suffix, unit, good))
     return columns
 
 
@@ -111,8 +110,7 @@ def _other(result: dict[str, Any]) -> tuple[tuple[str, str, str, str], ...]:
     """A kind that this page does not know: its primary metric, by its own name."""
     metric = str(result.get("metric") or "value")
     unit = str(((result.get("metrics") or {}).get(metric) or {}).get("unit") or "")
-    better = "lower" if any(word in metric for word in _LOWER) else "higher"
-    return ((metric, f"{result.get('kind')} {metric}".replace("_", " "), unit, better),)
+    return ((metric, f"{result.get('kind')} {metric}".replace("_", " "), unit, better(metric)),)
 
 
 def _arm(arm: Arm, columns: list[Column], context: int) -> dict[str, Any]:

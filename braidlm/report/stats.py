@@ -14,6 +14,8 @@ _T95 = (
 )
 _NORMAL = 1.960
 
+_LOWER = ("loss", "nll", "perplexity", "bits", "error", "sec", "bytes", "_other", "other_")
+
 
 @dataclass(frozen=True)
 class Estimate:
@@ -108,29 +110,34 @@ def t95(degrees: float) -> float:
     return _T95[below - 1] + share * (_T95[below] - _T95[below - 1])
 
 
-def difference(a: Estimate, b: Estimate, *, item_stderr: float | None = None) -> Difference:
+def difference(a: Estimate, b: Estimate) -> Difference:
     """`a.mean - b.mean` with a 95 % interval (Welch): seeds and items both count as chance.
 
-    Args:
-        a: one arm.
-        b: the other.
-        item_stderr: error over items of the difference itself, for items that both arms answered.
-            None: the items count as independent, although both arms may have answered the same
-            ones, which makes the interval too wide rather than too narrow.
+    The items count as independent, although both arms may have answered the same ones, which makes
+    the interval too wide rather than too narrow; see `pairs.pair` for items that are known.
     """
-    items = math.hypot(a.item_stderr or 0.0, b.item_stderr or 0.0)
-    items = items if item_stderr is None else item_stderr
-    variance = (a.seed_stderr or 0.0) ** 2 + (b.seed_stderr or 0.0) ** 2 + items**2
+    errors = (a.seed_stderr, a.item_stderr, b.seed_stderr, b.item_stderr)
     value = a.mean - b.mean
-    errors = (a.seed_stderr, a.item_stderr, b.seed_stderr, b.item_stderr, item_stderr)
     if all(error is None for error in errors):
         return Difference(value, None)
-    return Difference(value, t95(_welch_degrees(a, b, variance)) * math.sqrt(variance))
+    variance = math.fsum(error**2 for error in errors if error is not None)
+    # Item errors rest on many items and take no degree of freedom.
+    seeds = [(e.seed_stderr**2, e.n_seeds - 1) for e in (a, b) if e.seed_stderr is not None]
+    return Difference(value, t95(welch_degrees(seeds, variance)) * math.sqrt(variance))
 
 
-def _welch_degrees(a: Estimate, b: Estimate, variance: float) -> float:
-    """Welch-Satterthwaite; item errors rest on many items and take no degree of freedom."""
-    lost = sum(
-        (e.seed_stderr or 0.0) ** 4 / (e.n_seeds - 1) for e in (a, b) if e.seed_stderr is not None
-    )
-    return variance**2 / lost if lost > 0 else math.inf
+def welch_degrees(parts: Sequence[tuple[float, float]], variance: float | None = None) -> float:
+    """Welch and Satterthwaite's degrees of freedom of a sum of variances.
+
+    Args:
+        parts: (variance, its degrees of freedom) of each part that has few.
+        variance: of the sum, if there are parts besides; by default that of the parts.
+    """
+    total = math.fsum(v for v, _ in parts) if variance is None else variance
+    lost = math.fsum(v**2 / degrees for v, degrees in parts)
+    return total**2 / lost if lost > 0 else math.inf
+
+
+def better(metric: str) -> str:
+    """Which values of a metric are better, "lower" or "higher", by its name."""
+    return "lower" if any(word in metric for word in _LOWER) else "higher"

@@ -188,6 +188,6 @@ def _errors(arms: list[dict[str, Any]], columns: list[dict[str, Any]]) -> list[s
     tail = " Arms with 1 seed carry the item error only." if single else ""
     return [
         "“Within error”: the 95 % interval of the difference (Welch's t over seeds, plus the error "
-        "over test items, paired by document for bits per byte where the documents are known) "
+        "over test items, which are paired one by one where both arms answered the same ones) "
         "holds zero; not corrected for the number of arms." + tail
     ]

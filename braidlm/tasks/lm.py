@@ -76,14 +76,7 @@ class LMWork:
         """Return metric, metrics and tables; see `Work.summary`."""
         return {
             **summary(rows),
-            "tables": {
-                "by_position": by_position(rows, self.edges, self.task.seq_len),
-                "by_document": [
-                    {"document": row["id"], "nll": row["nll"] / row["n_tokens"]}
-                    | {key: row[key] for key in ("n_tokens", "n_bytes")}
-                    for row in rows
-                ],
-            },
+            "tables": {"by_position": by_position(rows, self.edges, self.task.seq_len)},
             "seq_len": self.task.seq_len,
             "trained_seq_len": self._recipe.data.seq_len,
             "is_extrapolated": self.task.seq_len > self._recipe.data.seq_len,

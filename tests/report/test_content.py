@@ -89,7 +89,7 @@ def test_bits_per_byte_are_compared_document_by_document(tmp_path):
     assert not gap["is_within_error"]
     assert gap["value"] == pytest.approx(-0.02)
     # noise of 0.002 alternates over six documents: deviation 0.002 * sqrt(6 / 5), error / sqrt(6)
-    assert gap["half_width"] == pytest.approx(1.96 * 0.002 / math.sqrt(5))
+    assert gap["half_width"] == pytest.approx(2.571 * 0.002 / math.sqrt(5))
 
 
 def test_other_documents_are_not_paired(tmp_path):
