@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test test-slow test-all lint install clean
+.PHONY: demo test test-slow test-browser test-all lint install clean
 
 install: $(STAMP)
 
@@ -22,7 +22,10 @@ test: $(STAMP)
 	$(BIN)/python -m pytest -q -n 2
 
 test-slow: $(STAMP)
-	$(BIN)/python -m pytest -q -n 2 -m slow
+	$(BIN)/python -m pytest -q -n 2 -m 'slow and not browser'
+
+test-browser: $(STAMP)
+	$(BIN)/python -m pytest -q -n 2 -m browser tests/browser
 
 test-all: $(STAMP)
 	$(BIN)/python -m pytest -q -n 2 -m 'slow or not slow'

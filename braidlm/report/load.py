@@ -179,7 +179,8 @@ def _run(path: Path, study_note: str = "") -> Run:
     if status.get("state") == "running" and not runs.Run(path).is_active():
         status |= {"state": "interrupted", "error": "its process ended without a word"}
     metrics, metrics_note = _json_lines(path / "metrics.jsonl")
-    if str(status.get("error") or "") in study_note and status.get("error"):
+    own = str(status.get("error") or "")
+    if own and (own in study_note or study_note in own):
         study_note = ""  # the run says it itself
     notes = [study_note, config_note, env_note, status_note, metrics_note]
     results = {}

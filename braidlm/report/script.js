@@ -1,12 +1,13 @@
 "use strict";
 (() => {
   // Sorting: a header button turns its column; cells without a value stay last in both directions.
-  const key = (row, column) => {
-    const raw = row.cells[column].dataset.value;
-    if (raw === undefined || raw === "") return null;
-    const number = Number(raw);
-    return Number.isNaN(number) ? raw.toLowerCase() : number;
-  };
+  // A column of numbers is sorted as numbers; words, also with numbers in them, as a reader would.
+  const words = new Intl.Collator("en", { numeric: true });
+  const raw = (row, column) => row.cells[column].dataset.value || null;
+  const order = (values) =>
+    values.every((value) => value === null || !Number.isNaN(Number(value)))
+      ? (a, b) => Number(a) - Number(b)
+      : (a, b) => words.compare(a, b);
   const sort = (header) => {
     const table = header.closest("table");
     const body = table.tBodies[0];
@@ -16,10 +17,11 @@
     const sign = next === "ascending" ? 1 : -1;
     for (const other of table.tHead.rows[0].cells) other.removeAttribute("aria-sort");
     header.setAttribute("aria-sort", next);
-    const rows = [...body.rows].map((row) => [key(row, column), row]);
+    const rows = [...body.rows].map((row) => [raw(row, column), row]);
+    const compare = order(rows.map(([value]) => value));
     rows.sort(([a], [b]) => {
       if (a === null || b === null) return (a === null) - (b === null);
-      return sign * (a < b ? -1 : a > b ? 1 : 0);
+      return sign * compare(a, b);
     });
     body.append(...rows.map(([, row]) => row));
   };
@@ -57,11 +59,11 @@
     tip.style.top = `${above > 4 ? above : at.bottom + 8}px`;
   };
   const hide = () => { tip.hidden = true; };
-  for (const mark of document.querySelectorAll("[data-tip]")) {
-    mark.addEventListener("mouseenter", () => place(mark));
-    mark.addEventListener("focus", () => place(mark));
-    mark.addEventListener("mouseleave", hide);
-    mark.addEventListener("blur", hide);
+  // One listener for all: a listener of its own would make every mark a stop of the Tab key.
+  const told = (event) => (event.target instanceof Element ? event.target.closest("[data-tip]") : null);
+  for (const [begin, end] of [["mouseover", "mouseout"], ["focusin", "focusout"]]) {
+    document.addEventListener(begin, (event) => { const mark = told(event); if (mark) place(mark); });
+    document.addEventListener(end, (event) => { if (told(event)) hide(); });
   }
   document.addEventListener("keydown", (event) => { if (event.key === "Escape") hide(); });
   // Moving the focus may scroll the page: the tip then follows its mark.
@@ -71,4 +73,13 @@
     else hide();
   };
   document.addEventListener("scroll", follow, { passive: true });
+
+  // What takes the focus or is jumped to must not come to lie under the legend that stays in sight.
+  const pinned = document.querySelector(".legend.pinned");
+  const clear = () => {
+    const isPinned = pinned && getComputedStyle(pinned).position === "sticky";
+    document.documentElement.style.scrollPaddingTop = isPinned ? `${pinned.offsetHeight + 8}px` : "";
+  };
+  addEventListener("resize", clear);
+  clear();
 })();

@@ -129,8 +129,9 @@ def _is_recall(column: dict[str, Any]) -> bool:
 
 
 def _gap(gap: dict[str, Any]) -> str:
-    places = decimals(gap["half_width"])
-    return f"{fixed(abs(gap['value']), places)} ± {fixed(gap['half_width'], places)} (95 %"
+    value, error = abs(gap["value"]), gap["half_width"]
+    places = decimals(error if error > 1e-6 * value else None)  # below: the noise of arithmetic
+    return f"{fixed(value, places)} ± {fixed(error, places)} (95 %"
 
 
 def _names(labels: list[str]) -> str:

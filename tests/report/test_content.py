@@ -92,6 +92,16 @@ def test_bits_per_byte_are_compared_document_by_document(tmp_path):
     assert gap["half_width"] == pytest.approx(2.571 * 0.002 / math.sqrt(5))
 
 
+def test_the_noise_of_arithmetic_is_not_shown_as_digits(tmp_path):
+    """Every document differs by the same amount: the error is zero but for rounding."""
+    runs = [
+        write_run(tmp_path / f"r{i}", config(p, name=f"r{i}"), results=[lm(1.5 + 0.37 * i)])
+        for i, p in enumerate(("M-", "*-"))
+    ]
+    words = " ".join(report.tables(runs)["summary"])
+    assert "ahead of r1 by 0.3700 ± 0.0000 (95 %, items only)" in words
+
+
 def test_other_documents_are_not_paired(tmp_path):
     first, second = lm(1.50), lm(1.48)
     second["tables"]["by_document"][0]["document"] = "elsewhere"

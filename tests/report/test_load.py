@@ -110,3 +110,16 @@ def test_metrics_are_read_line_by_line(tmp_path):
     rows = losses(3, 2.0)
     run = write_run(tmp_path / "run", metrics=rows)
     assert load([run]).arms[0].runs[0].metrics == json.loads(json.dumps(rows))
+
+
+def test_a_failure_that_run_and_study_both_tell_is_told_once(tmp_path):
+    told = {"error": "step 2: loss = nan", "state": "failed"}
+    run = write_run(
+        tmp_path / "a" / "seed-0", state="failed", error="NonFinite: step 2: loss = nan"
+    )
+    write_study(tmp_path, ["a"], seeds=[0], runs={"a/seed-0": told})
+    (found,) = load([tmp_path]).arms
+    assert found.runs[0].path == run
+    assert found.runs[0].notes == ()
+    write_study(tmp_path, ["a"], seeds=[0], runs={"a/seed-0": told | {"error": "killed"}})
+    assert load([tmp_path]).arms[0].runs[0].notes == ("killed",)
