@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from braidlm import mixers
 from braidlm.arch import Spec, Sublayer
 from braidlm.mixers.norm import RMSNorm
+from braidlm.mixers.telemetry import telemetry
 from braidlm.parallel import Parallel
 from braidlm.segments import Segments
 
@@ -36,6 +37,10 @@ class Single(nn.Module):
         self.mixer.reset_parameters(std)
         nn.init.normal_(self.out_proj.weight, std=out_std)
 
+    def telemetry(self, x: Tensor, segments: Segments | None) -> dict[str, Tensor]:
+        """Tell what the mixer tells."""
+        return telemetry(self.mixer, x, segments)
+
     def forward(
         self, x: Tensor, segments: Segments | None, state: Any, return_state: bool
     ) -> tuple[Tensor, Any]:
@@ -56,6 +61,10 @@ class Block(nn.Module):
         """Draw the initial weights."""
         self.norm.reset_parameters()
         self.mix.reset_parameters(std, out_std)
+
+    def telemetry(self, stream: Stream, segments: Segments | None) -> dict[str, Tensor]:
+        """Tell what the sublayer tells of this stream."""
+        return telemetry(self.mix, self.norm(stream.hidden), segments)
 
     def forward(
         self, stream: Stream, segments: Segments | None, state: Any, return_state: bool

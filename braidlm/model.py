@@ -66,6 +66,7 @@ class HybridLM(nn.Module):
         segments: Segments | None = None,
         state: Sequence[Any] | None = None,
         return_state: bool = True,
+        telemetry: bool = False,
     ) -> Output:
         """Run the model over new tokens.
 
@@ -75,18 +76,28 @@ class HybridLM(nn.Module):
             state: what an earlier call returned, one entry per document of this call. Under
                 ``no_grad`` its caches may be written in place: use the returned state from then on.
             return_state: whether the new state is wanted; training does without.
+            telemetry: whether `aux` tells of the layers (see `docs/training.md`), at the price of
+                computing most of them again; only for calls without `state`.
 
         Returns:
             The hidden states (B, T, d_model) and the new state.
+
+        Raises:
+            ValueError: telemetry of a continued call.
         """
+        if telemetry and state is not None:
+            raise ValueError("telemetry = True: needs state = None, a call that begins documents")
         embedded = self.embedding(tokens)
         stream = Stream(embedded, embedded)
         before = [None] * len(self.blocks) if state is None else state
-        after = []
-        for block, old in zip(self.blocks, before, strict=True):
+        after, aux = [], {}
+        for index, (block, old) in enumerate(zip(self.blocks, before, strict=True)):
+            if telemetry:
+                told = block.telemetry(stream, segments)  # pyright: ignore[reportCallIssue]
+                aux |= {f"blocks.{index}.{name}": value for name, value in told.items()}
             stream, new = block(stream, segments, old, return_state)
             after.append(new)
-        return Output(self.norm(stream.hidden), tuple(after) if return_state else None, {})
+        return Output(self.norm(stream.hidden), tuple(after) if return_state else None, aux)
 
     def head(self, hidden: Tensor) -> Tensor:
         """Return logits (..., vocab_size) of hidden states (..., d_model)."""

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from braidlm import combine, mixers
 from braidlm.arch import Spec, Sublayer
 from braidlm.mixers.norm import RMSNorm
+from braidlm.mixers.telemetry import real, rms, telemetry
 from braidlm.ops.attention import KVCache
 from braidlm.segments import Segments
 
@@ -62,6 +63,15 @@ class Parallel(nn.Module):
         self, x: Tensor, segments: Segments | None, state: ParallelState | None, return_state: bool
     ) -> tuple[Tensor, ParallelState | None]:
         """Map x (B, T, d_model) to the sublayer's output of the same shape."""
+        v, after = self._outputs(x, segments, state, return_state)
+        cache = state.fusion if state is not None else None
+        y, cache = self.combine(v, x, segments, cache, return_state)
+        return y, ParallelState(tuple(after), cache) if return_state else None
+
+    def _outputs(
+        self, x: Tensor, segments: Segments | None, state: ParallelState | None, return_state: bool
+    ) -> tuple[list[Tensor], list[Any]]:
+        """What is combined: v_i (B, T, w_i), and the states of the branches."""
         before = state.branches if state is not None else (None,) * len(self.branches)
         outputs, after = [], []
         for branch, norm, old in zip(self.branches, self.norms, before, strict=True):
@@ -70,6 +80,19 @@ class Parallel(nn.Module):
             after.append(new)
         for place, scale in enumerate(self.scales, len(outputs) - len(self.scales)):
             outputs[place] = outputs[place] * scale.to(outputs[place].dtype)
-        cache = state.fusion if state is not None else None
-        y, cache = self.combine(outputs, x, segments, cache, return_state)
-        return y, ParallelState(tuple(after), cache) if return_state else None
+        return outputs, after
+
+    def telemetry(self, x: Tensor, segments: Segments | None) -> dict[str, Tensor]:
+        """Tell what the branches tell, and each branch's contribution as `rms`.
+
+        It is the rms of what the output loses when v_i is zero: of W_i v_i where outputs are added.
+        """
+        v, _ = self._outputs(x, segments, None, False)
+        whole, _ = self.combine(v, x, segments, None, False)
+        found: dict[str, Tensor] = {}
+        for i, branch in enumerate(self.branches):
+            silenced = [u if j != i else torch.zeros_like(u) for j, u in enumerate(v)]
+            lost = whole - self.combine(silenced, x, segments, None, False)[0]
+            told = telemetry(branch, x, segments) | {"rms": rms(real(lost, segments))}
+            found |= {f"branches.{i}.{name}": value for name, value in told.items()}
+        return found

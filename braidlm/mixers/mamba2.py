@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from braidlm.arch.mixers import Mamba2Config
+from braidlm.mixers.telemetry import real, rms
 from braidlm.ops.conv import causal_conv
 from braidlm.ops.dispatch import state_dtype
 from braidlm.ops.norm import gated_rms_norm
@@ -113,6 +114,21 @@ class Mamba2(nn.Module):
             return u, None
         return u, Mamba2State(ssm, conv)
 
+    def telemetry(self, x: Tensor, segments: Segments | None) -> dict[str, Tensor]:
+        """Tell the mean dt and decay exp(A dt) over tokens and heads, and the final states' rms."""
+        dt, A = self._rates(self.in_proj(x).split(self.widths, dim=-1)[-1])
+        _, state = self(x, segments, None, True)
+        assert state is not None
+        dt = real(dt, segments)
+        decay = torch.exp(A * dt)
+        return {"dt": dt.mean(), "decay": decay.mean(), "state_rms": rms(state.ssm)}
+
+    def _rates(self, dt: Tensor) -> tuple[Tensor, Tensor]:
+        """dt (..., n_heads) as projected -> the step sizes and A (n_heads,), at least fp32."""
+        precise = state_dtype(dt.dtype)
+        dt = F.softplus(dt.to(precise) + self.dynamics.dt_bias.to(precise))
+        return dt, -torch.exp(self.dynamics.A_log.to(precise))
+
     def _scan(
         self,
         xbc: Tensor,
@@ -121,13 +137,13 @@ class Mamba2(nn.Module):
         state: Tensor | None,
         return_state: bool,
     ) -> tuple[Tensor, Tensor | None]:
-        precise = state_dtype(xbc.dtype)
+        dt, A = self._rates(dt)
         heads, b, c = xbc.split(self.conv_widths, dim=-1)
         heads = heads.unflatten(-1, (self.n_heads, self.head_dim))
         y, ssm = ssd(
             heads,
-            F.softplus(dt.to(precise) + self.dynamics.dt_bias.to(precise)),
-            -torch.exp(self.dynamics.A_log.to(precise)),
+            dt,
+            A,
             b.unflatten(-1, (self.n_groups, self.d_state)),
             c.unflatten(-1, (self.n_groups, self.d_state)),
             chunk_size=self.chunk_size,

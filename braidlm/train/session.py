@@ -27,7 +27,8 @@ from braidlm.train.progress import Progress
 from braidlm.train.resume import random_states, set_random_states
 from braidlm.train.schedule import learning_rate
 from braidlm.train.signals import StopRequest
-from braidlm.train.step import Batch, Place, accumulate
+from braidlm.train.step import Batch, Place, accumulate, micro_slices, rows_of
+from braidlm.train.telemetry import Telemetry
 
 
 class Batches(Protocol):
@@ -82,6 +83,7 @@ class Session:
         self.model, self.mixture = model, mixture
         self.precision, self.place, self.progress = precision, place, progress
         self.optimizer = build_optimizer(model, recipe.train, recipe.spec.width_ratio)
+        self.telemetry = Telemetry(model, recipe.train.telemetry_every)
         self.step = self.tokens = 0
         self.loss: float | None = None
         self.sources: Counter[str] = Counter()
@@ -153,12 +155,14 @@ class Session:
         loss, grad_norm = self._gradients(batch)
         self.optimizer.step()
         self.step += 1
+        told = self._told()
         self.loss = loss
         self.tokens += batch.n_tokens
         self.window_tokens += batch.n_tokens
         self.sources.update(batch.source_counts)
-        if self.step % self.config.log_every == 0 or self.step in (1, self.config.steps):
-            self._log(lr, grad_norm)
+        is_logged = self.step % self.config.log_every == 0
+        if is_logged or told or self.step in (1, self.config.steps):
+            self._log(lr, grad_norm, told)
         self.progress.update(self.step, loss, batch.n_tokens)
 
     def _gradients(self, batch: Any) -> tuple[float, float]:
@@ -171,6 +175,7 @@ class Session:
         total = accumulate(
             self.model, batch, size, self.precision, self.place, self.recipe.seed, self.step
         )
+        self._watch(batch)
         limit = self.config.grad_clip or float("inf")
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), limit)
         loss, grad_norm = torch.stack((total, norm.to(total))).tolist()
@@ -194,7 +199,27 @@ class Session:
         checkpoint.write_torch(path, content)
         return path
 
-    def _log(self, lr: float, grad_norm: float) -> None:
+    def _watch(self, batch: Batch) -> None:
+        """Look at an update that is due before it happens; speed is told without this time."""
+        if self.telemetry.is_due(self.step + 1):
+            began, place = time.perf_counter(), self.place
+            n_rows, size = batch.tokens.shape[0], self.config.micro_batch_size
+            first = micro_slices(n_rows, size, place.rank, place.world)[0]
+            tokens, _, segments = rows_of(batch, first, place.device)
+            with self.precision.autocast():
+                self.telemetry.before_update(tokens, segments)
+            self.window_began += time.perf_counter() - began
+
+    def _told(self) -> dict[str, Any]:
+        """Return what there is to tell of the update just made, {} if it was not watched."""
+        if not self.telemetry.is_due(self.step):
+            return {}
+        began = time.perf_counter()
+        told = {"telemetry": self.telemetry.after_update()}
+        self.window_began += time.perf_counter() - began
+        return told
+
+    def _log(self, lr: float, grad_norm: float, told: dict[str, Any]) -> None:
         moment = time.perf_counter()
         window_sec = max(moment - self.window_began, 1e-9)
         self.directory.append_metrics(
@@ -207,6 +232,7 @@ class Session:
                 "tokens_per_sec": self.window_tokens / window_sec,
                 "wall_sec": self._wall_sec(),
                 "sources": dict(sorted(self.sources.items())),
+                **told,
             }
         )
         self.window_began, self.window_tokens = moment, 0
