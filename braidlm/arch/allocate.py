@@ -1,6 +1,6 @@
 """Pure functions that give patterns: how many layers of each kind, and where.
 
-Each helper returns a pattern string for `Spec.parse`.
+Each helper returns a pattern string for `Spec.parse`; `split` returns widths for its mixers.
 """
 
 from __future__ import annotations
@@ -151,3 +151,43 @@ def at_layers(
             raise InputError(f"layer {layer}: must be between 0 and {n_layers - 1}")
     chosen = set(layers)
     return "".join((special if i in chosen else other) + mlp for i in range(n_layers))
+
+
+def split(
+    total: int,
+    attention_share: float,
+    *,
+    expand: int = 2,
+    multiple: int = 64,
+    symbols: tuple[str, str] = ("M", "*"),
+) -> dict[str, dict[str, int]]:
+    """Split the width of a parallel sublayer between its branches, for ``[model.mixers]``.
+
+    Of `total` channels attention has its share, to the nearest `multiple`, and the SSM the rest,
+    times `expand`: ``split(2304, 0.5)`` is the 1:1 layer "1152:1152" of Bae et al.
+
+    Args:
+        total: channels of both branches, the SSM's counted before expansion.
+        attention_share: attention's share of them, between 0 and 1.
+        expand: inner width of the SSM over its share.
+        multiple: what both shares are rounded to, such as a head; divides `total`.
+        symbols: letters of SSM and attention.
+
+    Raises:
+        InputError: for a share that leaves a branch without channels, or a total without multiple.
+
+    Source: Bae et al. 2025 (arXiv 2510.04800), Table 20 (dimension split).
+    """
+    if min(total, expand, multiple) < 1 or total % multiple:
+        raise InputError(
+            f"total = {total}, expand = {expand}: must be at least 1, and total a multiple of "
+            f"multiple = {multiple}"
+        )
+    attention = multiple * round(total * attention_share / multiple)
+    if not 0 < attention < total:
+        raise InputError(
+            f"attention_share = {attention_share}: must leave each branch at least {multiple} "
+            f"of {total} channels"
+        )
+    ssm, other = symbols
+    return {ssm: {"width": expand * (total - attention)}, other: {"width": attention}}

@@ -31,12 +31,14 @@ TABLE: tuple[tuple[str, str, str], ...] = (
     ("spec", "vocab_size", "32000"),
     ("spec", "init_std", "(mup_base_width, if that is given, else d_model) ** -0.5"),
     ("attention", "head_dim", "d_model / n_heads if that is given, else min(64, d_model)"),
-    ("attention", "n_heads", "d_model / head_dim"),
+    ("attention", "width", "d_model (n_heads * head_dim)"),
+    ("attention", "n_heads", "width / head_dim"),
     ("attention", "n_kv_heads", "n_heads"),
     ("attention", "v_head_dim", "head_dim"),
     ("attention", "window", "512 for letter W, else none"),
     ("mlp", "d_ff", "8/3 d_model, up to a multiple of 64, if gated; else 4 d_model"),
     ("mamba2", "expand", "2 (inner width / d_model)"),
+    ("mamba2", "width", "expand * d_model (the inner width)"),
     ("mamba2", "head_dim", "inner width / n_heads if that is given, else min(64, inner width)"),
     ("mamba2", "n_heads", "expand * d_model / head_dim"),
     ("cross", "n_heads, n_kv_heads, head_dim", "those of the attention branch"),
@@ -81,7 +83,8 @@ def fill_cross(cross: Fields, attention: Fields, combine: str) -> Fields:
 
 
 def _attention(fields: Fields, d_model: int, where: str) -> Fields:
-    _heads(fields, d_model, "d_model", where)
+    width = _width(fields, where)
+    _heads(fields, *((d_model, "d_model") if width is None else (width, "width")), where)
     fields.setdefault("n_kv_heads", fields["n_heads"])
     fields.setdefault("v_head_dim", fields["head_dim"])
     return fields
@@ -94,6 +97,11 @@ def _mlp(fields: Fields, d_model: int, where: str) -> Fields:
 
 
 def _mamba2(fields: Fields, d_model: int, where: str) -> Fields:
+    if {"expand", "width"} <= set(fields):
+        raise InputError(f"{where}: give width or expand, not both")
+    if (width := _width(fields, where)) is not None:
+        _heads(fields, width, "width", where)
+        return fields
     if {"expand", "n_heads", "head_dim"} <= set(fields):
         raise InputError(f"{where}: give two of expand, n_heads and head_dim, not all three")
     expand = fields.pop("expand", 2)
@@ -102,6 +110,16 @@ def _mamba2(fields: Fields, d_model: int, where: str) -> Fields:
         raise InputError(f"{where}.expand = {expand!r}: must be a finite number greater than 0")
     _heads(fields, expand * d_model, "expand * d_model", where)
     return fields
+
+
+def _width(fields: Fields, where: str) -> int | None:
+    """Take the short form `width`: the channels of all heads together."""
+    if {"width", "n_heads", "head_dim"} <= set(fields):
+        raise InputError(f"{where}: give two of width, n_heads and head_dim, not all three")
+    width = fields.pop("width", None)
+    if width is not None and (not isinstance(width, int) or isinstance(width, bool) or width < 1):
+        raise InputError(f"{where}.width = {width!r}: must be a whole number of at least 1")
+    return width
 
 
 def _heads(fields: Fields, inner: float, name: str, where: str) -> None:

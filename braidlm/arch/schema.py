@@ -29,6 +29,12 @@ def json_schema() -> dict[str, Any]:
         "exclusiveMinimum": 0,
         "type": "number",
     }
+    for name in ("AttentionConfig", "Mamba2Config"):
+        parts[name]["properties"]["width"] = {
+            "description": "Channels of all heads; instead of n_heads or head_dim.",
+            "exclusiveMinimum": 0,
+            "type": "integer",
+        }
     parts["CrossAttention"].pop("required", None)
     mixer = parts["Letter"]["properties"]["mixer"]
     parts["Letter"]["properties"]["mixer"] = {

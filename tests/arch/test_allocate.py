@@ -2,7 +2,7 @@ import re
 
 import pytest
 
-from braidlm.arch import allocate
+from braidlm.arch import Spec, allocate
 from braidlm.arch.pattern import parse
 from braidlm.errors import InputError
 
@@ -93,3 +93,40 @@ def test_helpers_give_patterns():
 def test_bad_allocations_are_refused(call, message):
     with pytest.raises(InputError, match=re.escape(message)):
         call()
+
+
+@pytest.mark.parametrize(
+    ("total", "share", "expected"),
+    [
+        (2304, 0.5, (2304, 1152)),
+        (2816, 7 / 11, (2048, 1792)),
+        (1536, 1 / 12, (2816, 128)),
+        (640, 0.26, (2 * 448, 192)),
+        (128, 0.3, (128, 64)),
+    ],
+)
+def test_a_split_gives_both_branches_their_widths(total, share, expected):
+    found = allocate.split(total, share)
+    assert found == {"M": {"width": expected[0]}, "*": {"width": expected[1]}}
+    (sublayer,) = Spec.of({"pattern": "{M*}", "mixers": found}).sublayers
+    assert tuple(b.width for b in sublayer.branches) == expected
+
+
+def test_a_split_in_other_units():
+    found = allocate.split(96, 0.25, expand=1, multiple=8, symbols=("G", "W"))
+    assert found == {"G": {"width": 72}, "W": {"width": 24}}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((100, 0.5), "total = 100, expand = 2: must be at least 1, and total a multiple of"),
+        ((0, 0.5), "total = 0"),
+        ((128, 0.1), "attention_share = 0.1: must leave each branch at least 64 of 128 channels"),
+        ((128, 1.0), "attention_share = 1.0: must leave"),
+        ((128, -1.0), "attention_share = -1.0: must leave"),
+    ],
+)
+def test_a_split_that_cannot_be_is_refused(arguments, message):
+    with pytest.raises(InputError, match=re.escape(message)):
+        allocate.split(*arguments)

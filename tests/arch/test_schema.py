@@ -97,6 +97,7 @@ def changed(**tables):
     "model",
     [
         {"mixers": {"M": {"expand": 2}, "A": {"kind": "attention", "n_heads": 2}}},
+        {"mixers": {"M": {"width": 256}, "*": {"width": 128}}},
         {"parallel": {"P": {"branches": "M*", "combine": "concat"}}},
         {"fusion": {"combine": "cross_attention", "cross": {"n_kv_heads": 1}}},
     ],

@@ -170,6 +170,19 @@ BAD = [
     ({"mixers": {"M": {"expand": True}}}, "mixers.M.expand = True"),
     ({"mixers": {"M": {"expand": float("nan")}}}, "mixers.M.expand = nan"),
     ({"mixers": {"M": {"expand": 0}}}, "mixers.M.expand = 0"),
+    ({"mixers": {"M": {"expand": 2, "width": 4}}}, "mixers.M: give width or expand, not both"),
+    ({"mixers": {"M": {"width": 100}}}, "mixers.M.head_dim = 64: must divide width = 100"),
+    ({"mixers": {"M": {"width": 0}}}, "mixers.M.width = 0: must be a whole number of at least 1"),
+    ({"mixers": {"M": {"width": 64.0}}}, "mixers.M.width = 64.0"),
+    ({"mixers": {"*": {"kind": "attention", "width": True}}}, "mixers.*.width = True"),
+    (
+        {"mixers": {"*": {"kind": "attention", "width": 8, "n_heads": 4, "head_dim": 2}}},
+        "mixers.*: give two of width, n_heads and head_dim, not all three",
+    ),
+    (
+        {"mixers": {"M": {"width": 8, "n_heads": 4, "head_dim": 2}}},
+        "mixers.M: give two of width, n_heads and head_dim, not all three",
+    ),
     (
         {"mixers": {"M": {"expand": 2, "n_heads": 4, "head_dim": 4}}},
         "give two of expand, n_heads and head_dim, not all three",

@@ -45,10 +45,11 @@ class AttentionConfig(MixerConfig):
     """Causal attention: u = softmax(q k^T * scale) v, heads concatenated."""
 
     role: ClassVar[Role] = "attention"
+    short_forms: ClassVar[tuple[str, ...]] = ("width",)
     kind: Literal["attention"] = "attention"
     """The mixer's name."""
     n_heads: int = Field(gt=0)
-    """Query heads. Default: d_model / head_dim."""
+    """Query heads. Default: width / head_dim; `width` (default d_model) may be given instead."""
     n_kv_heads: int = Field(gt=0)
     """Key/value heads; divides n_heads. Default: n_heads."""
     head_dim: int = Field(gt=0)

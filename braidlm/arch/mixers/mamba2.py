@@ -16,11 +16,11 @@ class Mamba2Config(MixerConfig):
     """
 
     role: ClassVar[Role] = "recurrent"
-    short_forms: ClassVar[tuple[str, ...]] = ("expand",)
+    short_forms: ClassVar[tuple[str, ...]] = ("expand", "width")
     kind: Literal["mamba2"] = "mamba2"
     """The mixer's name."""
     n_heads: int = Field(gt=0)
-    """Heads. Default: expand * d_model / head_dim; `expand` (default 2) may be given instead."""
+    """Heads. Default: expand * d_model / head_dim; `expand` (2) or `width` may be given instead."""
     head_dim: int = Field(gt=0)
     """Channels of a head. Default: 64, or the inner width if that is smaller."""
     d_state: int = Field(default=128, gt=0)
