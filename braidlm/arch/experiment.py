@@ -85,7 +85,8 @@ class DataConfig(Config):
     """What a model is trained on."""
 
     tokenizer: PathText = "bytes"
-    """"bytes" (built in), or the path of a `tokenizers` JSON file."""
+    """"bytes" (built in), the path of a `tokenizers` JSON file, or "hf:" and a folder or
+    name of the Hugging Face Hub."""
     seq_len: int = Field(default=256, gt=1, le=2**24)
     """Tokens of one training row."""
     sources: tuple[AnySource, ...] = Field(min_length=1)

@@ -44,6 +44,12 @@ def _build(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps(summary, indent=2))
         return 0
+    if t := summary["tokenizer"]:
+        (first, opens), (last, closes) = t["bos"], t["eos"]
+        print(
+            f"tokenizer {t['name']}: {t['vocab_size']:,} ids; "
+            f"a document is {opens} ({first}), its text, {closes} ({last})"
+        )
     for source in summary["sources"]:
         print("\n".join(_card(source)))
     return 0

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from braidlm.arch.sources import Corpus, PairsSource, TextSource
 from braidlm.data.compression import PACKED, broken, open_bytes, why
+from braidlm.data.hub_datasets import data_set_name, read_hub
 from braidlm.data.python_docs import python_doc_files, read_python_docs
 from braidlm.data.records import read_jsonl, read_lines, read_parquet, text_of
 from braidlm.errors import InputError
@@ -82,23 +83,37 @@ def read_corpus(source: TextSource | PairsSource) -> Iterator[Document]:
     if source.path == PYTHON_DOCS:
         yield from (Document(*item) for item in read_python_docs())
         return
+    if source.is_hub:
+        for record in _hub_records(source, (source.field,)):
+            yield Document(record.id, text_of(record.fields, source.field, record.where))
+        return
     for file in corpus_files(source):
         name = _name(file, Path(source.path))
         if _kind(file) == ".txt":
             yield from _read_txt(file, name, source.documents)
         else:
-            for record in _records(file, name, (source.field,)):
+            for record in _file_records(file, name, (source.field,)):
                 yield Document(record.id, text_of(record.fields, source.field, record.where))
 
 
 def _read_pairs(source: PairsSource) -> Iterator[Document]:
     fields = (source.prompt, source.answer)
+    for record in _hub_records(source, fields) if source.is_hub else _records(source, fields):
+        prompt, answer = (text_of(record.fields, f, record.where) for f in fields)
+        yield Document(record.id, answer, prompt)
+
+
+def _records(source: Corpus, fields: Sequence[str]) -> Iterator[Record]:
     for file in corpus_files(source):
         if _kind(file) == ".txt":
             raise InputError(f"corpus file {file} holds no pairs: give .jsonl or .parquet files")
-        for record in _records(file, _name(file, Path(source.path)), fields):
-            prompt, answer = (text_of(record.fields, f, record.where) for f in fields)
-            yield Document(record.id, answer, prompt)
+        yield from _file_records(file, _name(file, Path(source.path)), fields)
+
+
+def _hub_records(source: Corpus, fields: Sequence[str]) -> Iterator[Record]:
+    name = Path(data_set_name(source)).name
+    for number, found in read_hub(source, fields):
+        yield Record(f"{name}:{number}", f"'{source.path}', row {number}", found)
 
 
 def _chosen(root: Path, globs: Sequence[str]) -> list[Path]:
@@ -132,7 +147,7 @@ def _kind(file: Path) -> str:
     return (Path(file.stem) if file.suffix in PACKED else file).suffix
 
 
-def _records(file: Path, name: str, fields: Sequence[str]) -> Iterator[Record]:
+def _file_records(file: Path, name: str, fields: Sequence[str]) -> Iterator[Record]:
     is_parquet = _kind(file) == ".parquet"
     unit = "row" if is_parquet else "line"
     for number, found in read_parquet(file, fields) if is_parquet else read_jsonl(file):

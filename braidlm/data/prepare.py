@@ -186,4 +186,6 @@ def _tokenizer_card(tokenizer: Tokenizer) -> dict[str, Any]:
         "name": tokenizer.name,
         "vocab_size": tokenizer.vocab_size,
         "fingerprint": tokenizer.fingerprint,
+        "bos": [tokenizer.bos_id, tokenizer.special[tokenizer.bos_id]],
+        "eos": [tokenizer.eos_id, tokenizer.special[tokenizer.eos_id]],
     }

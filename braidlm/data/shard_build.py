@@ -12,6 +12,7 @@ import numpy as np
 from braidlm.arch.sources import PairsSource, TextSource
 from braidlm.data.building import building
 from braidlm.data.corpora import PYTHON_DOCS, Document, corpus_files, file_names, read_corpus
+from braidlm.data.hub_datasets import commit, data_set_name, local_files
 from braidlm.data.shard_write import SplitWriter
 from braidlm.data.shards import FORMAT, LEARNT, PROMPT, SPLITS, ShardSet, Verify, open_shards
 from braidlm.data.tokenizer import Tokenizer
@@ -44,10 +45,12 @@ def shard_key(source: TextSource | PairsSource, tokenizer: Tokenizer, held_out: 
     Raises:
         InputError: the corpus does not exist.
     """
-    files = [(str(f.resolve()), f.stat()) for f in corpus_files(source)]
-    stamps = [(name, stat.st_size, stat.st_mtime_ns) for name, stat in files]
+    files = local_files(source) if source.is_hub else corpus_files(source)
+    stats = [(str(f.resolve()), f.stat()) for f in files]
+    stamps = [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]
     how = source.model_dump(exclude={"name", "weight", "path", "files", "too_long"})
-    parts = [FORMAT, source.path == PYTHON_DOCS, stamps, tokenizer.fingerprint, held_out, how]
+    how["path"] = source.path if source.is_hub or source.path == PYTHON_DOCS else ""
+    parts = [FORMAT, stamps, tokenizer.fingerprint, held_out, how]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
 
@@ -80,7 +83,7 @@ def build_shards(
         OSError: the disk is full or cannot be written.
     """
     key = shard_key(source, tokenizer, held_out)
-    folder = Path(cache) / f"{_slug(source.path)}-{key}"
+    folder = Path(cache) / f"{_slug(source)}-{key}"
     if not folder.exists():
         with building(folder) as temporary:
             _Builder(source, temporary, tokenizer, held_out, max_shard_tokens, progress).run()
@@ -99,6 +102,8 @@ class _Builder:
         max_tokens: int,
         progress: Progress | None,
     ):
+        if source.is_hub:
+            source = source.model_copy(update={"revision": commit(source)})
         self._source, self._is_pairs = source, isinstance(source, PairsSource)
         self._loss_on_prompt = isinstance(source, PairsSource) and source.loss_on_prompt
         self._folder, self._tokenizer, self._held_out = folder, tokenizer, held_out
@@ -107,7 +112,7 @@ class _Builder:
         self._splits = {
             s: SplitWriter(folder, s, self._dtype, max_tokens, self._is_pairs) for s in SPLITS
         }
-        self._digest = hashlib.sha256()
+        self._digest = hashlib.sha256(source.revision.encode())
         self._documents = self._bytes = self._empty = 0
 
     def run(self) -> None:
@@ -181,7 +186,8 @@ class _Builder:
             },
             "source": {
                 "path": source.path,
-                "files": [] if source.path == PYTHON_DOCS else file_names(source),
+                "files": _names(source),
+                **source.model_dump(include={"config", "split", "revision"}),
                 "fingerprint": self._digest.hexdigest(),
             },
             "held_out": self._held_out,
@@ -207,7 +213,12 @@ def _batches(documents: Iterator[Document]) -> Iterator[list[Document]]:
         yield batch
 
 
-def _slug(path: str) -> str:
+def _names(source: TextSource | PairsSource) -> list[str]:
+    return [] if source.is_hub or source.path == PYTHON_DOCS else file_names(source)
+
+
+def _slug(source: TextSource | PairsSource) -> str:
+    path = data_set_name(source) if source.is_hub else source.path
     stem = Path(path).name.split(".")[0]
     return (
         "".join(c if c.isascii() and (c.isalnum() or c in "-_") else "_" for c in stem) or "corpus"

@@ -1,13 +1,15 @@
 """Text to token ids and back: the built-in bytes, or any `tokenizers` JSON file."""
 
 import hashlib
+import json
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
+from braidlm.arch.sources import HUB
 from braidlm.errors import InputError
 
 _BOS_NAMES = ("<bos>", "<s>", "<|begin_of_text|>", "<|startoftext|>", "[BOS]", "[CLS]")
@@ -30,7 +32,7 @@ class Tokenizer(Protocol):
 
     @property
     def name(self) -> str:
-        """The name that a recipe gives: "bytes" or the path of the JSON file."""
+        """The name that a recipe gives: "bytes", a path, or "hf:NAME"."""
         ...
 
     @property
@@ -111,24 +113,29 @@ class JSONTokenizer:
     Its own truncation, padding and post-processing are left out: packing owns the boundaries.
     Where the file names only one of bos and eos, that one serves as both; without a pad token
     eos pads.
+
+    Args:
+        path: of the file, or the name of what `data` was read from.
+        data: the file's content, if it is read already.
+        named: spelling of "bos", "eos" and "pad" as a configuration gives them; where it gives
+            neither bos nor eos, and without a configuration, well-known spellings are looked for.
+
+    Raises:
+        InputError: the file is missing, is not such a file, or has no document token.
     """
 
-    def __init__(self, path: str | Path):
+    def __init__(
+        self, path: str | Path, data: bytes | None = None, named: Mapping[str, str] | None = None
+    ):
         self.name = str(path)
-        data, self._inner = _load_json(Path(path))
-        self.fingerprint = hashlib.sha256(b"braidlm tokenizers 1\n" + data).hexdigest()
+        data, self._inner = _load_json(path, data)
         vocab = self._inner.get_vocab(with_added_tokens=True)
         self.vocab_size = 1 + max(vocab.values(), default=-1)
-        bos, eos = _first(vocab, _BOS_NAMES), _first(vocab, _EOS_NAMES)
-        if bos is None and eos is None:
-            raise InputError(
-                f"tokenizer {self.name} has no token that opens or closes a document: "
-                f"one of {', '.join(_BOS_NAMES + _EOS_NAMES)} is needed"
-            )
-        self.bos_id: int = eos if bos is None else bos  # type: ignore[assignment]
-        self.eos_id: int = self.bos_id if eos is None else eos
-        pad = _first(vocab, _PAD_NAMES)
-        self.pad_id: int = self.eos_id if pad is None else pad
+        self.bos_id, self.eos_id, self.pad_id = document_ids(self.name, vocab, named or {})
+        # A configuration may give another document token to the same file.
+        ids = [self.bos_id, self.eos_id] if named else []
+        head = json.dumps(["braidlm tokenizers 1", *ids]) if ids else "braidlm tokenizers 1"
+        self.fingerprint = hashlib.sha256(head.encode() + b"\n" + data).hexdigest()
         self._is_cuttable = self._keeps_tokens_when_cut()
 
     @property
@@ -187,23 +194,63 @@ class JSONTokenizer:
 
 
 def load_tokenizer(name: str | Path) -> Tokenizer:
-    """Return the tokenizer that a recipe names: "bytes" or the path of a tokenizers JSON file.
+    """Return the tokenizer that a recipe names.
+
+    Args:
+        name: "bytes", the path of a tokenizers JSON file, or "hf:" and a folder in the form of
+            the Hugging Face Hub, or a name there.
 
     Raises:
-        InputError: the file is missing, is not such a file, or has no document token.
+        InputError: the file is missing, is not such a file, or has no document token; a name
+            that leads nowhere.
     """
-    return ByteTokenizer() if str(name) == "bytes" else JSONTokenizer(name)
+    if str(name) == "bytes":
+        return ByteTokenizer()
+    if str(name).startswith(HUB):
+        from braidlm.data.hub_tokenizer import load_hub_tokenizer
+
+        return load_hub_tokenizer(str(name))
+    return JSONTokenizer(name)
 
 
-def _load_json(path: Path):
+def document_ids(
+    name: str, vocab: Mapping[str, int], named: Mapping[str, str]
+) -> tuple[int, int, int]:
+    """Return the ids of bos, eos and pad.
+
+    Args:
+        name: of the tokenizer, for messages.
+        vocab: spelling of each token, and its id.
+        named: see `JSONTokenizer`.
+
+    Raises:
+        InputError: neither bos nor eos is there.
+    """
+    bos, eos, pad = (vocab.get(named.get(kind, "")) for kind in ("bos", "eos", "pad"))
+    if bos is None and eos is None:
+        bos, eos = _first(vocab, _BOS_NAMES), _first(vocab, _EOS_NAMES)
+    if bos is None and eos is None:
+        raise InputError(
+            f"tokenizer {name} has no token that opens or closes a document: "
+            f"one of {', '.join(_BOS_NAMES + _EOS_NAMES)} is needed"
+        )
+    bos = eos if bos is None else bos
+    eos = bos if eos is None else eos
+    pad = _first(vocab, _PAD_NAMES) if pad is None else pad
+    assert bos is not None
+    assert eos is not None
+    return bos, eos, eos if pad is None else pad
+
+
+def _load_json(path: str | Path, data: bytes | None):
     from tokenizers import Tokenizer as Inner
 
     try:
-        data = path.read_bytes()
+        data = Path(path).read_bytes() if data is None else data
     except OSError as error:
         raise InputError(
             f"tokenizer {path} cannot be read ({error.strerror}): "
-            'give "bytes" or the path of a tokenizers JSON file'
+            'give "bytes", the path of a tokenizers JSON file, or "hf:NAME"'
         ) from None
     try:
         inner = Inner.from_str(data.decode("utf-8"))
@@ -216,7 +263,7 @@ def _load_json(path: Path):
     return data, inner
 
 
-def _first(vocab: dict[str, int], names: Iterable[str]) -> int | None:
+def _first(vocab: Mapping[str, int], names: Iterable[str]) -> int | None:
     return next((vocab[name] for name in names if name in vocab), None)
 
 
