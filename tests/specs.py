@@ -48,6 +48,31 @@ SINGLE = {
     "window with sinks, narrow values": spec(
         "W*W", mixers={"W": {**ATTENTION, "window": 4, "n_sinks": 3, "v_head_dim": 2}}
     ),
+    "sink logit": spec("*", mixers={"*": {"sink_logit": True}}),
+    "qk norm": spec("*", mixers={"*": {"qk_norm": "head", "rope_fraction": 0.5}}),
+    "gate per channel": spec("*", mixers={"*": {"output_gate": "channel", "v_head_dim": 3}}),
+    "gate per head": spec("*", mixers={"*": {"output_gate": "head"}}),
+    "capped scores": spec("*", mixers={"*": {"softcap": 0.5, "n_kv_heads": 1}}),
+    "window, sink logit (gpt-oss)": spec(
+        "W*",
+        mixers={"*": {"sink_logit": True}, "W": {**ATTENTION, "window": 4, "sink_logit": True}},
+    ),
+    "window, cap (Gemma 2)": spec("W", mixers={"W": {**ATTENTION, "window": 3, "softcap": 2.0}}),
+    "every option of attention": spec(
+        "W",
+        mixers={
+            "W": {
+                **ATTENTION,
+                "v_head_dim": 6,
+                "window": 3,
+                "n_sinks": 2,
+                "sink_logit": True,
+                "softcap": 1.0,
+                "qk_norm": "head",
+                "output_gate": "channel",
+            }
+        },
+    ),
     "mlp gelu": spec("-*", mixers={"-": {"activation": "gelu", "gated": False}}),
     "mlp squared relu": spec("-M", mixers={"-": {"activation": "relu2", "gated": False}}),
 }

@@ -20,6 +20,8 @@ BF16_L2 = {
     "ssd": 1.5e-2,
     "conv": 4e-3,
     "attention": 5e-3,
+    "attention options": 6.5e-3,
+    "sink logit": 2e-2,
     "rms_norm": 3e-3,
     "gated_rms_norm": 3e-3,
     "rope": 3e-3,

@@ -168,7 +168,7 @@ def _only_branch(s: Sublayer) -> MixerConfig:
 
 def _bae_params(mixer: MixerConfig, d_model: int) -> int:
     """Parameters of a block and its output projection, norms and biases left out."""
-    if isinstance(mixer, AttentionConfig) and mixer.v_head_dim == mixer.head_dim:
+    if isinstance(mixer, AttentionConfig) and _is_plain(mixer):
         q_and_out = 2 * d_model * mixer.n_heads * mixer.head_dim
         return q_and_out + 2 * d_model * mixer.head_dim * mixer.n_kv_heads
     if isinstance(mixer, Mamba2Config) and mixer.n_groups == 1:
@@ -177,12 +177,21 @@ def _bae_params(mixer: MixerConfig, d_model: int) -> int:
     if isinstance(mixer, MLPConfig):
         return mixer.n_params(d_model) + mixer.width * d_model
     raise InputError(
-        f"convention = 'bae': its formulas need v_head_dim = head_dim in attention and "
-        f"n_groups = 1 in mamba2, not {_shape(mixer)}; use the exact count"
+        f"convention = 'bae': its formulas need attention with v_head_dim = head_dim and without "
+        "gate, norms and sink logit, and mamba2 with n_groups = 1, "
+        f"not {_shape(mixer)}; use the exact count"
     )
 
 
+def _is_plain(mixer: AttentionConfig) -> bool:
+    """Whether q, k, v of one width are all the parameters, as the formula has it."""
+    bare = mixer.qk_norm == "none" and mixer.output_gate == "none" and not mixer.sink_logit
+    return bare and mixer.v_head_dim == mixer.head_dim
+
+
 def _shape(mixer: MixerConfig) -> str:
+    if isinstance(mixer, AttentionConfig) and mixer.v_head_dim == mixer.head_dim:
+        return mixer.summary
     if isinstance(mixer, AttentionConfig):
         return f"v_head_dim = {mixer.v_head_dim} with head_dim = {mixer.head_dim}"
     if isinstance(mixer, Mamba2Config):

@@ -38,7 +38,7 @@ def build(config: MixerConfig, d_model: int, norm_eps: float) -> Attention | Mam
     """
     match config:
         case AttentionConfig():
-            return Attention(config, d_model)
+            return Attention(config, d_model, norm_eps)
         case Mamba2Config():
             return Mamba2(config, d_model, norm_eps)
         case MLPConfig():

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from braidlm.arch.mixers import AttentionConfig
+from braidlm.mixers.norm import RMSNorm
 from braidlm.ops.attention import KVCache, attention
 from braidlm.ops.rope import LinearScaling, Llama3Scaling, apply_rope, rope_frequencies
 from braidlm.segments import Segments, token_positions
@@ -19,8 +20,9 @@ class Attention(nn.Module):
     """
 
     inv_freq: Tensor
+    sink_logits: nn.Parameter | None
 
-    def __init__(self, config: AttentionConfig, d_model: int) -> None:
+    def __init__(self, config: AttentionConfig, d_model: int, norm_eps: float) -> None:
         super().__init__()
         self.n_heads, self.n_kv_heads = config.n_heads, config.n_kv_heads
         self.head_dim, self.v_head_dim = config.head_dim, config.v_head_dim
@@ -31,13 +33,26 @@ class Attention(nn.Module):
             config.n_kv_heads * config.head_dim,
             config.n_kv_heads * config.v_head_dim,
         ]
-        self.in_proj = nn.Linear(d_model, sum(self.widths), bias=False)
+        if config.gate_width:
+            self.widths.append(config.gate_width)
+        self.in_proj = nn.Linear(d_model, config.in_proj_width, bias=False)
+        has_norm = config.qk_norm == "head"
+        self.q_norm = RMSNorm(config.head_dim, norm_eps) if has_norm else None
+        self.k_norm = RMSNorm(config.head_dim, norm_eps) if has_norm else None
+        self.softcap = config.softcap
+        logits = torch.zeros(config.n_heads) if config.sink_logit else None
+        self.register_parameter("sink_logits", None if logits is None else nn.Parameter(logits))
         self.register_buffer("inv_freq", torch.empty(config.rope_dim // 2), persistent=False)
         self._fill_frequencies()
 
     def reset_parameters(self, std: float) -> None:
         """Draw the initial weights; recompute the rotary frequencies."""
         nn.init.normal_(self.in_proj.weight, std=std)
+        for norm in (self.q_norm, self.k_norm):
+            if norm is not None:
+                norm.reset_parameters()
+        if self.sink_logits is not None:
+            nn.init.zeros_(self.sink_logits)
         self._fill_frequencies()
 
     def row_parts(self) -> dict[str, tuple[int, ...]]:
@@ -53,10 +68,12 @@ class Attention(nn.Module):
     ) -> tuple[Tensor, KVCache | None]:
         """Map x (B, T, d_model) to u (B, T, n_heads * v_head_dim)."""
         batch, length, _ = x.shape
-        q, k, v = self.in_proj(x).split(self.widths, dim=-1)
+        q, k, v, *gate = self.in_proj(x).split(self.widths, dim=-1)
         q = q.view(batch, length, self.n_heads, self.head_dim)
         k = k.view(batch, length, self.n_kv_heads, self.head_dim)
         v = v.view(batch, length, self.n_kv_heads, self.v_head_dim)
+        if self.q_norm is not None and self.k_norm is not None:
+            q, k = self.q_norm(q), self.k_norm(k)
         if self.rope[0]:
             offset = None if state is None else state.length
             positions = token_positions(batch, length, segments, offset, x.device)
@@ -71,8 +88,12 @@ class Attention(nn.Module):
             scale=self.scale,
             window=self.window,
             n_sinks=self.n_sinks,
+            sink_logits=self.sink_logits,
+            softcap=self.softcap,
             return_state=return_state,
         )
+        if gate:  # one factor for a whole head is spread over its channels
+            u = u * gate[0].view(batch, length, self.n_heads, -1).sigmoid()
         return u.flatten(2), new_state
 
 

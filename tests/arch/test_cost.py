@@ -53,6 +53,18 @@ def test_a_window_by_hand():
     assert c.decode_bytes_per_step == c.decode_weight_bytes + 14 * 40
 
 
+def test_the_options_of_attention_by_hand():
+    options = {"qk_norm": "head", "sink_logit": True, "softcap": 3.0, "output_gate": "channel"}
+    (plain,) = sublayer_costs(declare("*", HEADS), 10)
+    (row,) = sublayer_costs(declare("*", {"*": HEADS["*"] | options}), 10)
+    gate = 16 * 24
+    assert row.n_params - plain.n_params == gate + 2 * 4 + 4
+    assert row.model_flops - plain.model_flops == 10 * 2 * gate
+    assert row.kv_bytes == plain.kv_bytes
+    (by_head,) = sublayer_costs(declare("*", {"*": HEADS["*"] | {"output_gate": "head"}}), 10)
+    assert by_head.n_params - plain.n_params == 16 * 4
+
+
 def test_a_window_above_the_context_costs_what_no_window_costs():
     wide = {"W": HEADS["*"] | {"window": 11}}
     assert cost(declare("W", wide), 11).model_flops == cost(declare("*", HEADS), 11).model_flops
@@ -165,6 +177,14 @@ SPECS = {
     "mamba2, bare": declare("M", {"M": {"conv_bias": False, "norm": "none"}}),
     "attention": declare("*", HEADS),
     "window": declare("W*", HEADS | WINDOW),
+    "attention, every option": declare(
+        "*",
+        {
+            "*": HEADS["*"]
+            | {"qk_norm": "head", "sink_logit": True, "softcap": 3.0, "output_gate": "channel"}
+        },
+    ),
+    "gate per head": declare("*", {"*": HEADS["*"] | {"output_gate": "head"}}),
     "hybrid, untied": declare("(M-*-)2", HEADS | MAMBA, tie_embeddings=False),
     "plain mlp": declare("-", {"-": {"gated": False, "activation": "relu2"}}),
     "mean": declare("{M*}-", HEADS | MAMBA),

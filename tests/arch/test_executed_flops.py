@@ -15,6 +15,9 @@ MIXERS = {
     "A": {"kind": "attention", "head_dim": 8, "v_head_dim": 4},
     "W": {"head_dim": 8, "n_kv_heads": 2, "window": 5},
     "X": {"kind": "attention", "head_dim": 8, "v_head_dim": 4, "window": 70, "n_sinks": 3},
+    "S": {"kind": "attention", "head_dim": 8, "n_kv_heads": 2, "sink_logit": True},
+    "C": {"kind": "attention", "head_dim": 8, "v_head_dim": 4, "softcap": 2.0, "sink_logit": True},
+    "N": {"kind": "attention", "head_dim": 8, "qk_norm": "head", "output_gate": "channel"},
     "-": {"d_ff": 24},
 }
 
@@ -48,6 +51,11 @@ SPECS = {
     "values narrower than keys": tiny("A"),
     "window": tiny("W-"),
     "window with sinks": tiny("X"),
+    "sink logit": tiny("S"),
+    "window, sink logit": tiny("W", mixers={"W": MIXERS["W"] | {"sink_logit": True}}),
+    "capped scores": tiny("C"),
+    "window, capped scores": tiny("W", mixers={"W": MIXERS["X"] | {"softcap": 2.0}}),
+    "norms and gate": tiny("N"),
     "plain mlp": tiny("--", mixers={"-": {"d_ff": 24, "gated": False, "activation": "gelu"}}),
     "hybrid": tiny("(MM-*-)2"),
     "mean": tiny("{M*}-"),
@@ -83,8 +91,11 @@ SPECS = {
 
 LENGTHS = [("hybrid", 1), ("hybrid", 8), ("hybrid", 16), *((name, 5) for name in SPECS)]
 """Below, at and past the chunk of 8; `PADDED` is past it and no multiple of it."""
-WINDOWED = [("window", 6), ("window", 69), ("window with sinks", 73), ("window with sinks", 300)]
-"""One token past the first span; one block of 64 and exactly that; several blocks of 70."""
+WINDOWED = [
+    *(("window", 6), ("window", 69), ("window with sinks", 73), ("window with sinks", 300)),
+    *(("window, sink logit", 40), ("capped scores", 300), ("window, capped scores", 300)),
+]
+"""One token past the first span; one block of 64 and exactly that; several blocks of 70 and 256."""
 PADDED = [*((name, 21) for name in SPECS), *WINDOWED]
 
 

@@ -138,6 +138,19 @@ def test_nvidia_counts_the_cache_of_a_cross_attention():
         ("bae", {"pattern": "M{M*}"}, 1, "no formula for the parallel sublayer {M*}"),
         ("bae", {"pattern": "M", "mixers": {"M": {"n_groups": 2}}}, 1, "not n_groups = 2; use"),
         ("bae", {"pattern": "*", "mixers": {"*": {"v_head_dim": 8}}}, 1, "not v_head_dim = 8 with"),
+        (
+            "bae",
+            {"pattern": "*", "mixers": {"*": {"qk_norm": "head"}}},
+            1,
+            "rope, qk norm; use the",
+        ),
+        (
+            "bae",
+            {"pattern": "W", "mixers": {"W": {"output_gate": "head"}}},
+            1,
+            "gate per head; use",
+        ),
+        ("bae", {"pattern": "W", "mixers": {"W": {"sink_logit": True}}}, 1, "sink logit; use the"),
     ],
 )
 def test_what_a_formula_does_not_cover_is_refused(convention, given, context, message):

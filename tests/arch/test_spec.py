@@ -48,6 +48,22 @@ def test_a_window_that_cannot_be_is_refused(fields, message):
         Spec.of({"pattern": "W", "mixers": {"W": fields}})
 
 
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"softcap": 0.0}, "mixers.*.softcap = 0.0: input should be greater than 0"),
+        ({"softcap": "50"}, "mixers.*.softcap = '50'"),
+        ({"sink_logit": 1}, "mixers.*.sink_logit = 1: input should be a valid boolean"),
+        ({"qk_norm": True}, "mixers.*.qk_norm = True: input should be 'none' or 'head'"),
+        ({"output_gate": "x"}, "output_gate = 'x': input should be 'none', 'head' or 'channel'"),
+        ({"soft_cap": 50.0}, "unknown field 'soft_cap' (did you mean 'softcap'?)"),
+    ],
+)
+def test_options_of_attention_that_cannot_be_are_refused(fields, message):
+    with pytest.raises(InputError, match=re.escape(message)):
+        Spec.of({"pattern": "*", "mixers": {"*": fields}})
+
+
 def test_sinks_need_a_window():
     with pytest.raises(InputError, match="n_sinks = 4: needs a window"):
         Spec.of({"pattern": "*", "mixers": {"*": {"n_sinks": 4}}})

@@ -78,3 +78,57 @@ def test_a_fresh_mixer_has_its_frequencies_at_once():
     assert isinstance(mixer, Attention)
     torch.testing.assert_close(mixer.inv_freq, expected)
     assert "inv_freq" not in mixer.state_dict()
+
+
+def test_the_options_are_their_formula():
+    """Norms before the rotation, a window and its sinks, cap, sink logit, gate per channel."""
+    mixer = build(
+        qk_norm="head",
+        window=3,
+        n_sinks=1,
+        softcap=0.8,
+        sink_logit=True,
+        output_gate="channel",
+        v_head_dim=5,
+    )
+    for parameter in (mixer.q_norm.weight, mixer.k_norm.weight, mixer.sink_logits):
+        torch.nn.init.normal_(parameter)
+    x = torch.randn(1, LENGTH, D_MODEL, dtype=torch.float64)
+    q, k, v, gate = (x[0] @ mixer.in_proj.weight.T).split([24, 12, 10, 20], dim=-1)
+    q = turn(normed(q.view(LENGTH, 4, 6), mixer.q_norm.weight), 6, 10_000.0)
+    k = turn(normed(k.view(LENGTH, 2, 6), mixer.k_norm.weight), 6, 10_000.0)
+    v = v.view(LENGTH, 2, 5)
+    out = torch.zeros(LENGTH, 4, 5, dtype=x.dtype)
+    for t in range(LENGTH):
+        visible = [s for s in range(t + 1) if t - s < 3 or s < 1]
+        for h in range(4):
+            scores = torch.stack([q[t, h] @ k[s, h // 2] * 6**-0.5 for s in visible])
+            weights = torch.exp(0.8 * torch.tanh(scores / 0.8))
+            total = weights.sum() + mixer.sink_logits[h].exp()
+            out[t, h] = weights / total @ v[visible, h // 2]
+    u, _ = mixer(x, None, None, False)
+    expected = out.flatten(1) * torch.sigmoid(gate)
+    torch.testing.assert_close(u[0], expected, rtol=0, atol=1e-6)
+
+
+def normed(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    return x / (x.square().mean(-1, keepdim=True) + 1e-5).sqrt() * weight
+
+
+def test_a_gate_per_head_is_one_factor_for_all_its_channels():
+    mixer = build(output_gate="head")
+    x = torch.randn(1, LENGTH, D_MODEL, dtype=torch.float64)
+    u, _ = mixer(x, None, None, False)
+    plain = build()
+    plain.in_proj.weight.copy_(mixer.in_proj.weight[:-4])
+    bare, _ = plain(x, None, None, False)
+    factor = torch.sigmoid(x @ mixer.in_proj.weight[-4:].T)
+    torch.testing.assert_close(u, bare * factor.repeat_interleave(6, dim=-1))
+
+
+def test_a_fresh_mixer_starts_without_gain_and_with_a_sink_of_weight_one():
+    mixer = build(qk_norm="head", sink_logit=True)
+    assert torch.equal(mixer.q_norm.weight, torch.ones(6, dtype=torch.float64))
+    assert torch.equal(mixer.sink_logits, torch.zeros(4, dtype=torch.float64))
+    names = set(build().state_dict())
+    assert set(mixer.state_dict()) - names == {"q_norm.weight", "k_norm.weight", "sink_logits"}

@@ -70,6 +70,14 @@ class AttentionConfig(MixerConfig):
     """Tokens that a query sees, itself included. Default: all; for letter W 512 (Bae et al.)."""
     n_sinks: int = Field(default=0, ge=0)
     """First tokens of each document that stay visible under a window (StreamingLLM). Default: 0."""
+    sink_logit: bool = False
+    """Whether each query head has a learned logit in the softmax's denominator (gpt-oss)."""
+    softcap: float | None = Field(default=None, gt=0)
+    """Scores become softcap * tanh(score / softcap): 50 in Gemma 2. Default: none."""
+    qk_norm: Literal["none", "head"] = "none"
+    """head: RMSNorm of each query and key head before the rotation (Qwen3). Default: none."""
+    output_gate: Literal["none", "head", "channel"] = "none"
+    """u times sigmoid(W_g x), a factor per head or per channel (Qwen3-Next). Default: none."""
 
     @model_validator(mode="after")
     def _heads_divide(self) -> Self:
@@ -107,7 +115,15 @@ class AttentionConfig(MixerConfig):
         sinks = f" + {self.n_sinks} sinks" if self.n_sinks else ""
         window = "" if self.window is None else f", window {self.window}{sinks}"
         heads = f"{self.n_heads} heads of {self.head_dim}{values}{shared}"
-        return f"attention, {heads}{window}{position}"
+        return f"attention, {heads}{window}{position}{self._options}"
+
+    @property
+    def _options(self) -> str:
+        norm = ", qk norm" if self.qk_norm == "head" else ""
+        sink = ", sink logit" if self.sink_logit else ""
+        cap = "" if self.softcap is None else f", cap {self.softcap:g}"
+        gate = "" if self.output_gate == "none" else f", gate per {self.output_gate}"
+        return norm + sink + cap + gate
 
     @property
     def n_norm_groups(self) -> int:
@@ -119,9 +135,20 @@ class AttentionConfig(MixerConfig):
         """Channels of one token's keys and values together."""
         return self.n_kv_heads * (self.head_dim + self.v_head_dim)
 
+    @property
+    def gate_width(self) -> int:
+        """Channels of the output gate."""
+        return {"none": 0, "head": self.n_heads, "channel": self.width}[self.output_gate]
+
+    @property
+    def in_proj_width(self) -> int:
+        """Outputs of the input projection: q, k, v, gate."""
+        return self.n_heads * self.head_dim + self.kv_width + self.gate_width
+
     def n_params(self, d_model: int) -> int:
-        """Parameters of the q, k and v projections."""
-        return d_model * (self.n_heads * self.head_dim + self.kv_width)
+        """Parameters of the q, k, v and gate projections, of both norms and of the sink logits."""
+        norms = 2 * self.head_dim if self.qk_norm == "head" else 0
+        return d_model * self.in_proj_width + norms + self.n_heads * self.sink_logit
 
     def kv_bytes_per_token(self, dtype_bytes: int = 2) -> int:
         """Bytes of one token's keys and values."""
@@ -155,6 +182,8 @@ class AttentionConfig(MixerConfig):
             self.v_head_dim,
             window=self.window,
             n_sinks=self.n_sinks,
+            sink_logit=self.sink_logit,
+            softcap=self.softcap is not None,
         )
         return batch * (self._projection_flops(d_model, n_tokens) + scores)
 
@@ -167,8 +196,10 @@ class AttentionConfig(MixerConfig):
             self.v_head_dim,
             window=self.window,
             n_sinks=self.n_sinks,
+            sink_logit=self.sink_logit,
+            softcap=self.softcap is not None,
         )
         return batch * (2 * self._projection_flops(d_model, n_tokens) + scores)
 
     def _projection_flops(self, d_model: int, n_tokens: int) -> int:
-        return matmul_flops(n_tokens, (d_model, self.n_heads * self.head_dim + self.kv_width))
+        return matmul_flops(n_tokens, (d_model, self.in_proj_width))

@@ -102,12 +102,18 @@ def executed_attention_flops(
     *,
     window: int | None = None,
     n_sinks: int = 0,
+    sink_logit: bool = False,
+    softcap: bool = False,
 ) -> int:
-    """FLOPs of a fused attention as torch counts them: 2 products for every score that is held.
+    """FLOPs of an attention as torch counts them: 2 products for every score that is held.
 
-    The kernel wants one width for queries, keys and values, so the narrower is padded.
+    The fused kernel wants one width for queries, keys and values, so the narrower is padded; a sink
+    logit is one more channel of queries and keys. Capped scores do without both.
     """
-    return 4 * computed_pairs(n_tokens, window, n_sinks) * n_heads * max(qk_dim, v_dim)
+    pairs = computed_pairs(n_tokens, window, n_sinks, sink_logit=sink_logit, softcap=softcap)
+    if softcap:
+        return 2 * pairs * n_heads * (qk_dim + v_dim)
+    return 4 * pairs * n_heads * max(qk_dim + sink_logit, v_dim)
 
 
 def backward_attention_flops(
@@ -118,6 +124,11 @@ def backward_attention_flops(
     *,
     window: int | None = None,
     n_sinks: int = 0,
+    sink_logit: bool = False,
+    softcap: bool = False,
 ) -> int:
     """FLOPs of its backward pass, 5 products: scores again, then gradients of p, v, q and k."""
-    return 10 * computed_pairs(n_tokens, window, n_sinks) * n_heads * max(qk_dim, v_dim)
+    pairs = computed_pairs(n_tokens, window, n_sinks, sink_logit=sink_logit, softcap=softcap)
+    if softcap:
+        return 2 * pairs * n_heads * (3 * qk_dim + 2 * v_dim)
+    return 10 * pairs * n_heads * max(qk_dim + sink_logit, v_dim)

@@ -25,14 +25,32 @@ def visible_pairs(n_tokens: int, window: int | None, n_sinks: int) -> int:
     return head * (head + 1) // 2 + (n_tokens - head) * head
 
 
-def computed_pairs(n_tokens: int, window: int | None, n_sinks: int) -> int:
+def computed_pairs(
+    n_tokens: int,
+    window: int | None,
+    n_sinks: int,
+    *,
+    sink_logit: bool = False,
+    softcap: bool = False,
+) -> int:
     """Scores that the calls hold, hidden ones included.
 
     One causal square over the first span tokens, and blocks of queries over their slice of keys.
+    A sink logit is one more key in every call, and in the square one more query. Capped scores have
+    no fused kernel: the square is cut into blocks of queries, and the sink logit is no key.
     """
-    if window is None:
-        return n_tokens * n_tokens
-    head = min(n_tokens, window + n_sinks)
+    extra = int(sink_logit and not softcap)
+    head = n_tokens if window is None else min(n_tokens, window + n_sinks)
+    square = _in_blocks(head) if softcap else (head + extra) ** 2
+    if window is None or head == n_tokens:
+        return square
     block = min(window_block(window), n_tokens - head)
-    n_blocks = -(-(n_tokens - head) // block) if block else 0
-    return head * head + n_blocks * block * (n_sinks + window - 1 + block)
+    n_blocks = -(-(n_tokens - head) // block)
+    return square + n_blocks * block * (extra + n_sinks + window - 1 + block)
+
+
+def _in_blocks(n_tokens: int) -> int:
+    """Scores of blocks of queries, each over the keys up to its last one."""
+    starts = range(0, n_tokens, QUERY_BLOCK)
+    stops = [min(start + QUERY_BLOCK, n_tokens) for start in starts]
+    return sum((stop - start) * stop for start, stop in zip(starts, stops, strict=True))

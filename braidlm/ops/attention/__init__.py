@@ -33,10 +33,12 @@ def attention(
     scale: float | None = None,
     window: int | None = None,
     n_sinks: int = 0,
+    sink_logits: Tensor | None = None,
+    softcap: float | None = None,
     return_state: bool = True,
     impl: str = "auto",
 ) -> tuple[Tensor, KVCache | None]:
-    """o_t = sum_s softmax_s(scale * q_t . k_s) v_s over the tokens s that t sees.
+    """o_t = sum_s softmax_s(cap(scale * q_t . k_s)) v_s over the tokens s that t sees.
 
     These are the document's tokens s <= t, in the cache and in this call; under a window only those
     with t - s < window, and the document's first n_sinks. Query head h reads key-value head
@@ -52,6 +54,9 @@ def attention(
         window: tokens that a query sees, itself included; None: all. The cache then is a ring of at
             most window + n_sinks places, which only calls with the same two numbers can read.
         n_sinks: first tokens of each document that stay visible under a window.
+        sink_logits: (Hq,), a score of each head that joins the softmax's denominator, uncapped, and
+            gives no value.
+        softcap: scores become softcap * tanh(score / softcap); None: they stay as they are.
         return_state: whether the extended cache is returned.
         impl: "auto", "sdpa" or "naive".
 
@@ -64,20 +69,24 @@ def attention(
 
     Source: Vaswani et al., "Attention Is All You Need" (arXiv 1706.03762), eq. 1; grouped queries:
         Ainslie et al. (arXiv 2305.13245); windows: Beltagy et al. (arXiv 2004.05150); sinks: Xiao
-        et al. (arXiv 2309.17453).
+        et al. (arXiv 2309.17453); sink logits: gpt-oss (arXiv 2508.10925); cap: Gemma 2 (arXiv
+        2408.00118).
     """
     _check(q, k, v, segments, cache)
+    _check_scoring(q, scale, sink_logits, softcap)
     sight = _window(window, n_sinks, cache)
     call = Call(
         device=q.device.type,
         dtype=q.dtype,
         shapes={"B": q.shape[0], "T": q.shape[1], "H": q.shape[2], "D": q.shape[3]},
-        needs_grad=dispatch.needs_grad(q, k, v, *(cache[:2] if cache is not None else ())),
+        needs_grad=dispatch.needs_grad(
+            q, k, v, sink_logits, *(cache[:2] if cache is not None else ())
+        ),
         is_packed=segments is not None,
         has_state=cache is not None,
     )
     chosen = ATTENTION.choose(impl, call)
-    scoring = Scoring(q.shape[-1] ** -0.5 if scale is None else scale)
+    scoring = Scoring(q.shape[-1] ** -0.5 if scale is None else scale, softcap, sink_logits)
     k, v = k.to(q.dtype), v.to(q.dtype)
     with dispatch.own_precision(q):
         return chosen.function(
@@ -90,6 +99,17 @@ def attention(
             window=sight,
             return_state=return_state,
         )
+
+
+def _check_scoring(
+    q: Tensor, scale: float | None, sink_logits: Tensor | None, softcap: float | None
+) -> None:
+    if sink_logits is not None:
+        check_shape("attention", "sink_logits", sink_logits, (q.shape[2],))
+    if softcap is not None and not softcap > 0:
+        raise ValueError(f"attention: softcap={softcap} must be greater than 0 or None.")
+    if scale is not None and not scale > 0:
+        raise ValueError(f"attention: scale={scale} must be greater than 0 or None.")
 
 
 def _window(window: int | None, n_sinks: int, cache: KVCache | None) -> Window | None:

@@ -22,7 +22,7 @@ def attention_naive(
     window: Window | None,
     return_state: bool,
 ) -> tuple[Tensor, KVCache | None]:
-    """softmax(scale * q k^T) v over the tokens that each query sees; see `attention`."""
+    """softmax(cap(scale * q k^T)) v over the tokens that each query sees; see `attention`."""
     spans = segments.spans if segments is not None else [(r, 0, q.shape[1]) for r in range(len(q))]
     o = q.new_zeros(*q.shape[:3], v.shape[3])
     for d, (row, start, length) in enumerate(spans):
@@ -65,5 +65,11 @@ def _document(q: Tensor, k: Tensor, v: Tensor, is_seen: Tensor, scoring: Scoring
     per_kv_head = q.shape[1] // k.shape[1]
     k, v = (x.repeat_interleave(per_kv_head, dim=1).transpose(0, 1) for x in (k, v))
     scores = scoring.scale * (q.transpose(0, 1) @ k.transpose(1, 2))
-    weights = scores.masked_fill(~is_seen, -torch.inf).softmax(-1)
+    if scoring.softcap is not None:
+        scores = scoring.softcap * (scores / scoring.softcap).tanh()
+    scores = scores.masked_fill(~is_seen, -torch.inf)
+    if scoring.sink_logits is not None:
+        sinks = scoring.sink_logits.to(scores.dtype)[:, None, None].expand(-1, q.shape[0], 1)
+        scores = torch.cat((scores, sinks), dim=-1)
+    weights = scores.softmax(-1)[..., : k.shape[1]]
     return (weights @ v).transpose(0, 1)
