@@ -80,8 +80,8 @@ def load(dirs: Iterable[Path]) -> Loaded:
             another schema version.
     """
     paths = [Path(d) for d in dirs]
-    studies = [_study(path) for path in paths if _is_study(path)]
-    loose = [_run(path) for path in paths if not _is_study(path) and _checked_run_dir(path)]
+    studies = [_study(path) for path in paths if is_study(path)]
+    loose = [read_run(path) for path in paths if not is_study(path) and _checked_run_dir(path)]
     arms = [arm for study in studies for arm in study.arms] + _group(loose)
     if not any(run.is_readable for arm in arms for run in arm.runs):
         places = ", ".join(repr(str(path)) for path in paths) or "an empty list of directories"
@@ -98,16 +98,23 @@ def load(dirs: Iterable[Path]) -> Loaded:
     )
 
 
-def _is_study(path: Path) -> bool:
+def is_study(path: Path) -> bool:
+    """Whether a folder is a study's."""
     return (path / "study.json").is_file()
 
 
-def _is_run(path: Path) -> bool:
+def is_run(path: Path) -> bool:
+    """Whether a folder holds anything of a run."""
     return any((path / name).is_file() for name in ("config.json", "status.json", "metrics.jsonl"))
 
 
+def seed_folders(arm: Path) -> list[Path]:
+    """The runs of one arm of a study, by their seed."""
+    return [path for path in sorted(arm.glob("seed-*"), key=_seed_key) if is_run(path)]
+
+
 def _checked_run_dir(path: Path) -> bool:
-    if not _is_run(path):
+    if not is_run(path):
         raise InputError(
             f"directory {str(path)!r} is neither a run (config.json) nor a study (study.json)"
         )
@@ -128,9 +135,8 @@ def _study(path: Path) -> Loaded:
         arm = Arm(name, str(entry.get("label") or name), overrides=overrides)
         states = data.get("runs") or {}
         arm.runs = [
-            _run(d, str(states.get(f"{name}/{d.name}", {}).get("error") or ""))
-            for d in sorted((path / name).glob("seed-*"), key=_seed_key)
-            if _is_run(d)
+            read_run(d, str(states.get(f"{name}/{d.name}", {}).get("error") or ""))
+            for d in seed_folders(path / name)
         ]
         arms.append(arm)
         missing += _missing(data, path, name)
@@ -155,7 +161,7 @@ def _missing(data: dict[str, Any], path: Path, arm: str) -> Iterator[Missing]:
     planned = {f"{arm}/seed-{seed}" for seed in data.get("seeds") or []}
     planned |= {key for key in states if key.rsplit("/", 1)[0] == arm}
     for key in sorted(planned):
-        if not _is_run(path / key):
+        if not is_run(path / key):
             entry = states.get(key) or {}
             yield Missing(
                 arm=arm,
@@ -170,7 +176,7 @@ def _seed_key(path: Path) -> tuple[int, str]:
     return (int(tail) if tail.isdigit() else -1, tail)
 
 
-def _run(path: Path, study_note: str = "") -> Run:
+def read_run(path: Path, study_note: str = "") -> Run:
     """Read a run; `study_note` is what its study says went wrong with it."""
     config, config_note = _json(path / "config.json")
     env, env_note = _json(path / "env.json")
