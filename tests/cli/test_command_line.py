@@ -8,7 +8,7 @@ from tests.cli.conftest import TINY
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        ([], ("no command is given; allowed: describe, data, train", "braid --help")),
+        ([], ("no command is given; allowed: describe, match, data, train", "braid --help")),
         (["trian"], ("'trian'", "'train'")),
         (["data"], ("ACTION", "braid data --help")),
         (["data", "bild"], ("'bild'", "'build'")),
