@@ -115,7 +115,8 @@ class CrossAttention(nn.Module):
         super().__init__()
         self.asks, self.answers = roles
         self.n_heads, self.n_kv_heads = config.n_heads, config.n_kv_heads
-        self.head_dim, self.residual = config.head_dim, config.residual
+        self.head_dim = config.head_dim
+        self.residual, self.answer_residual = config.residual, config.answer_residual
         self.rope_theta, self.window = config.rope_theta, config.n_places(self.n_streams)
         self.q_proj = nn.Linear(widths[self.asks], config.width, bias=False)
         self.kv_proj = nn.Linear(widths[self.answers], config.kv_width, bias=False)
@@ -154,7 +155,9 @@ class CrossAttention(nn.Module):
         q = self._turned(q, positions)
         o, cache = self._attend(q, v, positions, segments, cache, return_state)
         o = o.flatten(2)
-        return self.out_proj(o + asking if self.residual else o), cache
+        o = o + asking if self.residual else o
+        o = o + v[self.answers] if self.answer_residual else o
+        return self.out_proj(o), cache
 
     def _asking(self, v: list[Tensor]) -> Tensor:
         return v[self.asks]

@@ -93,7 +93,7 @@ FUSIONS = {
     "cross-attention reversed, rope": {
         "combine": "cross_attention",
         "scale": "scalar",
-        "cross": {"query": "recurrent", "position": "rope"},
+        "cross": {"query": "recurrent", "position": "rope", "answer_residual": True},
     },
     "gate per channel": {"combine": "gate", "norm": "group"},
     "gate per channel, joint": {"combine": "gate", "projection": "joint"},

@@ -41,6 +41,8 @@ class CrossAttention(Config):
     """Tokens of each stream that a query sees, itself included. Default: all."""
     residual: bool = False
     """Whether the asking stream is added to the result before W_o (widths must agree)."""
+    answer_residual: bool = False
+    """Whether the answering branch is; cross_attention alone. Default: false."""
 
     @model_validator(mode="after")
     def _shapes_agree(self) -> Self:
@@ -69,8 +71,10 @@ class CrossAttention(Config):
         shared = "" if self.n_kv_heads == self.n_heads else f", {self.n_kv_heads} kv"
         position = "" if self.position == "none" else ", rope"
         window = "" if self.window is None else f", window {self.window}"
+        heads = f"{self.n_heads} heads of {self.head_dim}{shared}"
         residual = ", residual" if self.residual else ""
-        return f"{asks}{self.n_heads} heads of {self.head_dim}{shared}{window}{position}{residual}"
+        residual += ", answer residual" if self.answer_residual else ""
+        return f"{asks}{heads}{window}{position}{residual}"
 
     def n_held(self, n_tokens: int) -> int:
         """Tokens of `n_tokens` that the last one sees, and that the cache holds."""

@@ -90,15 +90,22 @@ class Fusion(Config):
         return self
 
     def _query_is_known(self) -> None:
-        """One branch of a cross attention asks; in a merge attention both do."""
-        query = None if self.cross is None else self.cross.query
+        """One branch of a cross attention asks; in a merge attention both ask and answer."""
+        if self.cross is None:
+            return
+        query = self.cross.query
+        if self.combine == "cross_attention" and query is None:
+            raise ValueError("cross.query: must be 'attention' or 'recurrent'")
         if self.combine == "merge_attention" and query is not None:
             raise ValueError(
                 f"cross.query = '{query}': belongs only to combine = 'cross_attention'; "
                 "in merge_attention the mean of both branches asks"
             )
-        if self.combine == "cross_attention" and query is None:
-            raise ValueError("cross.query: must be 'attention' or 'recurrent'")
+        if self.combine == "merge_attention" and self.cross.answer_residual:
+            raise ValueError(
+                "cross.answer_residual = true: belongs only to combine = 'cross_attention'; "
+                "in merge_attention both branches answer"
+            )
 
     @property
     def summary(self) -> str:
@@ -132,15 +139,19 @@ class Fusion(Config):
                 "scale = 'learned' weighs every branch"
             )
         self._check_widths([b.width for b in branches])
-        if self.cross is not None and self.cross.residual:
-            asking = branches[self.roles(branches)[0]].width
-            if asking != self.cross.width:
-                raise InputError(
-                    f"cross.residual = true: needs the querying branch's width {asking} "
-                    f"to equal n_heads * head_dim = {self.cross.width}"
-                )
-        if self.combine == "cross_attention":
-            self.roles(branches)
+        if self.cross is not None:
+            asks, answers = (branches[i].width for i in self.roles(branches))
+            self._check_residual("residual", "querying", asks)
+            self._check_residual("answer_residual", "answering", answers)
+
+    def _check_residual(self, field: str, branch: str, width: int) -> None:
+        """A stream can be added to the attention's result if it is as wide."""
+        assert self.cross is not None
+        if getattr(self.cross, field) and width != self.cross.width:
+            raise InputError(
+                f"cross.{field} = true: needs the {branch} branch's width {width} to equal "
+                f"n_heads * head_dim = {self.cross.width}"
+            )
 
     def _check_widths(self, widths: list[int]) -> None:
         if len(set(widths)) == 1:

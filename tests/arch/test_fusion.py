@@ -29,6 +29,8 @@ CROSS = (
     {"query": "recurrent"},
     {"residual": True},
     {"residual": True, "head_dim": 8},
+    {"query": "recurrent", "answer_residual": True},
+    {"answer_residual": True},
     {"n_heads": 2, "n_kv_heads": 1, "head_dim": 8, "window": 3},
 )
 BRANCHES = (
@@ -112,10 +114,19 @@ REFUSALS = {
     "in merge_attention the mean of both branches asks": lambda c: (
         c.combine == "merge_attention" and c.given("query") is not None
     ),
+    "in merge_attention both branches answer": lambda c: (
+        c.combine == "merge_attention" and c.given("answer_residual") is not None
+    ),
     "cross.residual = true: needs": lambda c: (
         c.attends
         and c.given("residual") is not None
         and (c.given("head_dim") == 8 or asking_width(c) != D)
+    ),
+    "cross.answer_residual = true: needs": lambda c: (
+        c.combine == "cross_attention"
+        and c.given("answer_residual") is not None
+        and c.given("query") is None
+        and c.branches[1] is WIDER
     ),
     "belongs only to combine = 'gate'": lambda c: c.gate is not None and c.combine != "gate",
 }

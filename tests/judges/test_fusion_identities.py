@@ -201,6 +201,7 @@ CROSS = {
     "as the attention branch": {},
     "multi-query, own width": {"n_heads": 3, "n_kv_heads": 1, "head_dim": 5},
     "residual": {"residual": True},
+    "answer residual": {"answer_residual": True, "n_heads": 6},
     "rope": {"position": "rope", "rope_theta": 30.0},
     "window": {"window": 4, "position": "rope"},
     "the recurrent branch asks": {"query": "recurrent", "n_heads": 6, "residual": True},
@@ -262,6 +263,7 @@ def attended_by_position(
                 heads.append(torch.softmax(k[:, g] @ q[h] / dim**0.5, dim=0) @ v[:, g])
             o = torch.cat(heads)
             o = o + asking[row, start + t] if cross.get("residual") else o
+            o = o + answering[0][row, start + t] if cross.get("answer_residual") else o
             y[row, start + t] = w_o @ o
     return y
 
