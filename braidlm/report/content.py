@@ -11,6 +11,7 @@ from braidlm.errors import InputError
 from braidlm.report.checks import cautions, problems, unmatched
 from braidlm.report.compare import leads
 from braidlm.report.figures import arch_figures
+from braidlm.report.inside import telemetry
 from braidlm.report.load import SCHEMA_VERSION, Arm, Loaded, load
 from braidlm.report.reproduce import reproduce
 from braidlm.report.series import loss_points, row_estimates
@@ -55,7 +56,8 @@ def tables(dirs: Iterable[Path | str], *, context: int = 8192) -> dict[str, Any]
         `title`, `description`, `context`, `seeds`, `matched`, `summary` and `notes` (sentences),
         `columns` (which metrics there are), `arms` (one row each: cost figures, and `metrics` with
         mean, seed_stderr, item_stderr, n_seeds, n_items, values, or null), `curves` (loss by
-        step), `by_position`, `by_pairs`, `in_context_chance`, `frontier`, `leads` (see
+        step), `by_position`, `by_pairs`, `in_context_chance`, `frontier`, `telemetry` (see
+        `inside.telemetry`), `leads` (see
         `compare.leads`), `problems`, `cautions` and `reproduce`.
 
     Raises:
@@ -80,6 +82,7 @@ def tables(dirs: Iterable[Path | str], *, context: int = 8192) -> dict[str, Any]
         "arms": arms,
         **_curves(loaded),
         "frontier": _frontier(arms, columns),
+        "telemetry": {arm.name: telemetry(arm) for arm in loaded.arms},
         "problems": problems(loaded),
         "cautions": [*unmatched(arms, loaded.matched), *cautions(loaded.arms)],
         "reproduce": reproduce(loaded),

@@ -9,7 +9,7 @@ from typing import Any
 
 from braidlm.errors import InputError
 from braidlm.files import atomic_write
-from braidlm.report import gallery, sections
+from braidlm.report import gallery, inside, sections
 from braidlm.report.content import tables
 from braidlm.report.html import Markup, join, tag
 
@@ -51,6 +51,11 @@ def render(data: dict[str, Any]) -> str:
         _section("arms", "Arms", sections.arms(data)),
         _section("figures", "Figures", gallery.figures(data)),
         _section("layers", "Layers", gallery.diagrams(data)),
+        *(
+            [_section("inside", "Inside the training", told)]
+            if (told := inside.section(data))
+            else []
+        ),
         _section("problems", "Failed, unfinished or unlike", sections.problems(data)),
         _section("reproduce", "To reproduce", sections.reproduce(data)),
     ]
