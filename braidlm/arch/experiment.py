@@ -179,6 +179,8 @@ class TrainConfig(Config):
     """CPU threads; 0 is torch's own choice."""
     log_every: int = Field(default=10, gt=0)
     """Steps between rows of metrics.jsonl."""
+    log_to: tuple[Literal["tensorboard", "trackio"], ...] = ()
+    """Programs that get the rows of metrics.jsonl too; each is an extra of its name."""
     telemetry_every: int = Field(default=0, ge=0)
     """Steps between looks at layers, gradients and changes by group, the first too; 0: none."""
     checkpoint_every: int = Field(default=500, gt=0)

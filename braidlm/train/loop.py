@@ -25,6 +25,7 @@ from braidlm.train.recompute import recomputed
 from braidlm.train.resume import check_same_run
 from braidlm.train.session import Batches, NonFiniteLossError, Session, Summary
 from braidlm.train.step import Place
+from braidlm.train.writers import check_installed, open_writers
 
 __all__ = ["NonFiniteLossError", "Summary", "build_mixture", "build_model", "surroundings", "train"]
 
@@ -63,6 +64,7 @@ def train(
     if out.is_dir():
         with Run(out).lock():  # refused before the data is read, and not after minutes
             pass
+    check_installed(recipe.train.log_to)
     device = choose_device(recipe.train.device)
     with surroundings(recipe.train, device):
         precision = resolve_precision(recipe.train.precision, device)
@@ -76,7 +78,8 @@ def train(
             session = Session(recipe, run, model, mixture, precision, place, progress or Silent())
             session.restore()
             run.write_config(recipe.to_dict())
-            return session.run()
+            with open_writers(recipe, run) as session.writers:
+                return session.run()
 
 
 def _check_folder(out: Path, recipe: Recipe, resume: bool) -> bool:

@@ -17,6 +17,7 @@ FREE_FIELDS = frozenset(
         "train.steps",
         "train.log_every",
         "train.telemetry_every",
+        "train.log_to",
         "train.checkpoint_every",
         "train.keep_checkpoints",
         "train.activation_checkpointing",

@@ -29,6 +29,7 @@ from braidlm.train.schedule import learning_rate
 from braidlm.train.signals import StopRequest
 from braidlm.train.step import Batch, Place, accumulate, micro_slices, rows_of
 from braidlm.train.telemetry import Telemetry
+from braidlm.train.writers import Writer, numbers
 
 
 class Batches(Protocol):
@@ -83,6 +84,7 @@ class Session:
         self.model, self.mixture = model, mixture
         self.precision, self.place, self.progress = precision, place, progress
         self.optimizer = build_optimizer(model, recipe.train, recipe.spec.width_ratio)
+        self.writers: list[Writer] = []
         self.telemetry = Telemetry(model, recipe.train.telemetry_every)
         self.step = self.tokens = 0
         self.loss: float | None = None
@@ -222,19 +224,20 @@ class Session:
     def _log(self, lr: float, grad_norm: float, told: dict[str, Any]) -> None:
         moment = time.perf_counter()
         window_sec = max(moment - self.window_began, 1e-9)
-        self.directory.append_metrics(
-            {
-                "step": self.step,
-                "loss": self.loss,
-                "lr": lr,
-                "grad_norm": grad_norm,
-                "tokens": self.tokens,
-                "tokens_per_sec": self.window_tokens / window_sec,
-                "wall_sec": self._wall_sec(),
-                "sources": dict(sorted(self.sources.items())),
-                **told,
-            }
-        )
+        row = {
+            "step": self.step,
+            "loss": self.loss,
+            "lr": lr,
+            "grad_norm": grad_norm,
+            "tokens": self.tokens,
+            "tokens_per_sec": self.window_tokens / window_sec,
+            "wall_sec": self._wall_sec(),
+            "sources": dict(sorted(self.sources.items())),
+            **told,
+        }
+        self.directory.append_metrics(row)
+        for writer in self.writers:
+            writer.write(self.step, numbers(row))
         self.window_began, self.window_tokens = moment, 0
 
     # checkpoints

@@ -16,6 +16,7 @@ from .tiny import recipe
         {"steps": 80},
         {"activation_checkpointing": 2},
         {"telemetry_every": 3},
+        {"log_to": ["trackio"]},
         {"log_every": 7},
         {"checkpoint_every": 3},
         {"keep_checkpoints": 1},
