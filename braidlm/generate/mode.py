@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from braidlm.errors import InputError
+from braidlm.ops.dispatch import state_dtype
 
 DTYPES = ("fp32", "bf16")
 
@@ -58,9 +59,9 @@ def choose_dtype(dtype: str | None, device: torch.device, trained: str) -> str:
 
 
 def precise_logits(model: nn.Module, hidden: Tensor) -> Tensor:
-    """Return the logits (..., V) of hidden states (..., d_model) in fp32, under autocast too.
+    """Return logits (..., V) of hidden states (..., d_model) in fp32 or more, autocast or not.
 
     In bf16 the largest logits often tie, which would hide the choice.
     """
     with torch.autocast(hidden.device.type, enabled=False):
-        return model.head(hidden.float())  # type: ignore[operator]
+        return model.head(hidden.to(state_dtype(hidden.dtype)))  # type: ignore[operator]

@@ -36,7 +36,7 @@ def with_tasks(
         if not text.startswith("tasks."):
             raise InputError(f"--set {text}: a trained run's tasks can be changed, nothing else")
     config, where = run.config, str(run.path / "config.json")
-    before = len(config.get("tasks", []))
+    before = len(Recipe.from_dict(config, where).tasks)
     if tasks_file is not None:
         more = read_toml(Path(tasks_file))
         if set(more) != {"tasks"} or not isinstance(more["tasks"], list):

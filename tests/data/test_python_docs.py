@@ -28,7 +28,8 @@ def library(tmp_path, monkeypatch):
 
 
 def test_documents_are_parsed_in_order_and_never_imported(library):
-    assert list(read_corpus(TextSource(path="python-docs"))) == [
+    found = [(d.id, d.text) for d in read_corpus(TextSource(path="python-docs"))]
+    assert found == [
         ("a.py", "Module a.\n\nC\nA class.\n\nC.f\nSays\nf.\n\ng\nSays g."),
         ("b.py", "h\nNew \\d."),
         ("topics/if", "Branches."),
