@@ -11,11 +11,11 @@ import re
 import sys
 from collections.abc import Sequence
 
-from braidlm.cli import compare, data, describe, eval, generate, match, report, study, train
+from braidlm.cli import compare, data, describe, eval, generate, match, report, study, sweep, train
 from braidlm.cli.parser import Parser
 from braidlm.errors import InputError
 
-COMMANDS = (describe, match, data, train, eval, generate, study, compare, report)
+COMMANDS = (describe, match, data, train, eval, generate, study, sweep, compare, report)
 _TOO_LARGE = re.compile(r"allocate memory|out of memory|overflow", re.IGNORECASE)
 
 

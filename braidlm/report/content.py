@@ -16,6 +16,7 @@ from braidlm.report.load import SCHEMA_VERSION, Arm, Loaded, load
 from braidlm.report.reproduce import reproduce
 from braidlm.report.series import loss_points, row_estimates
 from braidlm.report.stats import Estimate, better, estimate, number
+from braidlm.report.sweeps import sweeps
 from braidlm.report.words import notes, summary
 
 # kind -> (metric, title, unit, which is better)
@@ -57,8 +58,8 @@ def tables(dirs: Iterable[Path | str], *, context: int = 8192) -> dict[str, Any]
         `columns` (which metrics there are), `arms` (one row each: cost figures, and `metrics` with
         mean, seed_stderr, item_stderr, n_seeds, n_items, values, or null), `curves` (loss by
         step), `by_position`, `by_pairs`, `in_context_chance`, `frontier`, `telemetry` (see
-        `inside.telemetry`), `leads` (see
-        `compare.leads`), `problems`, `cautions` and `reproduce`.
+        `inside.telemetry`), `sweeps` (see `sweeps.sweeps`), `leads` (see `compare.leads`),
+        `problems`, `cautions` and `reproduce`.
 
     Raises:
         InputError: a directory is neither run nor study, no run can be read, `context` is below 1,
@@ -83,6 +84,7 @@ def tables(dirs: Iterable[Path | str], *, context: int = 8192) -> dict[str, Any]
         **_curves(loaded),
         "frontier": _frontier(arms, columns),
         "telemetry": {arm.name: telemetry(arm) for arm in loaded.arms},
+        "sweeps": sweeps(loaded.arms),
         "problems": problems(loaded),
         "cautions": [*unmatched(arms, loaded.matched), *cautions(loaded.arms)],
         "reproduce": reproduce(loaded),
@@ -121,6 +123,7 @@ def _arm(arm: Arm, columns: list[Column], context: int) -> dict[str, Any]:
         "name": arm.name,
         "label": arm.label,
         "overrides": list(arm.overrides),
+        "changes": list(arm.changes),
         "seeds": [run.seed for run in arm.runs],
         "n_runs": len(arm.runs),
         **arch_figures(arm.config, context),

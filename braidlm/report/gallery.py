@@ -37,6 +37,7 @@ def figures(data: Data) -> Markup:
     """Every plot that has data."""
     labels = {arm["name"]: arm["label"] for arm in data["arms"]}
     shown = [
+        *(_sweep(name, data) for name in dict.fromkeys(e["sweep"] for e in data["sweeps"])),
         _loss(data, labels),
         *(_position(task, rows, labels, data) for task, rows in data["by_position"].items()),
         *(figure for task in data["by_pairs"] for figure in _pairs(task, labels, data)),
@@ -87,6 +88,35 @@ def _loss(data: Data, labels: dict[str, str]) -> Markup:
         details("Last values", numbers),
         cls="two",
     )
+
+
+def _sweep(name: str, data: Data) -> Markup:
+    """Loss against learning rate, one line per width, and which rates diverged."""
+    entries = [entry for entry in data["sweeps"] if entry["sweep"] == name]
+    several = any(row["n_seeds"] > 1 for entry in entries for row in entry["rows"])
+    bars = "bars are ± 1 standard error over seeds" if several else "one seed: no error is known"
+    caption = (
+        f"{entries[0]['measure'].capitalize()} in nats per token by the peak learning rate, one "
+        f"line per width; {bars}. × at the top: a seed diverged at that rate, which has no point. "
+        + " ".join(f"Width {entry['width']}: {entry['verdict']}" for entry in entries)
+    )
+    rows = [
+        (entry["width"], f"{row['lr']:.3g}", _swept(row), row["n_seeds"], row["n_diverged"])
+        for entry in entries
+        for row in entry["rows"]
+    ]
+    heads = ("Width", "Rate", "Loss (nats)", "Seeds", "Diverged")
+    numbers = details("Numbers", plain_table(heads, rows, name="Loss by learning rate"))
+    widths = [
+        tag("li", tag("span", Markup(plots.swatch(index)), f"width {entry['width']}"))
+        for index, entry in enumerate(entries)
+    ]
+    keys = tag("ul", *widths, cls="legend")
+    return drawn(plots.sweep(entries), f"Learning rate ({name})", caption, keys, numbers)
+
+
+def _swept(row: Data) -> str:
+    return plots.told(Estimate(**row["loss"])) if row["loss"] else units.MISSING
 
 
 def _bars(data: Data) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 
 from braidlm import runs
 from braidlm.errors import InputError
+from braidlm.report.stats import number
 from braidlm.runs import SCHEMA_VERSION
 
 
@@ -43,6 +44,15 @@ class Missing:
     error: str
 
 
+@dataclass(frozen=True)
+class Point:
+    """Where an arm stands in a sweep of the learning rate."""
+
+    sweep: str
+    width: int
+    lr: float
+
+
 @dataclass
 class Arm:
     """Runs of one configuration that differ in their seed alone."""
@@ -51,6 +61,9 @@ class Arm:
     label: str
     runs: list[Run] = field(default_factory=list)
     overrides: tuple[str, ...] = ()
+    changes: tuple[str, ...] = ()
+    """What its study changed in it so that it matches another arm, e.g. "mixers.-.d_ff 64 → 72"."""
+    point: Point | None = None
 
     @property
     def config(self) -> dict[str, Any]:
@@ -132,7 +145,9 @@ def _study(path: Path) -> Loaded:
         entry = entry if isinstance(entry, dict) else {"name": str(entry)}
         name = str(entry.get("name"))
         overrides = tuple(str(o) for o in entry.get("overrides") or ())
-        arm = Arm(name, str(entry.get("label") or name), overrides=overrides)
+        label = str(entry.get("label") or name)
+        arm = Arm(name, label, overrides=overrides, changes=_changes(data, name))
+        arm.point = _point(data, name)
         states = data.get("runs") or {}
         arm.runs = [
             read_run(d, str(states.get(f"{name}/{d.name}", {}).get("error") or ""))
@@ -148,6 +163,26 @@ def _study(path: Path) -> Loaded:
         missing=missing,
         commands=[as_command(data["command"])] if data.get("command") else [],
     )
+
+
+def _changes(data: dict[str, Any], arm: str) -> tuple[str, ...]:
+    """What a study's rule of matching made of an arm."""
+    rule = data.get("match")
+    rows = (rule.get("changes") or {}).get(arm) if isinstance(rule, dict) else None
+    sound = [row for row in rows or () if isinstance(row, dict)]
+    return tuple(f"{row.get('field')} {row.get('old')} → {row.get('new')}" for row in sound)
+
+
+def _point(data: dict[str, Any], arm: str) -> Point | None:
+    """The rate and width of an arm, if its study is a sweep that says both."""
+    points = data.get("sweep")
+    row = points.get(arm) if isinstance(points, dict) else None
+    if not isinstance(row, dict):
+        return None
+    lr, width = number(row.get("lr")), number(row.get("width"))
+    if lr is None or lr <= 0 or width is None:
+        return None
+    return Point(str(data.get("name")), round(width), lr)
 
 
 def _matched(value: Any) -> Iterator[str]:

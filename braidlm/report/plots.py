@@ -115,6 +115,33 @@ def by_pairs(
     )
 
 
+def sweep(entries: list[dict[str, Any]]) -> str | None:
+    """Loss (nats per token) against the learning rate (log scale), one line per width."""
+    points = {
+        f"{entry['width']}": [
+            (row["lr"], Estimate(**row["loss"])) for row in entry["rows"] if row["loss"]
+        ]
+        for entry in entries
+    }
+    if not any(points.values()):
+        return None
+    rows = [(index, row) for index, entry in enumerate(entries) for row in entry["rows"]]
+    x = svg.scale([row["lr"] for _, row in rows], LEFT, RIGHT, is_log=True, pad=0.08)
+    return _estimates(
+        points,
+        {width: f"width {width}" for width in points},
+        x,
+        titles=("Peak learning rate (log scale)", f"{entries[0]['measure'].capitalize()} (nats)"),
+        name=lambda at: f"rate {at:.3g}",
+        group=lambda _, body: body,  # these lines are widths: the legend of arms is not theirs
+        extra=[
+            svg.text(x(row["lr"]), TOP + 11 * (index + 1), "×", anchor="middle", cls="note")
+            for index, row in rows
+            if row["n_diverged"]
+        ],
+    )
+
+
 def _estimates(
     points: dict[str, list[tuple[float, Estimate]]],
     labels: dict[str, str],
@@ -127,6 +154,8 @@ def _estimates(
     x_ticks: list[float] | None = None,
     limits: tuple[float, ...] = (),
     guesses: Sequence[dict[str, float]] = (),
+    group: Callable[[int, str], str] | None = None,
+    extra: Sequence[str] = (),
 ) -> str:
     """Lines through estimates with error bars; arms stand apart sideways so that bars show."""
     ends = [
@@ -140,7 +169,7 @@ def _estimates(
     body = [_axes(frame, *titles, units.plain, x_ticks=x_ticks)]
     if level is not None:
         body.append(_level(frame, level, level_name))
-    body.append(_guess_line(frame, guesses))
+    body += [_guess_line(frame, guesses), *extra]
     step = min(5.0, 26.0 / max(len(points), 1))
     for index, (arm, rows) in enumerate(points.items()):
         shift = (index - (len(points) - 1) / 2) * step
@@ -149,7 +178,7 @@ def _estimates(
         for px, e, at in placed:
             tip = f"{labels[arm]}, {name(at)}: {told(e)}"
             drawn += _bar(frame, px, e, index) + svg.marker(px, frame.y(e.mean), index, tip=tip)
-        body.append(_of_arm(index, drawn))
+        body.append((group or _of_arm)(index, drawn))
     return svg.figure(WIDTH, HEIGHT, "".join(body), title=f"{titles[1]} by {titles[0]}")
 
 

@@ -85,7 +85,7 @@ def _arm_row(index: int, arm: Data, columns: list[Data], shown: dict[str, Shown]
     is_sparse = active is not None and active != arm["n_params"]
     cache = (f"KV {units.size(arm['kv_bytes'])}", f"state {units.size(arm['state_bytes'])}")
     return [
-        Cell(tag("span", Markup(plots.swatch(index)), arm["label"], cls="arm"), arm["label"]),
+        Cell(_label(index, arm), arm["label"]),
         Cell(tag("code", arm["pattern"] or units.MISSING), arm["pattern"], "pattern"),
         _number(
             units.count(arm["n_params"]),
@@ -100,6 +100,12 @@ def _arm_row(index: int, arm: Data, columns: list[Data], shown: dict[str, Shown]
         ),
         *(_metric(arm["metrics"][c["key"]], shown[c["key"]], arm["name"]) for c in columns),
     ]
+
+
+def _label(index: int, arm: Data) -> Markup:
+    """The arm's name, and below it what was resized so that it matches another arm."""
+    changed = [tag("small", f"resized: {', '.join(arm['changes'])}")] if arm["changes"] else []
+    return join([tag("span", Markup(plots.swatch(index)), arm["label"], cls="arm"), *changed])
 
 
 def _number(shown: str, value: float | None, *below: str) -> Cell:

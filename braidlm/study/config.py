@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
 from braidlm.arch import Recipe
 from braidlm.arch.config import Config
+from braidlm.arch.match import FACTOR
 from braidlm.arch.recipe import read_toml
 from braidlm.arch.sources import PathText
 from braidlm.errors import InputError
@@ -26,6 +27,19 @@ class Arm(Config):
     """What reports call it. Default: the name."""
     set: tuple[str, ...] = ()
     """Overrides of the recipe, such as 'model.pattern="M-*-"'."""
+
+
+class MatchRule(Config):
+    """Arms that are resized until they agree with one of them, as `braid match` does it."""
+
+    on: Literal["flops", "params", "cache"]
+    """What has to agree: training FLOPs per token, parameters, or cache bytes of one sequence."""
+    reference: str
+    """Name of the arm that stays as it is."""
+    context: int = Field(default=0, ge=0)
+    """Tokens per sequence; 0: for flops the reference's training length, else the study's."""
+    factor: float = Field(default=FACTOR, ge=1, le=64)
+    """Every field stays within this factor of the arm's own."""
 
 
 class StudyConfig(Config):
@@ -47,6 +61,8 @@ class StudyConfig(Config):
     """Tokens at which caches are compared."""
     require_matched: tuple[Quantity, ...] = ()
     """Quantities in which the arms must agree within 1 %; else nothing starts."""
+    match: MatchRule | None = None
+    """How arms are resized before anything starts; by default none is."""
     arms: tuple[Arm, ...] = Field(min_length=1)
     """The arms."""
 
@@ -60,6 +76,15 @@ class StudyConfig(Config):
             for value in values:
                 if values.count(value) > 1:
                     raise ValueError(f"{what}: {value} is given twice; they must differ")
+        return self
+
+    @model_validator(mode="after")
+    def _the_reference_is_an_arm(self) -> Self:
+        names = [arm.name for arm in self.arms]
+        if self.match is not None and self.match.reference not in names:
+            raise ValueError(
+                f"match.reference = '{self.match.reference}': must be one of {', '.join(names)}"
+            )
         return self
 
     @model_validator(mode="after")

@@ -44,8 +44,10 @@ class Job:
         return self.folder.with_name(f"{self.folder.name}.log")
 
 
-def plan(config: StudyConfig, study_file: Path, out: Path) -> list[Job]:
+def plan(config: StudyConfig, folder: Path, out: Path) -> list[Job]:
     """List the runs, all arms of one seed before the next seed; their commands are still empty.
+
+    `folder` is where the recipe's path starts.
 
     Raises:
         InputError: naming the arm whose recipe cannot be.
@@ -55,7 +57,7 @@ def plan(config: StudyConfig, study_file: Path, out: Path) -> list[Job]:
             name=f"{arm.name}/seed-{seed}",
             arm=arm.name,
             folder=out / arm.name / f"seed-{seed}",
-            recipe=config.recipe_of(arm, seed, study_file.parent),
+            recipe=config.recipe_of(arm, seed, folder),
             command=[],
         )
         for seed in config.seeds
@@ -63,7 +65,7 @@ def plan(config: StudyConfig, study_file: Path, out: Path) -> list[Job]:
     ]
 
 
-def fill_commands(jobs: list[Job], config: StudyConfig, study_file: Path, n_threads: int) -> None:
+def fill_commands(jobs: list[Job], config: StudyConfig, folder: Path, n_threads: int) -> None:
     """Give every job its command, and its recipe the threads of its share.
 
     The number of threads is a part of the command: another number rounds sums otherwise, and
@@ -74,7 +76,7 @@ def fill_commands(jobs: list[Job], config: StudyConfig, study_file: Path, n_thre
         overrides = list(config.overrides(arms[job.arm], job.recipe.seed))
         if job.recipe.train.threads == 0:
             overrides.append(f"train.threads={n_threads}")
-        path = study_file.parent / config.recipe
+        path = folder / config.recipe
         job.recipe = Recipe.load(path, overrides)
         job.command = ["train", str(path), "--out", str(job.folder)]
         for text in overrides:

@@ -7,7 +7,7 @@ reproduces it alone. An arm that fails is recorded and the others go on.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,6 +21,7 @@ from braidlm.study.budget import Quantities, check_matched, quantities
 from braidlm.study.config import StudyConfig
 from braidlm.study.display import Work, display
 from braidlm.study.machine import Share, share
+from braidlm.study.matching import as_rows, match_arms
 from braidlm.study.plan import Job, check_unchanged, fill_commands, is_done, plan, share_left
 from braidlm.study.runner import Runner
 
@@ -74,14 +75,43 @@ def run_study(
         KeyboardInterrupt: a signal came; the runs have saved and ended.
         OSError: a file cannot be written; the runs have saved and ended.
     """
-    study_file, out = Path(study_file), Path(out)
-    config = StudyConfig.load(study_file)
-    planned = plan(config, study_file, out)
+    study_file = Path(study_file)
+    return run_config(
+        StudyConfig.load(study_file),
+        study_file.parent,
+        Path(out),
+        resume=resume,
+        jobs=jobs,
+        is_silent=is_silent,
+        command=command,
+    )
+
+
+def run_config(
+    config: StudyConfig,
+    folder: Path,
+    out: Path,
+    *,
+    resume: bool = False,
+    jobs: int | None = None,
+    is_silent: bool = False,
+    command: Sequence[str] = (),
+    extra: Mapping[str, Any] | None = None,
+) -> StudySummary:
+    """Run a study that is declared already; arguments and errors as for `run_study`.
+
+    Args:
+        config: the study.
+        folder: where its recipe's path starts.
+        extra: more for `study.json`.
+    """
+    config, changes = match_arms(config, folder)
+    planned = plan(config, folder, out)
     budgets = _budgets(config, planned)
     check_matched(budgets, config.require_matched)
     before = books.read_before(out, resume)
     part = _divide(planned, config.jobs if jobs is None else jobs, before)
-    fill_commands(planned, config, study_file, part.n_threads)
+    fill_commands(planned, config, folder, part.n_threads)
     if before is not None:
         books.check_grown(before, config, out)
         for job in planned:
@@ -90,7 +120,9 @@ def run_study(
     with _held(out):
         if books.read_before(out, resume) != before:
             raise InputError(f"--out {out}: another process has run this study just now; try again")
-        book = books.Book(out, books.head(config, budgets, part, command, before), planned)
+        head = books.head(config, budgets, part, command, before)
+        head |= as_rows(config, changes) | dict(extra or {})
+        book = books.Book(out, head, planned)
         for job in planned:
             job.state = "done" if is_done(job) else "waiting"
         _wait_for_orphans([j for j in planned if j.state != "done"], before or {})
