@@ -67,6 +67,9 @@ def _fused(
         # The fused kernels want one width for all; zero channels change nothing.
         widest = max(width, v_width)
         q, k, v = (F.pad(x, (0, widest - x.shape[-1])) for x in (q, k, v))
+    per_kv_head = q.shape[2] // k.shape[2]
+    if mask is not None and per_kv_head > 1:
+        return _fold(q, k, v, mask, scale, per_kv_head)[..., :v_width]
     o = F.scaled_dot_product_attention(
         q.transpose(1, 2),
         k.transpose(1, 2),
@@ -74,6 +77,22 @@ def _fused(
         attn_mask=mask,
         is_causal=causal,
         scale=scale,
-        enable_gqa=q.shape[2] != k.shape[2],
+        enable_gqa=per_kv_head > 1,
     )
     return o.transpose(1, 2)[..., :v_width]
+
+
+def _fold(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, scale: float, per_kv_head: int) -> Tensor:
+    """Heads that share keys become more queries: no fused kernel takes groups and a mask everywhere.
+
+    Row (l, g) of the folded queries is query l of the g-th head of its group.
+    """
+    n, length = q.shape[:2]
+    q = q.unflatten(2, (-1, per_kv_head)).permute(0, 2, 1, 3, 4).flatten(2, 3)
+    if mask.shape[-2] > 1:
+        mask = mask.repeat_interleave(per_kv_head, dim=-2)
+    o = F.scaled_dot_product_attention(
+        q, k.transpose(1, 2), v.transpose(1, 2), attn_mask=mask, scale=scale
+    )
+    o = o.unflatten(2, (length, per_kv_head)).permute(0, 2, 1, 3, 4)
+    return o.reshape(n, length, -1, o.shape[-1])
