@@ -105,10 +105,10 @@ def test_sdpa_is_naive(length, layout, window, n_sinks, past, has_sink, cap):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("has_sink", "cap"), OPTIONS)
-@pytest.mark.parametrize(("window", "n_sinks"), [(None, 0), (16, 0), (64, 3), (250, 1)])
-@pytest.mark.parametrize("past", [None, (5,), (300, 0, 17)])
+@pytest.mark.parametrize(("window", "n_sinks"), [(None, 0), (64, 3)])
+@pytest.mark.parametrize("past", [None, (300, 0, 17)])
 def test_sdpa_is_naive_everywhere(has_sink, cap, window, n_sinks, past):
-    for length in (1, 63, 65, 200, 300):
+    for length in (63, 300):
         for layout in layouts(length, 16):
             check_forms(length, has_sink, cap, layout, window, n_sinks, past)
 

@@ -109,9 +109,9 @@ def test_sdpa_is_naive(length, window, n_sinks, layout, past):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("window", "n_sinks"), [(1, 0), (16, 0), (17, 3), (64, 1), (250, 5)])
-@pytest.mark.parametrize("past", [None, (5,), (300,), (0, 16, 17, 18, 90)])
-@pytest.mark.parametrize("length", [1, 63, 65, 200])
+@pytest.mark.parametrize(("window", "n_sinks"), [(1, 0), (17, 3), (64, 1)])
+@pytest.mark.parametrize("past", [None, (5,), (0, 16, 17, 18, 90)])
+@pytest.mark.parametrize("length", [1, 63, 200])
 def test_sdpa_is_naive_everywhere(length, window, n_sinks, past):
     for layout in layouts(length, 16):
         check_forms(length, window, n_sinks, layout, past)

@@ -33,6 +33,16 @@ def test_folding_finds_nested_units_by_layer():
     assert fold([M] * 4 + [A]) == (Repeat((M,), 4), A)
 
 
+def test_windowed_attention_has_a_box_of_its_own():
+    """Also where only the pattern can be read."""
+    W = Cell(("window_attention",))
+    assert cells(config("W-*-")) == [W, F, A, F]
+    windowed = config("A*", mixers={"A": {"kind": "attention", "window": 3}})
+    assert cells(windowed) == [W, A]
+    assert cells({"model": {"pattern": "W*", "unknown": 1}}) == [W, A]
+    assert "window attention" in draw([W], "x")
+
+
 def test_a_parallel_sublayer_shows_its_branches_and_its_fusion():
     items = cells(config("{M*}-", fusion={"combine": "mean", "norm": "rms"}))
     assert items == [Cell(("mamba2", "attention"), "mean, rms"), F]

@@ -83,7 +83,7 @@ def _fused(
 
 
 def _fold(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, scale: float, per_kv_head: int) -> Tensor:
-    """Heads that share keys become more queries: no fused kernel takes groups and a mask everywhere.
+    """Heads that share keys become more queries: not every kernel takes groups and a mask.
 
     Row (l, g) of the folded queries is query l of the g-th head of its group.
     """
