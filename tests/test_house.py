@@ -13,7 +13,9 @@ import torch
 from braidlm.arch.cost import cost
 from braidlm.cli.main import build_parser
 from braidlm.model import HybridLM
+from braidlm.study.budget import check_matched, quantities
 from braidlm.study.config import StudyConfig
+from braidlm.study.matching import match_arms
 from tests.house import ROOT, anchors, blocks, commands, pages, tracked
 
 SOURCES = [p for p in tracked() if p.suffix == ".py" and p.is_relative_to(ROOT / "braidlm")]
@@ -150,9 +152,11 @@ STUDIES = sorted((ROOT / "recipes").rglob("*.study.toml"))
 @pytest.mark.parametrize("path", STUDIES, ids=lambda p: p.stem)
 def test_every_arm_of_a_shipped_study_builds(path):
     """Recipes by themselves are held in `tests/arch/test_shipped_recipes.py`."""
-    study = StudyConfig.load(path)
-    for arm in study.arms:
-        recipe = study.recipe_of(arm, study.seeds[0], path.parent)
+    study, _ = match_arms(StudyConfig.load(path), path.parent)
+    recipes = {a.name: study.recipe_of(a, study.seeds[0], path.parent) for a in study.arms}
+    budgets = {name: quantities(recipe, study.context) for name, recipe in recipes.items()}
+    check_matched(budgets, study.require_matched)
+    for recipe in recipes.values():
         with torch.device("meta"):
             model = HybridLM(recipe.spec)
         assert sum(p.numel() for p in model.parameters()) == cost(recipe.spec, 1).n_params
