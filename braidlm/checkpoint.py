@@ -370,12 +370,15 @@ def load_model(
         model = HybridLM(recipe.spec)
     load_weights(folder, model)
     if dtype is not None:
-        _cast(model, dtype)
+        cast_weights(model, dtype)
     return model.to(device).eval(), recipe
 
 
-def _cast(model: nn.Module, dtype: torch.dtype) -> None:
-    """Cast every weight but those of a recurrence, whose rounding changes how far it reaches."""
+def cast_weights(model: nn.Module, dtype: torch.dtype) -> None:
+    """Cast every weight but those of a recurrence, whose rounding changes how far it reaches.
+
+    A_log, D and dt_bias stay in fp32 beside narrower weights, and buffers as they are.
+    """
     for name, parameter in model.named_parameters():
         if name.rpartition(".")[2] not in KEPT_PRECISE or dtype == torch.float64:
             parameter.data = parameter.data.to(dtype)

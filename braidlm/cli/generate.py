@@ -31,6 +31,12 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     parser.add_argument("--seed", type=int, default=0, metavar="N")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
+    parser.add_argument(
+        "--dtype",
+        default="fp32",
+        metavar="NAME",
+        help="of the weights: fp32 or bf16 (half of the bytes)",
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.set_defaults(run=run)
 
@@ -41,9 +47,11 @@ def run(args: argparse.Namespace) -> int:
     from braidlm.data.tokenizer import load_tokenizer
     from braidlm.device import choose_device
     from braidlm.generate import Sampling
+    from braidlm.generate.mode import weights_dtype
 
     sampling = Sampling(args.temperature, args.top_p, args.top_k, args.seed)
-    model, recipe = load_model(args.path, choose_device(args.device))
+    dtype = weights_dtype(args.dtype)
+    model, recipe = load_model(args.path, choose_device(args.device), dtype)
     tokenizer = load_tokenizer(recipe.data.tokenizer)
     prompts = args.prompts or [""]
     # Every training document opens with bos, so that prompts do too.
@@ -93,7 +101,7 @@ def _as_data(
     rows: list[list[int]],
     texts: list[str],
 ) -> dict[str, Any]:
-    names = ("path", "max_new_tokens", "temperature", "top_p", "top_k", "seed")
+    names = ("path", "max_new_tokens", "temperature", "top_p", "top_k", "seed", "dtype")
     completions = [
         {"prompt": prompt, "prompt_tokens": start, "completion": text, "tokens": row}
         for prompt, start, text, row in zip(prompts, ids, texts, rows, strict=True)

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from braidlm.errors import InputError
-from braidlm.ops.dispatch import state_dtype
 
 DTYPES = ("fp32", "bf16")
 
@@ -24,7 +23,8 @@ def inference(model: nn.Module, dtype: str = "fp32") -> Iterator[None]:
     """
     device = device_of(model)
     was_training = model.training
-    model.eval()
+    if was_training:  # a walk over all modules, which a model that only answers is spared
+        model.eval()
     try:
         with (
             torch.inference_mode(),
@@ -32,7 +32,8 @@ def inference(model: nn.Module, dtype: str = "fp32") -> Iterator[None]:
         ):
             yield
     finally:
-        model.train(was_training)
+        if was_training:
+            model.train()
 
 
 def device_of(model: nn.Module) -> torch.device:
@@ -53,15 +54,31 @@ def choose_dtype(dtype: str | None, device: torch.device, trained: str) -> str:
     """
     if dtype is None:
         return "fp32" if device.type == "cpu" or trained == "fp32" else "bf16"
-    if dtype not in DTYPES:
-        raise InputError(f"dtype = {dtype!r}: allowed are {' and '.join(DTYPES)}")
+    weights_dtype(dtype)
     return dtype
 
 
-def precise_logits(model: nn.Module, hidden: Tensor) -> Tensor:
-    """Return logits (..., V) of hidden states (..., d_model) in fp32 or more, autocast or not.
+def weights_dtype(dtype: str) -> torch.dtype:
+    """Return the dtype of a generating model's weights.
 
-    In bf16 the largest logits often tie, which would hide the choice.
+    Args:
+        dtype: "fp32" or "bf16".
+
+    Raises:
+        InputError: another word.
     """
+    if dtype not in DTYPES:
+        raise InputError(f"dtype = {dtype!r}: allowed are {' and '.join(DTYPES)}")
+    return torch.bfloat16 if dtype == "bf16" else torch.float32
+
+
+def precise_logits(model: nn.Module, hidden: Tensor) -> Tensor:
+    """Return the logits (..., V) of hidden states (..., d_model), at least fp32.
+
+    They are computed in the weights' dtype, under autocast too: in bf16 the largest logits often
+    tie, which would hide the choice.
+    """
+    dtype = next(model.parameters()).dtype
     with torch.autocast(hidden.device.type, enabled=False):
-        return model.head(hidden.to(state_dtype(hidden.dtype)))  # type: ignore[operator]
+        logits = model.head(hidden.to(dtype))  # type: ignore[operator]
+    return logits.to(torch.promote_types(dtype, torch.float32))

@@ -21,10 +21,10 @@ from torch import Tensor, nn
 
 from braidlm.arch.mixers import Mamba2Config
 from braidlm.mixers.telemetry import real, rms
-from braidlm.ops.conv import causal_conv
+from braidlm.ops.conv import causal_conv, conv_step
 from braidlm.ops.dispatch import state_dtype
 from braidlm.ops.norm import gated_rms_norm
-from braidlm.ops.ssd import ssd
+from braidlm.ops.ssd import ssd, ssd_step
 from braidlm.segments import Segments
 
 
@@ -98,6 +98,8 @@ class Mamba2(nn.Module):
         self, x: Tensor, segments: Segments | None, state: Mamba2State | None, return_state: bool
     ) -> tuple[Tensor, Mamba2State | None]:
         """Map x (B, T, d_model) to u (B, T, d_inner)."""
+        if state is not None and segments is None and x.shape[1] == 1 and _is_plain(x):
+            return self._step(x, state, return_state)
         z, xbc, dt = self.in_proj(x).split(self.widths, dim=-1)
         xbc, conv = causal_conv(
             xbc,
@@ -128,6 +130,30 @@ class Mamba2(nn.Module):
         precise = state_dtype(dt.dtype)
         dt = F.softplus(dt.to(precise) + self.dynamics.dt_bias.to(precise))
         return dt, -torch.exp(self.dynamics.A_log.to(precise))
+
+    def _step(
+        self, x: Tensor, state: Mamba2State, return_state: bool
+    ) -> tuple[Tensor, Mamba2State | None]:
+        """One token per row without gradients: what `forward` computes, in few operations.
+
+        A narrow model of one row spends its time on calling operations, not in them.
+        """
+        wide = state.ssm.dtype
+        z, xbc, dt = self.in_proj(x).to(wide).split(self.widths, dim=-1)
+        xbc, conv = conv_step(xbc, self.conv_weight, self.conv_bias, state.conv)
+        heads, b, c = F.silu(xbc).split(self.conv_widths, dim=-1)
+        heads = heads.unflatten(-1, (self.n_heads, self.head_dim))
+        dt, A = self._rates(dt)
+        y, ssm = ssd_step(
+            heads,
+            dt,
+            A,
+            b.unflatten(-1, (self.n_groups, self.d_state)),
+            c.unflatten(-1, (self.n_groups, self.d_state)),
+            initial_state=state.ssm,
+        )
+        y = torch.addcmul(y, heads, self.dynamics.D.to(wide)[:, None]).flatten(2)
+        return self._gate(y, z).to(x.dtype), Mamba2State(ssm, conv) if return_state else None
 
     def _scan(
         self,
@@ -165,3 +191,8 @@ class Mamba2(nn.Module):
             n_groups=self.n_groups,
             norm_before_gate=self.norm_first,
         )
+
+
+def _is_plain(x: Tensor) -> bool:
+    """Whether neither gradients nor autocast are on."""
+    return not torch.is_grad_enabled() and not torch.is_autocast_enabled(x.device.type)

@@ -113,6 +113,26 @@ def _naive(
     return y
 
 
+def conv_step(
+    x: Tensor, weight: Tensor, bias: Tensor | None, state: Tensor
+) -> tuple[Tensor, Tensor]:
+    """`causal_conv` of one token per row: a sum over the columns of the weight, unchecked.
+
+    Args:
+        x: (B, 1, D), at least fp32.
+        weight: (D, K).
+        bias: (D,) or None.
+        state: (B, K - 1, D) in the dtype of `x`.
+
+    Returns:
+        y (B, 1, D) and the new state, both in the dtype of `x`.
+    """
+    CONV.note("step")
+    window = torch.cat((state, x), dim=1)
+    y = (window * weight.to(x.dtype).t()).sum(1, keepdim=True)
+    return y if bias is None else y + bias.to(x.dtype), window[:, 1:].clone()
+
+
 def _step(
     x: Tensor,
     weight: Tensor,

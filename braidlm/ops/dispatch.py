@@ -60,8 +60,12 @@ class Operator:
             InputError: an unknown name, a named implementation that cannot run, or none that can.
         """
         chosen = self._first(call) if impl == "auto" else self._named(impl, call)
-        _record.setdefault(self.name, {})[chosen.name] = True
+        self.note(chosen.name)
         return chosen
+
+    def note(self, name: str) -> None:
+        """Record that implementation `name` runs, where a mixer's step calls it directly."""
+        _record.setdefault(self.name, {})[name] = True
 
     def _first(self, call: Call) -> Implementation:
         reasons = []

@@ -102,5 +102,9 @@ def apply_rope(x: Tensor, positions: Tensor, inv_freq: Tensor) -> Tensor:
         cos, sin = angle.cos()[:, :, None], angle.sin()[:, :, None]
         half = len(inv_freq)
         first, second, rest = x.split([half, half, x.shape[-1] - 2 * half], dim=-1)
-        turned = (first * cos - second * sin, second * cos + first * sin)
+        first, second = first.to(wide), second.to(wide)
+        turned = (
+            torch.addcmul(first * cos, second, sin, value=-1),
+            torch.addcmul(second * cos, first, sin),
+        )
         return torch.cat((*(v.to(x.dtype) for v in turned), rest), dim=-1)

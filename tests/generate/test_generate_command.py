@@ -6,6 +6,7 @@ import json
 import sys
 
 import pytest
+import torch
 
 from braidlm import checkpoint
 from braidlm.cli import generate as command
@@ -91,7 +92,18 @@ def test_without_a_prompt_the_text_starts_from_bos(path, capsys):
     assert [found["tokens"]] == _expected(path, "", max_new_tokens=6)
 
 
+def test_the_weights_can_be_narrow(path, capsys):
+    assert _braid(path, "--prompt", "ab", "--dtype", "bf16", "--max-new-tokens", "6", "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    model, _ = checkpoint.load_model(path, dtype=torch.bfloat16)
+    assert model.lm_head.weight.dtype == torch.bfloat16
+    expected = generate(model, [[256, 97, 98]], max_new_tokens=6)
+    assert (found["dtype"], [found["completions"][0]["tokens"]]) == ("bf16", expected)
+
+
 def test_bad_settings_are_refused(path):
+    with pytest.raises(InputError, match="dtype = 'fp16': allowed are fp32 and bf16"):
+        _braid(path, "--dtype", "fp16")
     with pytest.raises(InputError, match=r"temperature = -1\.0"):
         _braid(path, "--temperature", "-1")
     with pytest.raises(InputError, match="top_p = 2"):

@@ -130,6 +130,29 @@ def test_the_mixer_is_its_formula(norm, fields):
     assert state.conv.shape[1] == mixer.conv_weight.shape[1] - 1
 
 
+@pytest.mark.parametrize("norm", ["gate_first", "norm_first", "none"])
+@pytest.mark.parametrize("fields", [{}, {"n_groups": 2, "conv_bias": False, "d_conv": 3}])
+def test_lean_steps_are_the_formula_and_leave_the_state_that_they_are_given(norm, fields):
+    mixer = build(norm=norm, **fields).double()
+    for parameter in mixer.parameters():
+        parameter.add_(0.3 * torch.randn_like(parameter))
+    x = torch.randn(2, 9, D_MODEL, dtype=torch.float64)
+    expected = torch.stack([by_hand(mixer, row, norm) for row in x])
+    with torch.no_grad():
+        _, state = mixer(x[:, :4], None, None, True)
+        for t in range(4, 9):
+            assert state is not None
+            before = [part.clone() for part in state]
+            u, after = mixer(x[:, t : t + 1], None, state, True)
+            torch.testing.assert_close(u[:, 0], expected[:, t], rtol=1e-10, atol=1e-10)
+            assert all(torch.equal(a, b) for a, b in zip(before, state, strict=True))
+            with torch.enable_grad():
+                _, same = mixer(x[:, t : t + 1], None, state, True)
+            for one, other in zip(after, same, strict=True):
+                torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-10)
+            state = after
+
+
 def test_the_default_norm_is_the_papers():
     (sublayer,) = Spec.parse("M", d_model=64).sublayers
     (config,) = sublayer.branches

@@ -159,7 +159,7 @@ def _over_cache(q: Tensor, before: Tensor, cache: KVCache, scoring: Scoring) -> 
             mask = (place <= at[:, None, None] + newest[:, None])[:, None]
         k, v = cache.k[:, :n_keys].to(q.dtype), cache.v[:, :n_keys].to(q.dtype)
         outputs.append(call(q[:, start:stop], k, v, scoring, mask, causal=False))
-    return torch.cat(outputs, dim=1)
+    return torch.cat(outputs, dim=1) if len(outputs) > 1 else outputs[0]
 
 
 def _step_over_ring(q: Tensor, before: Tensor, cache: KVCache, scoring: Scoring) -> Tensor:

@@ -6,8 +6,9 @@ from torch import Tensor
 
 from braidlm.ops import dispatch
 from braidlm.ops.dispatch import Call, Implementation, Operator, check_shape
-from braidlm.ops.ssd.chunk import ssd_chunk, ssd_step
+from braidlm.ops.ssd.chunk import ssd_chunk
 from braidlm.ops.ssd.naive import ssd_naive
+from braidlm.ops.ssd.step import step
 from braidlm.segments import Segments, check_segments
 
 
@@ -17,10 +18,26 @@ def _why_not_step(call: Call) -> str | None:
     return None
 
 
+def _step(
+    x: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    *,
+    chunk_size: int,
+    segments: Segments | None,
+    initial_state: Tensor | None,
+    return_state: bool,
+) -> tuple[Tensor, Tensor | None]:
+    y, state = step(x, dt, A, B, C, initial_state)
+    return y, state if return_state else None
+
+
 SSD = Operator(
     "ssd",
     (
-        Implementation("step", ssd_step, _why_not_step),
+        Implementation("step", _step, _why_not_step),
         Implementation("chunk", ssd_chunk, dispatch.always),
         Implementation("naive", ssd_naive, dispatch.always),
     ),
@@ -96,6 +113,26 @@ def ssd(
             initial_state=initial_state,
             return_state=return_state,
         )
+
+
+def ssd_step(
+    x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, initial_state: Tensor
+) -> tuple[Tensor, Tensor]:
+    """`ssd` of one token per row, unchecked: what a mixer calls for each token that it decodes.
+
+    Args:
+        x: (B, 1, H, P), at least fp32.
+        dt: (B, 1, H).
+        A: (H,).
+        B: (B, 1, G, N).
+        C: (B, 1, G, N).
+        initial_state: (B, H, P, N).
+
+    Returns:
+        y (B, 1, H, P) and the new state (B, H, P, N).
+    """
+    SSD.note("step")
+    return step(x, dt, A, B, C, initial_state)
 
 
 def _check(

@@ -10,39 +10,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from braidlm.ops.dispatch import state_dtype
 from braidlm.ops.ssd import packed
 from braidlm.ops.ssd.blocks import Blocks, cut, scan_chunks
 from braidlm.ops.ssd.inside import inside
 from braidlm.segments import Segments
-
-
-def ssd_step(
-    x: Tensor,
-    dt: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    *,
-    chunk_size: int,
-    segments: Segments | None,
-    initial_state: Tensor | None,
-    return_state: bool,
-) -> tuple[Tensor, Tensor | None]:
-    """One token per row: the recurrence as it stands; see `ssd` for the arguments."""
-    del chunk_size, segments
-    acc = state_dtype(x.dtype)
-    batch, _, n_heads, head_dim = x.shape
-    n_groups, d_state = B.shape[2:]
-    step = dt[:, 0].to(acc)
-    b, c = B[:, 0].to(acc), C[:, 0].to(acc)
-    u = (x[:, 0] * step[..., None]).view(batch, n_groups, -1, 1)
-    state = (u * b[:, :, None, :]).view(batch, n_heads, head_dim, d_state)
-    if initial_state is not None:
-        decay = torch.exp(step * A.to(acc))
-        state = torch.addcmul(state, initial_state.to(acc), decay[..., None, None])
-    y = torch.matmul(state.view(batch, n_groups, -1, d_state), c[..., None])
-    return y.view(batch, 1, n_heads, head_dim).to(x.dtype), (state if return_state else None)
 
 
 def ssd_chunk(
