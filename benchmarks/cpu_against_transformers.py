@@ -1,0 +1,368 @@
+"""Speed and memory on a CPU beside transformers: the same model and weights, alternating.
+
+    python benchmarks/cpu_against_transformers.py            # about 15 minutes on two cores
+    python benchmarks/cpu_against_transformers.py --quick    # a look, in two
+
+The peers are Bamba (a sequential hybrid) and Falcon-H1 (a parallel one) of transformers, on its
+torch path. Ours gets their weights, and the logits are compared before anything is timed. Then each
+round runs every variant once, one after the other in one process. A ratio is taken inside a round,
+so that whatever else the machine does weighs on both sides; the median over rounds is printed, and
+its quartiles.
+
+- training: forward, loss, backward and a step of fused AdamW, as a user of each library writes it;
+- forward: the logits of the batch, without gradients;
+- decode: greedy `generate` of each library, prefill excluded: a call with many new tokens less a
+  call with one; `generate` is the whole call, prefill included;
+- memory: the peak resident set of a process that trains, less what it had when both libraries were
+  imported; one process per variant (Linux).
+
+"bf16" is autocast on both sides; for decoding it is weights cast to bf16 on ours, and the faster of
+autocast and cast weights on theirs. `train_ratio`, `forward_ratio` and `decode_ratio` are our
+fastest precision over their default, fp32. The last line printed is one JSON object.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import copy
+import json
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from torch import Tensor
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from braidlm.checkpoint import cast_weights
+from braidlm.generate import generate
+from braidlm.model import HybridLM
+from tests.judges import transformers_maps as maps
+
+SHAPE = {
+    "vocab_size": 8192,
+    "hidden_size": 256,
+    "num_hidden_layers": 8,
+    "intermediate_size": 704,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 2,
+    "mamba_n_heads": 8,
+    "mamba_d_head": 64,
+    "mamba_d_state": 64,
+    "mamba_n_groups": 1,
+    "tie_word_embeddings": True,
+    "pad_token_id": None,
+    "bos_token_id": None,
+    "eos_token_id": None,
+}
+PEERS: dict[str, tuple[str, dict[str, Any], Callable, Callable]] = {
+    "bamba": (
+        "Bamba",
+        {"attn_layer_indices": [3, 7], "mamba_expand": 2},
+        maps.bamba_spec,
+        maps.bamba_names,
+    ),
+    "falcon_h1": (
+        "FalconH1",
+        {"mamba_d_ssm": 512, "head_dim": 32},
+        maps.falcon_h1_spec,
+        maps.falcon_h1_names,
+    ),
+}
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+AGREE = 2e-5
+"""Largest difference of fp32 logits that is allowed, relative to the largest logit."""
+Thunk = Callable[[], object]
+
+
+def build(peer: str, side: str, options: argparse.Namespace) -> Any:
+    """Return one side's model with initial weights of its own."""
+    family, fields, to_spec, _ = PEERS[peer]
+    make_config = getattr(transformers, f"{family}Config")
+    if side == "ours":
+        # The chunk size changes no result: each side keeps its own default.
+        return HybridLM(to_spec(make_config(**SHAPE, **fields, mamba_chunk_size=64)))
+    config = make_config(**SHAPE, **fields, mamba_chunk_size=options.their_chunk_size)
+    return getattr(transformers, f"{family}ForCausalLM")(config)
+
+
+def pair(peer: str, options: argparse.Namespace) -> tuple[HybridLM, Any]:
+    """Return our model and theirs with the same weights.
+
+    Raises:
+        SystemExit: their logits are not ours.
+    """
+    torch.manual_seed(0)
+    ours, theirs = (build(peer, side, options) for side in ("ours", "theirs"))
+    maps.load(ours, PEERS[peer][3](theirs.config), theirs)
+    tokens = batch(2, 100)
+    with torch.no_grad():
+        expected = theirs.eval()(input_ids=tokens, use_cache=False).logits
+        got = ours.head(ours(tokens, return_state=False).hidden)
+    difference = float((got - expected).abs().max() / expected.abs().max())
+    if difference > AGREE:
+        raise SystemExit(f"{peer}: the logits differ by {difference:.1e} of the largest")
+    n_params = sum(p.numel() for p in ours.parameters())
+    print(f"{peer}: {n_params:,} parameters; logits differ by {difference:.1e} of the largest")
+    return ours, theirs
+
+
+def batch(n_rows: int, length: int) -> Tensor:
+    """Return random tokens (n_rows, length)."""
+    draw = torch.Generator().manual_seed(1)
+    return torch.randint(0, SHAPE["vocab_size"], (n_rows, length), generator=draw)
+
+
+def autocast(dtype: str) -> contextlib.AbstractContextManager[object]:
+    """Return the context of a forward pass."""
+    return torch.autocast("cpu", dtype=torch.bfloat16, enabled=dtype == "bf16")
+
+
+def training(model: Any, side: str, dtype: str, options: argparse.Namespace) -> Thunk:
+    """Return one training step of a copy of `model`."""
+    tokens = batch(options.rows, options.length + 1)
+    inputs, targets = tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous()
+    model = copy.deepcopy(model).train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, fused=True)
+
+    def step() -> None:
+        with autocast(dtype):
+            if side == "ours":
+                loss = model.loss(inputs, targets)
+            else:
+                loss = model(input_ids=inputs, labels=inputs, use_cache=False).loss
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return step
+
+
+def forward(ours: HybridLM, theirs: Any, options: argparse.Namespace) -> dict[str, Thunk]:
+    """Return the computation of a batch's logits per variant."""
+    tokens = batch(options.rows, options.length)
+
+    def our_logits(dtype: str) -> None:
+        with torch.no_grad(), autocast(dtype):
+            ours.eval().head(ours(tokens, return_state=False).hidden)
+
+    def their_logits(dtype: str) -> None:
+        with torch.no_grad(), autocast(dtype):
+            theirs.eval()(input_ids=tokens, use_cache=False)
+
+    sides = {"ours": our_logits, "theirs": their_logits}
+    return {
+        f"{side} {dtype}": lambda run=run, dtype=dtype: run(dtype)
+        for side, run in sides.items()
+        for dtype in DTYPES
+    }
+
+
+def decoding(
+    ours: HybridLM, theirs: Any, n_rows: int, n_new: int, options: argparse.Namespace
+) -> dict[str, Thunk]:
+    """Return a greedy continuation of random prompts per variant."""
+    prompts = batch(n_rows, options.prompt)
+    cast = copy.deepcopy(theirs).to(torch.bfloat16).eval()
+    ours_cast = copy.deepcopy(ours.eval())
+    cast_weights(ours_cast, torch.bfloat16)
+
+    def our_tokens(model: HybridLM) -> None:
+        made = generate(model, prompts.tolist(), max_new_tokens=n_new, temperature=0)
+        assert {len(row) for row in made} == {n_new}
+
+    def their_tokens(model: Any, dtype: str) -> None:
+        with autocast(dtype):
+            made = model.generate(
+                prompts,
+                attention_mask=torch.ones_like(prompts),
+                do_sample=False,
+                min_new_tokens=n_new,
+                max_new_tokens=n_new,
+            )
+        assert made.shape[1] == options.prompt + n_new
+
+    return {
+        "ours fp32": lambda: our_tokens(ours),
+        "ours bf16": lambda: our_tokens(ours_cast),
+        "theirs fp32": lambda: their_tokens(theirs, "fp32"),
+        "theirs bf16": lambda: their_tokens(cast, "fp32"),
+        "theirs bf16 autocast": lambda: their_tokens(theirs, "bf16"),
+    }
+
+
+def alternate(thunks: dict[str, Thunk], n_rounds: int) -> dict[str, list[float]]:
+    """Return the seconds of each variant in each round, after one round that does not count."""
+    seconds: dict[str, list[float]] = {name: [] for name in thunks}
+    for index in range(n_rounds + 1):
+        for name, run in thunks.items():
+            start = time.perf_counter()
+            run()
+            if index:
+                seconds[name].append(time.perf_counter() - start)
+    return seconds
+
+
+def ratio(theirs: list[float], ours: list[float]) -> dict[str, float]:
+    """Return the median and the quartiles of how many times faster ours was, round by round."""
+    each = [t / o for t, o in zip(theirs, ours, strict=True)]
+    low, middle, high = statistics.quantiles(each, n=4, method="inclusive")
+    return {"median": round(middle, 3), "low": round(low, 3), "high": round(high, 3)}
+
+
+def compare(name: str, seconds: dict[str, list[float]]) -> dict[str, Any]:
+    """Print one line and return the ratios of one measurement."""
+    best = min(("ours fp32", "ours bf16"), key=lambda side: statistics.median(seconds[side]))
+    bf16 = [side for side in seconds if side.startswith("theirs bf16")]
+    their_bf16 = min(bf16, key=lambda side: statistics.median(seconds[side]))
+    ratios: dict[str, Any] = {
+        "best": best.removeprefix("ours "),
+        "best_over_fp32": ratio(seconds["theirs fp32"], seconds[best]),
+        "fp32_over_fp32": ratio(seconds["theirs fp32"], seconds["ours fp32"]),
+        "bf16_over_bf16": ratio(seconds[their_bf16], seconds["ours bf16"]),
+    }
+    shown = "  ".join(
+        f"{key} {r['median']:.2f} ({r['low']:.2f}-{r['high']:.2f})"
+        for key, r in ratios.items()
+        if isinstance(r, dict)
+    )
+    print(f"{name:<22} {shown}", flush=True)
+    return ratios
+
+
+def measure_decoding(
+    peer: str, ours: HybridLM, theirs: Any, n_rows: int, options: argparse.Namespace
+) -> dict[str, Any]:
+    """Time whole calls of generate, and what the tokens after the first one cost."""
+    whole = decoding(ours, theirs, n_rows, options.new, options)
+    first = decoding(ours, theirs, n_rows, 1, options)
+    both = {f"{name}|{n}": run for name in whole for n, run in ((1, first[name]), (2, whole[name]))}
+    seconds = alternate(both, options.rounds)
+    total = {name: seconds[f"{name}|2"] for name in whole}
+    steps = {
+        name: [t - f for t, f in zip(total[name], seconds[f"{name}|1"], strict=True)]
+        for name in whole
+    }
+    return {
+        f"decode_batch_{n_rows}": compare(f"{peer} decode {n_rows}", steps),
+        f"generate_batch_{n_rows}": compare(f"{peer} generate {n_rows}", total),
+    }
+
+
+def peak_bytes(peer: str, variant: str, options: argparse.Namespace) -> int:
+    """Return the peak resident bytes of a process that trains, above what imports took."""
+    command = [sys.executable, __file__, "--peers", peer, "--train-alone", variant]
+    sizes = ["--rows", str(options.rows), "--length", str(options.length)]
+    sizes += ["--threads", str(options.threads)]
+    done = subprocess.run([*command, *sizes], check=True, capture_output=True, text=True)
+    return int(done.stdout.splitlines()[-1])
+
+
+def train_alone(variant: str, options: argparse.Namespace) -> None:
+    """Train a few steps and print the peak of the resident set, less what it is now."""
+    before = _status("VmRSS")
+    side, dtype = variant.split()
+    step = training(build(options.peers[0], side, options), side, dtype, options)
+    for _ in range(3):
+        step()
+    print(_status("VmHWM") - before)
+
+
+def _status(field: str) -> int:
+    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    return next(1024 * int(line.split()[1]) for line in lines if line.startswith(field))
+
+
+def measure(peer: str, options: argparse.Namespace) -> dict[str, Any]:
+    """Everything that was asked for, for one peer."""
+    ours, theirs = pair(peer, options)
+    card: dict[str, Any] = {}
+    if "train" in options.what:
+        steps = {v: training(m, *v.split(), options) for v, m in variants(ours, theirs).items()}
+        card["train"] = compare(f"{peer} training", alternate(steps, options.rounds))
+    if "forward" in options.what:
+        calls = forward(ours, theirs, options)
+        card["forward"] = compare(f"{peer} forward", alternate(calls, options.rounds))
+    if "decode" in options.what:
+        for n_rows in options.decode_rows:
+            card |= measure_decoding(peer, ours, theirs, n_rows, options)
+    if "memory" in options.what:
+        card["memory"] = {v: peak_bytes(peer, v, options) for v in variants(ours, theirs)}
+        shown = "  ".join(f"{v} {n / 2**20:.0f} MiB" for v, n in card["memory"].items())
+        print(f"{peer} peak of training  {shown}", flush=True)
+    return card
+
+
+def variants(ours: Any, theirs: Any) -> dict[str, Any]:
+    """Return the model of each variant's name."""
+    sides = {"ours": ours, "theirs": theirs}
+    return {f"{side} {dtype}": model for side, model in sides.items() for dtype in DTYPES}
+
+
+def summary(peer: str, card: dict[str, Any]) -> dict[str, Any]:
+    """Return the ratios that are quoted, under their names."""
+    short = {"train": "train", "forward": "forward", "decode_batch_1": "decode"}
+    found = {}
+    for part, name in short.items():
+        if part in card:
+            found[f"{name}_ratio"] = card[part]["best_over_fp32"]["median"]
+            found[f"{name}_ratio_fp32"] = card[part]["fp32_over_fp32"]["median"]
+            found[f"{name}_ratio_bf16"] = card[part]["bf16_over_bf16"]["median"]
+    return {"peer": peer, **found, "measured": card}
+
+
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parts = ["train", "forward", "decode", "memory"]
+    parser.add_argument("--peers", nargs="+", choices=list(PEERS), default=list(PEERS))
+    parser.add_argument("--what", nargs="+", choices=parts, default=parts)
+    parser.add_argument("--quick", action="store_true", help="3 rounds, 24 new tokens")
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--rows", type=int, default=4)
+    parser.add_argument("--length", type=int, default=512)
+    parser.add_argument("--prompt", type=int, default=64)
+    parser.add_argument("--new", type=int, default=96, help="new tokens")
+    parser.add_argument("--decode-rows", type=int, nargs="+", default=[1, 4])
+    parser.add_argument("--their-chunk-size", type=int, default=256, help="256 is their default")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--train-alone", metavar="VARIANT", help=argparse.SUPPRESS)
+    options = parser.parse_args(arguments)
+    if options.quick:
+        options.rounds, options.new = 3, 24
+    return options
+
+
+def main(arguments: list[str] | None = None) -> dict[str, Any]:
+    """Measure, print, and return what was printed last."""
+    options = parse(arguments)
+    torch.set_num_threads(options.threads)
+    transformers.logging.set_verbosity_error()
+    if options.train_alone:
+        train_alone(options.train_alone, options)
+        return {}
+    card = {
+        "benchmark": "cpu_against_transformers",
+        "peers": [summary(peer, measure(peer, options)) for peer in options.peers],
+        "options": {k: v for k, v in vars(options).items() if k != "train_alone"},
+        "cpu": torch.backends.cpu.get_cpu_capability(),
+        "machine": platform.machine(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+    }
+    print(json.dumps(card))
+    return card
+
+
+if __name__ == "__main__":
+    main()
