@@ -1,4 +1,4 @@
-"""`braid data build` and `braid data inspect`: tokenised shards, and what is in a training row."""
+"""`braid data`: tokenised shards, training rows, tokenizers, and overlap with the tasks."""
 
 from __future__ import annotations
 
@@ -8,7 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-SHOWN_FILES = 8
+from braidlm.cli.table import table
+from braidlm.errors import InputError
+
+SHOWN_FILES, SHOWN_WORST = 8, 3
 TOO_LONG = {
     "cut_prompt": "their prompts are cut from the left",
     "drop": "they are left out",
@@ -29,10 +32,37 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     inspect = actions.add_parser("inspect", help="decode training rows with their boundaries")
     inspect.add_argument("-n", type=int, default=3, metavar="ROWS")
     inspect.set_defaults(run=_inspect)
-    for action in (build, inspect):
-        action.add_argument("recipe", metavar="RECIPE.toml", type=Path)
+    _add_tokenizer(actions)
+    overlap = _add_overlap(actions)
+    for action in (build, inspect, overlap):
+        what = "RECIPE_OR_RUN" if action is overlap else "RECIPE.toml"
+        action.add_argument("recipe", metavar=what, type=Path)
         action.add_argument("--set", action="append", default=[], metavar="A.B=C", dest="overrides")
         action.add_argument("--json", action="store_true")
+
+
+def _add_tokenizer(actions: Any) -> None:
+    train = actions.add_parser("tokenizer", help="train a byte-level BPE tokenizer on text")
+    train.add_argument("texts", metavar="TEXT", nargs="+", help="what a source's path may be")
+    train.add_argument("--vocab-size", type=int, required=True, metavar="N")
+    train.add_argument("--out", type=Path, required=True, metavar="FILE")
+    train.add_argument("--field", default="text", metavar="NAME")
+    train.add_argument("--special", action="append", metavar="TOKEN")
+    train.add_argument("--against", action="append", default=[], metavar="TOKENIZER")
+    train.add_argument("--json", action="store_true")
+    train.set_defaults(run=_tokenizer)
+
+
+def _add_overlap(actions: Any) -> argparse.ArgumentParser:
+    overlap = actions.add_parser(
+        "overlap", help="look for the tasks' text, and for duplicates, in the training text"
+    )
+    overlap.add_argument("--against", action="append", default=[], type=Path, metavar="FILE")
+    overlap.add_argument("--characters", action="store_true", help="n-grams of characters")
+    overlap.add_argument("--ngram", type=int, metavar="N")
+    overlap.add_argument("--no-duplicates", action="store_true")
+    overlap.set_defaults(run=_overlap)
+    return overlap
 
 
 def _build(args: argparse.Namespace) -> int:
@@ -70,6 +100,87 @@ def _card(source: dict[str, Any]) -> Iterator[str]:
     if files := source.get("files"):
         more = f" and {len(files) - SHOWN_FILES} more" if len(files) > SHOWN_FILES else ""
         yield f"  {'files':<9} {', '.join(files[:SHOWN_FILES])}{more}"
+
+
+def _tokenizer(args: argparse.Namespace) -> int:
+    from braidlm.arch.sources import TextSource
+    from braidlm.data.bpe_train import END, train_tokenizer
+    from braidlm.data.tokenizer import load_tokenizer
+
+    sources = [TextSource.of({"path": text, "field": args.field}, "TEXT") for text in args.texts]
+    others = [load_tokenizer(name) for name in args.against]
+    found = train_tokenizer(
+        sources, args.vocab_size, args.out, special=args.special or [END], against=others
+    )
+    if args.json:
+        print(json.dumps(found, indent=2))
+        return 0
+    held = "held out" if found["is_held_out"] else "of the text itself: too little to hold out any"
+    print(
+        f"{found['out']}: {found['vocab_size']:,} tokens from {found['trained_bytes']:,} bytes; "
+        f"measured on {found['held_out_bytes']:,} bytes {held}"
+    )
+    rows = [
+        (r["tokenizer"], f"{r['vocab_size']:,}", f"{r['tokens']:,}", f"{r['bytes_per_token']:.3f}")
+        for r in found["compression"]
+    ]
+    print(table(("tokenizer", "ids", "tokens", "bytes/token"), rows, left=("tokenizer",)), end="")
+    return 0
+
+
+def _overlap(args: argparse.Namespace) -> int:
+    from braidlm.arch import Recipe
+    from braidlm.data.contamination import as_result, check_overlap
+    from braidlm.runs import Run
+
+    run = Run.open(args.recipe) if args.recipe.is_dir() else None
+    if run is None:
+        recipe = Recipe.load(args.recipe, args.overrides)
+    elif args.overrides:
+        raise InputError(f"--set {args.overrides[0]}: {args.recipe} is a run; its recipe stands")
+    else:
+        recipe = Recipe.from_dict(run.config, str(run.path / "config.json"))
+    found = check_overlap(
+        recipe,
+        args.against,
+        unit="characters" if args.characters else "words",
+        n=args.ngram,
+        duplicates=not args.no_duplicates,
+    )
+    if run is not None:
+        for task in found["tasks"]:
+            run.write_result("overlap", task["name"], as_result(found, task))
+    print(json.dumps(found, indent=2) if args.json else "\n".join(_overlap_lines(found)))
+    return 0
+
+
+def _overlap_lines(found: dict[str, Any]) -> Iterator[str]:
+    speed = found["n_bytes"] / 1e6 / max(found["search_sec"], 1e-9)
+    yield (
+        f"training text: {found['n_documents']:,} documents, {found['n_bytes']:,} bytes "
+        f"({found['search_sec']:.1f} s, {speed:.1f} MB/s)"
+    )
+    for task in found["tasks"]:
+        long = task["n_items"] - task["n_too_short"]
+        share = "" if task["share"] is None else f" ({100 * task['share']:.2f} %)"
+        yield (
+            f"{task['name']}: {task['n_found']:,} of {long:,} items{share} share {task['n']} "
+            f"{task['unit']} in a row with it; {task['n_too_short']:,} are shorter"
+        )
+        for worst in task["worst"][:SHOWN_WORST]:
+            yield (
+                f"  {worst['item']}: {worst['found']} of {worst['of']} n-grams, first in "
+                f"{worst['training']}: {worst['ngram']!r}"
+            )
+    for task in found["skipped"]:
+        yield f"{task['name']}: not compared, {task['why']}"
+    if twice := found["duplicates"]:
+        yield (
+            f"duplicates: {twice['exact']:,} of {twice['documents']:,} documents stood there "
+            f"before, {twice['near']:,} more nearly so"
+        )
+        for pair in twice["examples"][:SHOWN_WORST]:
+            yield f"  {pair['first']} and {pair['second']}: similarity {pair['similarity']:.2f}"
 
 
 def _inspect(args: argparse.Namespace) -> int:

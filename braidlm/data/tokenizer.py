@@ -155,7 +155,7 @@ class JSONTokenizer:
         library takes one core and about 250 bytes a character for each text it is given.
         """
         whole = [_without_surrogates(text) for text in texts]
-        return self._encode_pieces([_pieces(t) if self._is_cuttable else [t] for t in whole])
+        return self._encode_pieces([text_pieces(t) if self._is_cuttable else [t] for t in whole])
 
     def _encode_pieces(self, pieces: list[list[str]]) -> list[np.ndarray]:
         flat = [piece for parts in pieces for piece in parts]
@@ -271,8 +271,11 @@ def _without_surrogates(text: str) -> str:
     return text.encode("utf-8", "replace").decode("utf-8")
 
 
-def _pieces(text: str) -> list[str]:
-    """Cut a very long text at the first line that may start a piece, again and again."""
+def text_pieces(text: str) -> list[str]:
+    """Return a text in pieces of about 16 Ki characters.
+
+    A very long one is cut at the first line that may start a piece, again and again.
+    """
     pieces, start = [], 0
     while len(text) - start > _MAX_PIECE_CHARS:
         if (found := _CUT.search(text, start + _MAX_PIECE_CHARS)) is None:

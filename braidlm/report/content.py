@@ -26,6 +26,7 @@ _KNOWN = {
         ("accuracy", "MQAR accuracy", "share", "higher"),
         ("graded", "Graded recall", "nats", "higher"),
     ),
+    "overlap": (("overlapping", "Overlap with the training text", "share of items", "lower"),),
 }
 
 

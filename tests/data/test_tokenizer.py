@@ -76,7 +76,7 @@ def test_pieces_of_a_long_text_give_the_same_tokens(bpe_file, parts):
 def test_lines_are_cut_where_a_piece_may_start(bpe_file, monkeypatch):
     assert JSONTokenizer(bpe_file)._is_cuttable
     monkeypatch.setattr(module, "_MAX_PIECE_CHARS", 3)
-    assert module._pieces("one\ntwo\n\nthree \n four\n  five\nsix") == [
+    assert module.text_pieces("one\ntwo\n\nthree \n four\n  five\nsix") == [
         "one\n",
         "two\n\nthree \n",
         " four\n  five\n",
@@ -102,8 +102,8 @@ def test_a_tokenizer_that_marks_the_start_of_a_text_is_never_cut(tmp_path, monke
 
 def test_pieces_without_line_ends_stay_whole(monkeypatch):
     monkeypatch.setattr(module, "_MAX_PIECE_CHARS", 10)
-    assert module._pieces("x" * 35) == ["x" * 35]
-    assert module._pieces("") == [""]
+    assert module.text_pieces("x" * 35) == ["x" * 35]
+    assert module.text_pieces("") == [""]
 
 
 def test_groups_keep_every_piece_in_order(bpe_file, monkeypatch):
@@ -161,7 +161,7 @@ def test_gpt_neox_cuts_real_text_without_a_trace(monkeypatch):
     for name in ("wikitext2/wiki.test.raw.txt.xz", "debian_docs/validation.jsonl.xz"):
         for document in islice(read_corpus(source_of(REAL_DATA / "lm" / name)), 8):
             start = document.text[:50_000]
-            n_pieces += len(module._pieces(start))
+            n_pieces += len(module.text_pieces(start))
             cut = t.encode(start)
             t._is_cuttable = False
             np.testing.assert_array_equal(t.encode(start), cut)
