@@ -97,10 +97,11 @@ def test_bytes_are_what_the_declaration_predicts(name):
 
 @pytest.fixture(scope="module")
 def model() -> HybridLM:
-    """A model with every kind of state: recurrent, cache, cache of a fusion."""
+    """A model with every kind of state: recurrent, cache, cache of a fusion, ring."""
     torch.manual_seed(0)
     fusion = FUSIONS["cross-attention (Lee)"]
-    return HybridLM(spec("M{M*}*-", fusion=fusion)).double().eval()
+    windowed = {"W": {"n_heads": 4, "head_dim": 4, "window": 4, "n_sinks": 1}}
+    return HybridLM(spec("M{M*}*-W", fusion=fusion, mixers=windowed)).double().eval()
 
 
 class TestWhatStatesAreFor:

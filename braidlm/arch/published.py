@@ -43,7 +43,10 @@ class Published:
     sublayers: tuple[PublishedSublayer, ...]
     outer_params: int
     """Embedding, head and final norm, as far as the convention counts them."""
+    kv_bytes: int
+    """KV caches of one sequence at the context, in bf16."""
     kv_bytes_per_token: int
+    """Bytes that one more token adds to them."""
     state_bytes: int
 
     @property
@@ -90,6 +93,7 @@ def published(convention: Convention, spec: Spec, context: int) -> Published:
         context=context,
         sublayers=_bae(spec, context) if convention == "bae" else _nvidia(spec, exact),
         outer_params=exact.n_params - exact.block_params if convention == "nvidia" else 0,
+        kv_bytes=exact.kv_bytes,
         kv_bytes_per_token=exact.kv_bytes_per_token,
         state_bytes=sum(_paper_state_bytes(b) for s in spec.sublayers for b in s.branches),
     )

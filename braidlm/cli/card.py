@@ -34,6 +34,7 @@ def exact(spec: Spec, context: int) -> dict[str, Any]:
         "model_flops_per_token",
         "training_flops",
         "training_flops_per_token",
+        "kv_bytes",
         "kv_bytes_per_token",
         "state_bytes",
     )
@@ -53,6 +54,7 @@ def published_figures(convention: Convention, spec: Spec, context: int) -> dict[
         "totals": {
             "n_params": paper.n_params,
             "training_flops_per_token": paper.training_flops_per_token,
+            "kv_bytes": paper.kv_bytes,
             "kv_bytes_per_token": paper.kv_bytes_per_token,
             "state_bytes": paper.state_bytes,
             "cache_bytes": paper.cache_bytes,
@@ -82,7 +84,7 @@ def exact_text(spec: Spec, context: int, each: bool) -> str:
             count(s.n_params),
             count(n * s.n_params),
             count(n * s.model_flops // context),
-            size(n * s.kv_bytes_per_token),
+            _growth(n * s.kv_bytes, n * s.kv_bytes_per_token),
             size(n * s.state_bytes),
         )
 
@@ -186,7 +188,7 @@ def _totals(spec: Spec, c: Cost) -> str:
             "training",
             f"{flops(c.training_flops_per_token)} per token, {flops(c.training_flops)} {sequence}",
         ),
-        ("KV cache", _or_none(c.kv_bytes_per_token, "per token, bf16")),
+        ("KV cache", _kv(c, "per token, bf16")),
         ("state", _or_none(c.state_bytes, "per sequence, fp32")),
     ]
     if c.n_active_params != c.n_params:
@@ -203,13 +205,26 @@ def _published_totals(paper: Published, spec: Spec) -> str:
             "training",
             "not given" if per_token is None else f"{flops(per_token)} per token, no head",
         ),
-        ("KV cache", _or_none(paper.kv_bytes_per_token, "per token")),
+        ("KV cache", _kv(paper, "per token")),
         ("state", _or_none(paper.state_bytes, "per sequence")),
         ("cache", f"{size(paper.cache_bytes)} at {paper.context:,} tokens"),
     ]
     terms = differences(paper.convention, spec)
     rows += [("exact adds", f"{name} {n:,}") for name, n in terms.items()]
     return _pairs(rows)
+
+
+def _growth(n_bytes: int, per_token: int) -> str:
+    """Return bytes per token of a cache, or all bytes of one that is full and grows no more."""
+    return f"{size(n_bytes)} full" if n_bytes and not per_token else size(per_token)
+
+
+def _kv(c: Cost | Published, per: str) -> str:
+    """Return the growth of the caches, and where windows bound some of them also their size."""
+    if c.kv_bytes == c.context * c.kv_bytes_per_token:
+        return _or_none(c.kv_bytes_per_token, per)
+    growth = f"{size(c.kv_bytes_per_token)} {per}" if c.kv_bytes_per_token else "no more"
+    return f"{size(c.kv_bytes)} at {c.context:,} tokens, then {growth}"
 
 
 def _or_none(n_bytes: int, per: str) -> str:

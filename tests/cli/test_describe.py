@@ -106,6 +106,22 @@ def test_a_papers_own_count(braid):
     assert "training    not given" in braid(NVIDIA, "--convention", "nvidia")
 
 
+def test_a_window_shows_what_it_holds_when_it_is_full(braid):
+    out = braid("W-*-", "--d-model", "256", "--context", "2000")
+    assert re.search(r"^W +1 +attention, .*, window 512, rope .* 512 KiB full +- ", out, re.M)
+    assert re.search(r"^\* +1 +attention, .* 1 KiB +- ", out, re.M)
+    assert "KV cache    2.453 MiB at 2,000 tokens, then 1 KiB per token, bf16" in out
+    assert "KV cache    512 KiB at 2,000 tokens, then no more" in braid(
+        "W", "--d-model", "256", "--context", "2000", "--convention", "bae"
+    )
+    filling = braid("W-", "--d-model", "256", "--context", "100")
+    assert "KV cache    1 KiB per token, bf16\n" in filling
+    figures = json.loads(braid("W-*-", "--d-model", "256", "--context", "2000", "--json"))
+    assert figures["totals"]["kv_bytes"] == (512 + 2000) * 1024
+    assert figures["totals"]["kv_bytes_per_token"] == 1024
+    assert [s["kv_bytes"] for s in figures["sublayers"]] == [512 * 1024, 0, 2000 * 1024, 0]
+
+
 def test_schema_and_defaults(braid):
     assert braid("--schema") == schema.text()
     assert re.search(r"^mamba2 +expand +2 \(inner width / d_model\)$", braid("--defaults"), re.M)
