@@ -13,9 +13,10 @@ from braidlm.report.compare import leads
 from braidlm.report.figures import arch_figures
 from braidlm.report.inside import telemetry
 from braidlm.report.load import SCHEMA_VERSION, Arm, Loaded, load
+from braidlm.report.lookups import lookups
 from braidlm.report.reproduce import reproduce
 from braidlm.report.series import loss_points, row_estimates
-from braidlm.report.stats import Estimate, better, estimate, number
+from braidlm.report.stats import as_dict, better, estimate, number
 from braidlm.report.sweeps import sweeps
 from braidlm.report.words import notes, summary
 
@@ -25,6 +26,10 @@ _KNOWN = {
     "mqar": (
         ("accuracy", "MQAR accuracy", "share", "higher"),
         ("graded", "Graded recall", "nats", "higher"),
+    ),
+    "phonebook": (
+        ("exact", "Phonebook, exact", "share", "higher"),
+        ("digits", "Phonebook digits", "share", "higher"),
     ),
     "overlap": (("overlapping", "Overlap with the training text", "share of items", "lower"),),
 }
@@ -58,8 +63,8 @@ def tables(dirs: Iterable[Path | str], *, context: int = 8192) -> dict[str, Any]
         `title`, `description`, `context`, `seeds`, `matched`, `summary` and `notes` (sentences),
         `columns` (which metrics there are), `arms` (one row each: cost figures, and `metrics` with
         mean, seed_stderr, item_stderr, n_seeds, n_items, values, or null), `curves` (loss by
-        step), `by_position`, `by_pairs`, `in_context_chance`, `frontier`, `telemetry` (see
-        `inside.telemetry`), `sweeps` (see `sweeps.sweeps`), `leads` (see `compare.leads`),
+        step), `by_position`, `by_pairs`, `in_context_chance`, `lookups`, `frontier`, `telemetry`
+        (see `inside.telemetry`), `sweeps` (see `sweeps.sweeps`), `leads` (see `compare.leads`),
         `problems`, `cautions` and `reproduce`.
 
     Raises:
@@ -146,11 +151,6 @@ def _measured(result: dict[str, Any] | None, metric: str) -> tuple[Any, Any, Any
     return (entry["value"], entry.get("stderr"), entry.get("n")) if entry else (None, None, None)
 
 
-def as_dict(found: Estimate) -> dict[str, Any]:
-    """An estimate with plain lists."""
-    return asdict(found) | {"values": list(found.values)}
-
-
 def _curves(loaded: Loaded) -> dict[str, Any]:
     arms = loaded.arms
     return {
@@ -162,6 +162,7 @@ def _curves(loaded: Loaded) -> dict[str, Any]:
         "by_pairs": _by_task(arms, "mqar", _pair_rows),
         "in_context_chance": {task: _guesses(arms, task) for task in _tasks(arms, "mqar")},
         "chance": {task: _chance(arms, task) for task in _tasks(arms, "mqar")},
+        "lookups": {task: lookups(arms, task) for task in _tasks(arms, "phonebook")},
     }
 
 

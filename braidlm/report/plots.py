@@ -74,7 +74,7 @@ def by_position(series: Rows, labels: dict[str, str]) -> str | None:
         return None
     is_log = max(edges) >= 4096
     x = svg.scale([x for rows in points.values() for x, _ in rows], LEFT, RIGHT, is_log=is_log)
-    return _estimates(
+    return estimates(
         points,
         labels,
         x,
@@ -101,7 +101,7 @@ def by_pairs(
     is_log = ticks[0] > 0 and ticks[-1] / ticks[0] >= 4
     x = svg.scale(ticks, LEFT, RIGHT, is_log=is_log, pad=0.08)
     title = "Accuracy (share of queries)" if metric == "accuracy" else "Graded recall (nats)"
-    return _estimates(
+    return estimates(
         points,
         labels,
         x,
@@ -127,7 +127,7 @@ def sweep(entries: list[dict[str, Any]]) -> str | None:
         return None
     rows = [(index, row) for index, entry in enumerate(entries) for row in entry["rows"]]
     x = svg.scale([row["lr"] for _, row in rows], LEFT, RIGHT, is_log=True, pad=0.08)
-    return _estimates(
+    return estimates(
         points,
         {width: f"width {width}" for width in points},
         x,
@@ -142,7 +142,7 @@ def sweep(entries: list[dict[str, Any]]) -> str | None:
     )
 
 
-def _estimates(
+def estimates(
     points: dict[str, list[tuple[float, Estimate]]],
     labels: dict[str, str],
     x: svg.Scale,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 # Two-sided 95 % points of Student's t for 1..30 degrees of freedom.
 _T95 = (
@@ -94,6 +95,11 @@ def estimate(measured: Iterable[tuple[object, object, object]]) -> Estimate | No
         n_items=round(mean(counts)) if counts else None,
         values=values,
     )
+
+
+def as_dict(found: Estimate) -> dict[str, Any]:
+    """An estimate with plain lists."""
+    return asdict(found) | {"values": list(found.values)}
 
 
 def t95(degrees: float) -> float:

@@ -70,6 +70,29 @@ def mqar(
     return result("mqar", name, "accuracy", metrics, {"by_pairs": rows}, **fields)
 
 
+def phonebook(
+    exact: float, *, orders: tuple[str, ...] = ("standard",), name: str = "lookup", **fields: Any
+) -> dict[str, Any]:
+    """Exact falls by 0.1 with each length and is 0 in the second half; digits are half right."""
+    tables: dict[str, Any] = {"by_length": [], "by_depth": [], "by_digit": []}
+    for order in orders:
+        for i, length in enumerate((256, 512, 1024)):
+            here = {"order": order, "length": length, "n": 50}
+            value = {"exact": exact - 0.1 * i, "exact_stderr": 0.02}
+            tables["by_length"].append(here | value | {"digits": 0.5, "digits_stderr": 0.01})
+            for start, share in ((0.0, exact), (0.5, 0.0)):
+                place = {"start": start, "end": start + 0.5, "exact": share, "exact_stderr": 0.03}
+                tables["by_depth"].append(here | place)
+        for digit in range(1, 8):
+            row = {"order": order, "digit": digit, "right": 0.8 - 0.1 * digit, "stderr": 0.02}
+            tables["by_digit"].append(row | {"n": 150})
+    metrics = {
+        "exact": measured(exact, 0.02, "share"),
+        "digits": measured(0.5, 0.01, "share"),
+    }
+    return result("phonebook", name, "exact", metrics, tables, **fields)
+
+
 def measured(value: float | None, stderr: float | None, unit: str, n: int = 400) -> dict[str, Any]:
     return {"value": value, "stderr": stderr, "n": n, "unit": unit}
 

@@ -151,12 +151,12 @@ def test_missing_and_null_results_are_null(tmp_path):
 
 
 def test_an_unknown_kind_gets_a_column_of_its_own(tmp_path):
-    result = lm(0.7) | {"kind": "phonebook", "name": "long", "metric": "exact_match"}
+    result = lm(0.7) | {"kind": "needle", "name": "long", "metric": "exact_match"}
     result["metrics"] = {"exact_match": {"value": 0.7, "stderr": 0.1, "n": 9, "unit": "share"}}
     data = report.tables([write_run(tmp_path / "run", results=[result])])
     (column,) = data["columns"]
-    assert (column["title"], column["better"]) == ("phonebook exact match", "higher")
-    assert data["arms"][0]["metrics"]["phonebook-long.exact_match"]["mean"] == 0.7
+    assert (column["title"], column["better"]) == ("needle exact match", "higher")
+    assert data["arms"][0]["metrics"]["needle-long.exact_match"]["mean"] == 0.7
 
 
 def test_by_pairs_holds_chance_and_both_measures(three):

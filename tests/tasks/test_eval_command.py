@@ -61,3 +61,26 @@ def test_an_unknown_task_is_refused(run):
         _braid(str(run.path), "--tasks", "nope")
     with pytest.raises(InputError, match="task 'nope' is not in the recipe"):
         _braid(str(run.path), "--tasks", "nope", "--list")
+
+
+def test_what_is_measured_already_is_kept_and_said(run, capsys):
+    _braid(str(run.path), "--tasks", "mqar")
+    first = capsys.readouterr()
+    assert first.err == ""
+    _braid(str(run.path), "--tasks", "mqar")
+    again = capsys.readouterr()
+    assert again.out == first.out
+    assert again.err.startswith("mqar-recall: measured already with these items, weights and code")
+    _braid(str(run.path), "--tasks", "mqar", "--force")
+    assert capsys.readouterr().err == ""
+
+
+def test_tasks_are_added_and_changed(run, tmp_path, capsys):
+    book = '[[tasks]]\nkind = "phonebook"\nlengths = [160]\n'
+    (tmp_path / "more.toml").write_text(book)
+    words = ["--tasks-file", str(tmp_path / "more.toml"), "--set", "tasks.lookup.n_items=2"]
+    assert _braid(str(run.path), *words) == 0
+    assert "phonebook-lookup" in (shown := capsys.readouterr().out)
+    assert "(n = 2) share" in shown
+    assert _braid(str(run.path), *words, "--list") == 0
+    assert "phonebook-lookup\nstandard order, " in capsys.readouterr().out
