@@ -12,7 +12,16 @@ from torch.utils.flop_counter import FlopCounterMode
 from braidlm.ops.attention import KVCache, attention
 from braidlm.segments import Segments
 from tests.flops import UNKNOWN_TO_TORCH
-from tests.ops.compare import assert_near, assert_same, layouts, leaf, only_real
+from tests.ops.compare import (
+    assert_near,
+    assert_same,
+    layouts,
+    leaf,
+    only_real,
+    relative_l2,
+    with_gradients,
+)
+from tests.tolerances import BF16_L2
 
 HQ, HKV, D, DV = 4, 2, 6, 4
 
@@ -197,6 +206,36 @@ def test_padding_is_zero_and_reaches_no_document(past):
     assert not bool(o[~segments.is_real].any())
     for result in (o, new.k, new.v):
         assert bool(result.isfinite().all())
+
+
+@pytest.mark.parametrize("window", [None, 3])
+@pytest.mark.parametrize("options", [{}, {"softcap": 1.0}, {"sink_logits": torch.zeros(HQ)}])
+def test_a_batch_of_nothing_but_padding_gives_zeros_and_no_document(window, options):
+    segments = Segments.from_doc_ids(torch.full((2, 5), -1))
+    none = KVCache(torch.zeros(0, 3, HKV, D), torch.zeros(0, 3, HKV, DV), torch.zeros(0).long())
+    for impl in ("sdpa", "naive"):
+        for cache in (None, none):
+            call = {"segments": segments, "cache": cache, "window": window, "impl": impl}
+            o, new = attention(*inputs(5, torch.float32), **call, **options)
+            assert not bool(o.any())
+            assert new is not None
+            assert new.length.tolist() == []
+
+
+def test_bf16_stays_near_fp64():
+    """The sinks' gradient sums over thousands of queries: it is kept wide."""
+    quantised = inputs(2000, dtype=torch.bfloat16, rows=1)
+    exact = [x.detach().double().requires_grad_() for x in quantised]
+
+    def form(given):
+        return (attention(*given, window=64, n_sinks=4, return_state=False)[0],)
+
+    ours = with_gradients(lambda: form(quantised), quantised)
+    truth = with_gradients(lambda: form(exact), exact)
+    errors = [relative_l2(a, b) for a, b in zip(ours, truth, strict=True)]
+    assert max(errors) < BF16_L2["attention options"], errors
+    of_sinks = [relative_l2(a[:, :4], b[:, :4]) for a, b in zip(ours[2:], truth[2:], strict=True)]
+    assert max(of_sinks) < BF16_L2["attention options"], of_sinks
 
 
 class TestTheRing:

@@ -48,6 +48,8 @@ def attention_sdpa(
         o = _fresh(q, k, v, segments, scoring, window)
         return o, (_extend(None, k, v, segments, window) if return_state else None)
     asked = by_document(q, segments)
+    if not len(asked):
+        return q.new_zeros(*q.shape[:3], v.shape[3]), (cache if return_state else None)
     if window is not None and asked.shape[1] > 1:
         # Before the ring is written: early queries still see what late tokens write over.
         new_k, new_v = by_document(k, segments), by_document(v, segments)
@@ -140,8 +142,6 @@ def _to_rows(o: Tensor, segments: Segments) -> Tensor:
 
 def _over_cache(q: Tensor, before: Tensor, cache: KVCache, scoring: Scoring) -> Tensor:
     """Queries (n, L, Hq, D) whose first one follows `before` (n,) held tokens of its document."""
-    if not len(q):
-        return q.new_zeros(*q.shape[:3], cache.v.shape[-1])
     held = before.tolist()
     is_even = min(held) == max(held)
     n_new = q.shape[1]
