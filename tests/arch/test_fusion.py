@@ -1,5 +1,5 @@
 import re
-from itertools import product
+from itertools import cycle, product
 from pathlib import Path
 from typing import NamedTuple, get_args
 
@@ -214,8 +214,9 @@ def test_what_is_legal_runs_and_keeps_the_laws():
 
 @pytest.mark.slow
 def test_all_that_is_legal_runs_and_keeps_the_laws():
-    for case in legal(("none", "rms", "group")):
-        check_laws(case)
+    """Each norm in turn: the norm acts before, and apart from, everything else."""
+    for case, norm in zip(legal(("rms",)), cycle(("none", "rms", "group"))):
+        check_laws(case._replace(norm=norm))
 
 
 @pytest.mark.parametrize("norm", ["none", "rms", "group"])
