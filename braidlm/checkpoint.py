@@ -3,7 +3,8 @@
     weights.safetensors   every parameter and persistent buffer; tied weights once
     config.json           the complete recipe
     train_state.pt        optimizer, counters, random states (only in checkpoints of a training run)
-    manifest.json         format version, step, code version, bytes and SHA-256 of each file above
+    manifest.json         format version, step, code version, bytes and SHA-256 of each file above,
+                          and its own SHA-256
 
 A checkpoint is written into a hidden sibling folder, forced to the disk, and renamed. A process
 that is killed at any moment therefore leaves the earlier checkpoints as they were.
@@ -27,7 +28,7 @@ from torch import Tensor, nn
 
 from braidlm.arch import Recipe
 from braidlm.errors import InputError
-from braidlm.files import read_json, sync_folder, write_json
+from braidlm.files import is_unaltered, read_json, sealed, sync_folder, write_json
 from braidlm.model import HybridLM
 from braidlm.provenance import code_version, now
 
@@ -164,7 +165,8 @@ def _write_manifest(folder: Path, step: int) -> None:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         files[path.name] = {"bytes": path.stat().st_size, "sha256": digest}
     manifest = {"format_version": FORMAT_VERSION, "step": step, "code_version": code_version()}
-    write_json(folder / MANIFEST, {**manifest, "written_at": now(), "files": files})
+    manifest |= {"written_at": now(), "files": files}
+    write_json(folder / MANIFEST, sealed(manifest))
 
 
 def _put_in_place(temporary: Path, path: Path) -> None:
@@ -255,6 +257,8 @@ def read_manifest(path: str | os.PathLike[str]) -> dict[str, Any]:
     )
     if not are_described or not isinstance(manifest.get("step"), int):
         raise InputError(f"{path / MANIFEST} lacks the step, or the size and sum of a file")
+    if not is_unaltered(manifest):
+        raise InputError(f"{path / MANIFEST} was altered: its own checksum differs")
     return manifest
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import math
 import os
@@ -33,6 +34,29 @@ def atomic_write(path: Path, data: bytes) -> None:
             error.filename = str(path)
         raise
     sync_folder(path.parent)
+    _remove_leftovers(path)
+
+
+def _remove_leftovers(path: Path) -> None:
+    """Remove the temporary files of `path` whose process was killed before it could."""
+    start = f".{path.name}."
+    with contextlib.suppress(OSError):
+        for name in os.listdir(path.parent):
+            pid = name.removeprefix(start).removesuffix(".tmp")
+            if name == f"{start}{pid}.tmp" and pid.isdecimal() and _is_gone(int(pid)):
+                path.with_name(name).unlink(missing_ok=True)
+
+
+def _is_gone(pid: int) -> bool:
+    if os.name != "posix":  # elsewhere the question itself would end the process
+        return False
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    except (OSError, OverflowError):
+        return False
+    return False
 
 
 def sync_folder(folder: Path) -> None:
@@ -64,6 +88,18 @@ def write_json(path: Path, value: Any) -> None:
     """
     text = json.dumps(strict_json(value), indent=2, ensure_ascii=False, allow_nan=False)
     atomic_write(path, (text + "\n").encode())
+
+
+def sealed(data: Mapping[str, Any]) -> dict[str, Any]:
+    """Return JSON-able `data` with its own checksum, so that no part of it can change unseen."""
+    rest = {key: value for key, value in data.items() if key != "sha256"}
+    digest = hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+    return {**rest, "sha256": digest}
+
+
+def is_unaltered(data: Mapping[str, Any]) -> bool:
+    """Whether data that was `sealed` is as it was; what has no checksum is taken as it is."""
+    return "sha256" not in data or data["sha256"] == sealed(data)["sha256"]
 
 
 def read_json(path: Path) -> Any:

@@ -240,13 +240,23 @@ class Run:
             InputError: another process holds it.
         """
         with open(self.path / ".lock", "ab") as file:
-            for _ in range(5):
-                if is_held := _try_lock(file) is not False:
-                    break
-                # Who asks for the status holds it for a moment, and must not stop a start.
-                time.sleep(0.05)
-            if not is_held:
-                raise InputError(f"{self.path} is in use: another process is training it")
+            _hold(file, f"{self.path} is in use: another process is training it")
+            yield
+
+    @contextlib.contextmanager
+    def measuring(self, kind: str, name: str) -> Iterator[None]:
+        """Hold one result for writing while inside; other results are free.
+
+        Raises:
+            InputError: another process is measuring it.
+        """
+        path = self.results_dir / f".{kind}-{name}.lock"
+        with contextlib.ExitStack() as stack:
+            with contextlib.suppress(OSError):  # nothing can be written, as will be said then
+                self.results_dir.mkdir(exist_ok=True)
+                file = stack.enter_context(open(path, "ab"))
+                busy = self.results_dir / f"{kind}-{name}.json"
+                _hold(file, f"{busy} is in use: another process is measuring it")
             yield
 
     def is_active(self) -> bool:
@@ -316,6 +326,8 @@ class Run:
                 raise InputError(
                     f"{path}: schema_version = {version!r}; this version reads {SCHEMA_VERSION}"
                 )
+            if "kind" not in result:
+                raise InputError(f"{path} lacks its 'kind'; measure it again")
             if kind in (None, result["kind"]):
                 found.append(result)
         return found
@@ -324,6 +336,20 @@ class Run:
 def _holds_something(folder: Path) -> bool:
     """Whether anything but the hidden leftovers of a killed start lies in `folder`."""
     return any(not entry.name.startswith(".") for entry in folder.iterdir())
+
+
+def _hold(file: Any, busy: str) -> None:
+    """Take the lock of a file, or say `busy`.
+
+    Raises:
+        InputError: another process holds it.
+    """
+    for _ in range(5):
+        if _try_lock(file) is not False:
+            return
+        # Who asks for the status holds it for a moment, and must not stop a start.
+        time.sleep(0.05)
+    raise InputError(busy)
 
 
 def _try_lock(file: Any) -> bool | None:

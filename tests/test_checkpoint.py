@@ -125,6 +125,20 @@ def test_a_broken_manifest_is_named(tmp_path, text, words):
         checkpoint.verify(path)
 
 
+@pytest.mark.parametrize("field", ["step", "code_version", "written_at", "more"])
+def test_no_part_of_a_manifest_changes_unseen(tmp_path, field):
+    file = save(tmp_path / "a") / "manifest.json"
+    whole = json.loads(file.read_text())
+    file.write_text(json.dumps(whole, indent=7))  # another spelling is no change
+    checkpoint.verify(tmp_path / "a")
+    file.write_text(json.dumps(whole | {field: 7}))
+    with pytest.raises(InputError, match=r"manifest\.json was altered"):
+        checkpoint.verify(tmp_path / "a")
+    del whole["sha256"]  # as earlier versions wrote it
+    file.write_text(json.dumps(whole))
+    checkpoint.verify(tmp_path / "a")
+
+
 def test_files_that_are_no_weights_or_no_state_are_input_errors(tmp_path):
     path = save(tmp_path / "a")
     (path / "weights.safetensors").write_bytes(b"not tensors")

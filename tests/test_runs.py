@@ -255,6 +255,9 @@ def test_results_are_read_by_kind_and_schema(run: Run):
     files.write_json(run.results_dir / "lm-c.json", {"schema_version": 2})
     with pytest.raises(InputError, match="schema_version = 2; this version reads 1"):
         run.results()
+    files.write_json(run.results_dir / "lm-c.json", {"schema_version": 1})
+    with pytest.raises(InputError, match=r"lm-c\.json lacks its 'kind'"):
+        run.results()
 
 
 def test_env_says_what_a_result_depends_on_and_keeps_earlier_sessions(run: Run):

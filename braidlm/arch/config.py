@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Iterator
 from typing import Any, ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
@@ -47,7 +48,9 @@ class Config(BaseModel):
         try:
             return cls.model_validate(data)
         except ValidationError as error:
-            raise InputError(sentence(error, where)) from None
+            raise InputError(sentence(error, where, data)) from None
+        except UnicodeEncodeError as error:  # pydantic cannot hold a message with such a character
+            raise InputError(error.object.encode("utf-8", "backslashreplace").decode()) from None
 
     @model_validator(mode="before")
     @classmethod
@@ -63,6 +66,9 @@ class Config(BaseModel):
                     f"unknown field '{key}'{nearest(str(key), allowed)}; "
                     f"allowed: {', '.join(allowed)}"
                 )
+        for key, value in data.items():
+            if isinstance(value, int) and not -(2**63) <= value < 2**63:
+                raise ValueError(f"'{key}' = {value!s:.20}...: must be below 2^63")
         return {k: _tuples(v) for k, v in data.items()}
 
 
@@ -70,10 +76,20 @@ def _tuples(value: Any) -> Any:
     return tuple(_tuples(v) for v in value) if isinstance(value, list) else value
 
 
-def sentence(error: ValidationError, where: str = "") -> str:
-    """Turn pydantic's report into one sentence: path, value, what is allowed."""
+def _written(path: tuple[int | str, ...], data: Any) -> Iterator[int | str]:
+    """Yield a path as the file has it: pydantic also names the kind of each entry on the way."""
+    for part in path:
+        if isinstance(data, dict) and part not in data and part == data.get("kind"):
+            continue
+        yield part
+        is_there = part in data if isinstance(data, dict) else isinstance(data, list | tuple)
+        data = data[part] if is_there else None
+
+
+def sentence(error: ValidationError, where: str = "", data: Any = None) -> str:
+    """Turn pydantic's report on `data` into one sentence: path, value, what is allowed."""
     first = error.errors()[0]
-    path = ".".join(str(p) for p in (*filter(None, [where]), *first["loc"]))
+    path = ".".join(str(p) for p in (*filter(None, [where]), *_written(first["loc"], data)))
     message = first["msg"].removeprefix("Value error, ")
     more = error.error_count() - 1
     tail = f" (and {more} more)" if more else ""

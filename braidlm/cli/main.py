@@ -16,7 +16,7 @@ from braidlm.cli.parser import Parser
 from braidlm.errors import InputError
 
 COMMANDS = (describe, match, data, train, eval, generate, study, sweep, compare, report)
-_TOO_LARGE = re.compile(r"allocate memory|out of memory|overflow", re.IGNORECASE)
+TOO_LARGE = re.compile(r"allocate memory|out of memory|overflow", re.IGNORECASE)
 
 
 def build_parser() -> Parser:
@@ -101,7 +101,7 @@ def _say(message: str) -> int:
 def _say_too_large(error: Exception) -> int:
     """Explain a request beyond the machine; any other error is a defect and keeps its traceback."""
     is_torch = isinstance(error, RuntimeError)
-    if is_torch and not _TOO_LARGE.search(f"{type(error).__name__} {error}"):
+    if is_torch and not TOO_LARGE.search(f"{type(error).__name__} {error}"):
         raise error
     first = str(error).strip().partition("\n")[0] or type(error).__name__
     return _say(f"what was asked for is too large for this machine: {first}")

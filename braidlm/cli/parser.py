@@ -15,6 +15,15 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, *args: Any, **settings: Any) -> None:
         super().__init__(*args, allow_abbrev=False, **settings)
 
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        """Refuse a word that is not among the choices; name the nearest."""
+        choices = list(map(str, action.choices or ()))
+        if choices and value not in choices:
+            close = difflib.get_close_matches(str(value), choices, n=1)
+            hint = f" (did you mean '{close[0]}'?)" if close else ""
+            name = "/".join(action.option_strings) or str(action.metavar or action.dest).lower()
+            self.error(f"unknown {name} '{value}'{hint}; allowed: {', '.join(choices)}")
+
     def error(self, message: str) -> NoReturn:
         """Refuse a command line.
 

@@ -17,7 +17,7 @@ from braidlm.data.shard_write import SplitWriter
 from braidlm.data.shards import FORMAT, LEARNT, PROMPT, SPLITS, ShardSet, Verify, open_shards
 from braidlm.data.tokenizer import Tokenizer
 from braidlm.errors import InputError
-from braidlm.files import write_json
+from braidlm.files import sealed, write_json
 
 MAX_SHARD_TOKENS = 1 << 27
 _BATCH_CHARS = 1 << 20
@@ -196,7 +196,7 @@ class _Builder:
             "splits": {name: split.totals() for name, split in self._splits.items()},
             "files": {k: v for split in self._splits.values() for k, v in split.files.items()},
         }
-        write_json(self._folder / "meta.json", meta)
+        write_json(self._folder / "meta.json", sealed(meta))
 
 
 def _batches(documents: Iterator[Document]) -> Iterator[list[Document]]:

@@ -24,7 +24,7 @@ import numpy as np
 
 from braidlm.data.verified import Verified
 from braidlm.errors import InputError
-from braidlm.files import read_json
+from braidlm.files import is_unaltered, read_json
 
 FORMAT = 2
 SPLITS = ("train", "held_out")
@@ -182,6 +182,11 @@ def _read_meta(folder: Path) -> dict[str, Any]:
             raise InputError(
                 f"{folder / 'meta.json'}: '{field}' was altered: delete {folder} and build it again"
             )
+    if not is_unaltered(meta):
+        raise InputError(
+            f"{folder / 'meta.json'} was altered (its own checksum differs): "
+            f"delete {folder} and build it again"
+        )
     return meta
 
 

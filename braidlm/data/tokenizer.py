@@ -255,7 +255,9 @@ def _load_json(path: str | Path, data: bytes | None):
     try:
         inner = Inner.from_str(data.decode("utf-8"))
     except Exception as error:  # the library raises a bare Exception
-        raise InputError(f"tokenizer {path} is not a tokenizers JSON file: {error}") from None
+        raise InputError(
+            f"tokenizer {path} is not a tokenizers JSON file: {error!s:.200}"
+        ) from None
     inner.no_truncation()
     inner.no_padding()
     # A document that merely spells "<|endoftext|>" must not be cut in two.

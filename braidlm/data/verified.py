@@ -23,7 +23,7 @@ class Verified:
     def __init__(self, folder: Path):
         self._folder = folder
         self._known: dict[str, list[str | int]] = {}
-        with contextlib.suppress(OSError, ValueError):
+        with contextlib.suppress(OSError, ValueError, RecursionError):
             found = json.loads((folder / NAME).read_bytes())
             self._known = found if isinstance(found, dict) else {}
         self._is_new = False

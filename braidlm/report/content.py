@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from braidlm.errors import InputError
+from braidlm.files import strict_json
 from braidlm.report.checks import cautions, problems, unmatched
 from braidlm.report.compare import leads
 from braidlm.report.figures import arch_figures
@@ -96,7 +97,7 @@ def tables(dirs: Iterable[Path | str], *, context: int = 8192) -> dict[str, Any]
         "reproduce": reproduce(loaded),
     }
     data["leads"] = leads(arms, data["columns"], loaded.arms)
-    return data | {"summary": summary(data), "notes": notes(data)}
+    return strict_json(data | {"summary": summary(data), "notes": notes(data)})
 
 
 def _columns(arms: list[Arm]) -> list[Column]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from importlib.resources import files
 from pathlib import Path
@@ -34,7 +35,7 @@ def build(dirs: Iterable[Path | str], out: Path | str, *, context: int = 8192) -
         path.write_bytes(page)
         return path
     path.parent.mkdir(parents=True, exist_ok=True)
-    atomic_write(path.resolve(), page)
+    atomic_write(Path(os.path.realpath(path)), page)  # a link stays, what it means is replaced
     return path
 
 

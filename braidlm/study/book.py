@@ -117,7 +117,38 @@ def read_before(out: Path, resume: bool) -> dict[str, Any] | None:
         raise InputError(
             f"{out / FILE}: schema_version = {version!r}; this version reads {SCHEMA_VERSION}"
         )
+    if altered := [field for field in before if not _is_sound(field, before[field])]:
+        raise InputError(
+            f"{out / FILE}: '{altered[0]}' is not of the form that a study writes; "
+            "choose a new folder, or put it right"
+        )
     return before
+
+
+def _is_sound(field: str, value: Any) -> bool:
+    """Whether a field of study.json has the parts that are read when a study goes on."""
+    if field in ("seeds", "sessions", "arms") and not isinstance(value, list):
+        return False
+    match field:
+        case "name" | "cwd" | "command":
+            return isinstance(value, str)
+        case "threads":
+            return isinstance(value, int) and value > 0
+        case "seeds":
+            return all(type(seed) is int for seed in value)
+        case "arms":
+            return all(
+                isinstance(arm, dict)
+                and isinstance(arm.get("name"), str)
+                and isinstance(arm.get("overrides"), list)
+                for arm in value
+            )
+        case "runs":
+            return isinstance(value, dict) and all(
+                isinstance(run, dict) and isinstance(run.get("pid", 0), int | None)
+                for run in value.values()
+            )
+    return True
 
 
 def check_grown(before: dict[str, Any], config: StudyConfig, out: Path) -> None:

@@ -135,8 +135,8 @@ def evaluate(
         The result files' contents in the order of the recipe; with `limit` the measured part alone.
 
     Raises:
-        InputError: no run, no such task or checkpoint, a damaged checkpoint, or a task that its
-            source cannot serve.
+        InputError: no run, no such task or checkpoint, a damaged checkpoint, a task that its
+            source cannot serve, or one that another process is measuring now.
         OSError: a result cannot be written.
     """
     run = _open(run_dir)
@@ -158,10 +158,11 @@ def evaluate(
             found.append(asked.look(task, tell))
             continue
         work = make_ready(task, asked.tokenizer, recipe)
-        result = None if force else asked.earlier(task, work)
-        if result is not None and kept is not None:
-            kept(stem)
-        found.append(result or asked.measure(task, work, tell, force=force))
+        with run.measuring(task.kind, task.name):
+            result = None if force else asked.earlier(task, work)
+            if result is not None and kept is not None:
+                kept(stem)
+            found.append(result or asked.measure(task, work, tell, force=force))
     return found
 
 

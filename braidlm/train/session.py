@@ -293,6 +293,8 @@ class Session:
             ) from None
         self.step = self.checkpointed = step
         self.directory.truncate_metrics(step)
+        # A kill may have come before the oldest was forgotten, or in the middle of it.
+        checkpoint.rotate(self.directory.path, self.config.keep_checkpoints)
 
     def _take_over(self, state: dict[str, Any]) -> None:
         load_optimizer_state(self.optimizer, state["optimizer"])

@@ -4,6 +4,8 @@ import pytest
 from pydantic import ValidationError
 
 from braidlm.arch.config import Config, nearest
+from braidlm.arch.experiment import DataConfig
+from braidlm.arch.spec import Spec
 from braidlm.errors import InputError
 
 
@@ -73,3 +75,26 @@ def test_messages_name_path_value_and_file_part():
 def test_nearest():
     assert nearest("d_modle", ["d_model", "d_ff"]) == " (did you mean 'd_model'?)"
     assert re.fullmatch("", nearest("q", ["d_model"]))
+
+
+def test_a_path_is_the_files_own_and_names_no_kind():
+    data = {"seq_len": 8, "sources": [{"kind": "text", "path": 5}]}
+    with pytest.raises(InputError, match=r"^data\.sources\.0\.path = 5: "):
+        DataConfig.of(data, "data")
+    data["sources"][0] = {"kind": "text", "path": "x", "weight": -1}
+    with pytest.raises(InputError, match=r"^data\.sources\.0\.weight = -1: "):
+        DataConfig.of(data, "data")
+    data["sources"][0] = {"kind": "text"}
+    with pytest.raises(InputError, match=r"^data\.sources\.0\.path: this field is required"):
+        DataConfig.of(data, "data")
+
+
+def test_half_a_character_is_shown_by_its_number():
+    with pytest.raises(InputError, match=r"'M\\udc8b', character 2: '\\udc8b' is no symbol"):
+        Spec.parse("M\udc8b", d_model=8, vocab_size=8)
+
+
+@pytest.mark.parametrize("value", [2**63, -(2**63) - 1, 10**400])
+def test_a_number_that_no_machine_holds_is_refused(value):
+    with pytest.raises(InputError, match=r"data: 'seq_len' = -?\d+\.\.\.: must be below 2\^63"):
+        DataConfig.of({"seq_len": value, "sources": []}, "data")

@@ -28,7 +28,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {
         str(f.relative_to(folder)): f.read_bytes()
         for f in sorted(folder.rglob("*"))
-        if f.is_file() and f.name != ".lock"
+        if f.is_file() and not f.name.endswith(".lock")
     }
 
 

@@ -6,6 +6,7 @@ import shutil
 
 import pytest
 
+from braidlm.files import sealed
 from tests.cli.conftest import contents
 
 STEP = "step-00000004"
@@ -92,7 +93,7 @@ def _seal(folder, name):
     data = (folder / name).read_bytes()
     entry = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
     manifest["files"][name] = entry
-    (folder / "manifest.json").write_text(json.dumps(manifest))
+    (folder / "manifest.json").write_text(json.dumps(sealed(manifest)))
 
 
 @pytest.mark.parametrize("content", [b"", b"junk", b"PK\x03\x04junk", b"\x80\x02}q\x00."])

@@ -9,7 +9,7 @@ from tests.cli.conftest import TINY
     ("words", "says"),
     [
         ([], ("no command is given; allowed: describe, match, data, train", "braid --help")),
-        (["trian"], ("'trian'", "'train'")),
+        (["trian"], ("unknown command 'trian' (did you mean 'train'?)", "allowed: describe")),
         (["data"], ("ACTION", "braid data --help")),
         (["data", "bild"], ("'bild'", "'build'")),
         (["train", TINY], ("required: --out", "braid train --help")),
@@ -22,7 +22,7 @@ from tests.cli.conftest import TINY
         (["describe", "-*"], ("'-*'", "goes behind '--'")),
         (["describe", "M", "--context", "long"], ("--context", "'long'", "int")),
         (["generate", "x", "--temperature", "hot"], ("--temperature", "'hot'", "float")),
-        (["train", TINY, "--out", "x", "--progress", "loud"], ("--progress", "'loud'", "'json'")),
+        (["train", TINY, "--out", "x", "--progress", "loud"], ("--progress", "'loud'", "json")),
         (["generate", "x", "--prompt"], ("--prompt", "expected one argument")),
     ],
     ids=lambda v: " ".join(map(str, v))[:30] if isinstance(v, list) else "",

@@ -7,7 +7,7 @@ import pytest
 from braidlm.data import building, shard_build
 from braidlm.data.corpora import read_corpus
 from braidlm.data.shard_build import build_shards, is_held_out, shard_key
-from braidlm.data.shards import open_shards
+from braidlm.data.shards import SPLITS, open_shards
 from braidlm.data.tokenizer import ByteTokenizer, load_tokenizer
 from braidlm.errors import InputError
 
@@ -203,6 +203,8 @@ def test_folders_that_are_no_shards(corpus, tmp_path, bpe_file):
     for broken, message in (
         (meta | {"format": 99}, "must have format 2"),
         ({k: v for k, v in meta.items() if k != "files"}, "lacks files"),
+        (meta | {"held_out": 0.5}, r"meta\.json was altered"),
+        (meta | {"splits": dict.fromkeys(SPLITS, meta["splits"]["train"])}, "was altered"),
     ):
         (folder / "meta.json").write_text(json.dumps(broken))
         with pytest.raises(InputError, match=message):

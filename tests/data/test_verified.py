@@ -9,6 +9,7 @@ from braidlm.data.shards import open_shards
 from braidlm.data.tokenizer import ByteTokenizer
 from braidlm.data.verified import NAME
 from braidlm.errors import InputError
+from braidlm.files import sealed
 
 from .conftest import source_of
 
@@ -66,7 +67,9 @@ def test_a_file_that_was_just_written_is_not_recorded(folder, read):
     assert read[8:] == ["train-00000.idx"]
 
 
-@pytest.mark.parametrize("content", [b"", b"[]", b"\xff", b'{"train-00000.bin": 5}'])
+@pytest.mark.parametrize(
+    "content", [b"", b"[]", b"\xff", b'{"train-00000.bin": 5}', b"[" * 100_000]
+)
 def test_a_damaged_record_is_no_record(folder, read, content):
     (folder / NAME).write_bytes(content)
     open_shards(folder, verify=True)
@@ -77,7 +80,7 @@ def test_another_checksum_in_meta_is_compared(folder, read):
     open_shards(folder, verify=True)
     meta = json.loads((folder / "meta.json").read_text())
     meta["files"]["train-00000.bin"]["sha256"] = "0" * 64
-    (folder / "meta.json").write_text(json.dumps(meta))
+    (folder / "meta.json").write_text(json.dumps(sealed(meta)))
     with pytest.raises(InputError, match=r"train-00000\.bin was altered"):
         open_shards(folder, verify=True)
 

@@ -43,8 +43,10 @@ def test_metrics_are_means_with_both_errors(three):
     assert full["metrics"]["mqar-recall.graded"]["mean"] == pytest.approx(6 * 0.97)
 
 
-def test_it_is_json_without_nan(three):
+def test_it_is_json_without_nan(three, tmp_path):
     json.loads(json.dumps(three, allow_nan=False))
+    run = write_run(tmp_path / "odd", config() | {"note": float("inf")}, results=[lm(1.5)])
+    json.dumps(report.tables([run]), allow_nan=False)
 
 
 def test_the_summary_names_the_best_and_what_is_within_error(three):

@@ -7,7 +7,7 @@ from braidlm.arch.recipe import differences
 from braidlm.errors import InputError
 from braidlm.train.resume import check_same_run, random_states, set_random_states
 
-from .tiny import recipe
+from .tiny import recipe, run
 
 
 @pytest.mark.parametrize(
@@ -84,3 +84,15 @@ def test_random_states_return_and_survive_a_file(tmp_path):
     torch.manual_seed(99)
     set_random_states(torch.load(tmp_path / "random.pt", weights_only=True))
     assert [random.random(), torch.rand(()).item(), random.gauss(0, 1)] == expected
+
+
+def test_what_a_kill_left_among_the_checkpoints_goes_when_the_run_goes_on(tmp_path):
+    run(tmp_path / "run", recipe(checkpoint_every=4))
+    places = tmp_path / "run" / "checkpoints"
+    for name in (".step-00000004.old", ".step-00000009.77.tmp"):
+        (places / name).mkdir()
+        (places / name / "weights.safetensors").write_text("half")
+    run(tmp_path / "run", recipe(checkpoint_every=4), resume=True)
+    assert sorted(p.name for p in places.iterdir()) == ["step-00000004", "step-00000008"]
+    run(tmp_path / "run", recipe(checkpoint_every=4, keep_checkpoints=1), resume=True)
+    assert [p.name for p in places.iterdir()] == ["step-00000008"]
