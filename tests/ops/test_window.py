@@ -10,6 +10,9 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from braidlm.ops.attention import KVCache, attention
+from braidlm.ops.attention.cache import Window
+from braidlm.ops.attention.kernel import Scoring
+from braidlm.ops.attention.sdpa import attention_sdpa
 from braidlm.segments import Segments
 from tests.flops import UNKNOWN_TO_TORCH
 from tests.ops.compare import (
@@ -285,6 +288,20 @@ class TestTheRing:
             with Calls() as calls:
                 attention(*given, cache=cache, window=5, n_sinks=2)
             assert calls.masked == [has_mask]
+
+    @torch.no_grad()
+    def test_a_step_over_a_full_one_asks_the_device_for_no_value(self):
+        """Meta tensors have none: whatever made the host wait for a number would fail here."""
+
+        def step(capacity):
+            cache = KVCache(*(x.to("meta") for x in ring([capacity, capacity], 5, 2)))
+            q, k, v = (x.to("meta") for x in inputs(1))
+            how = {"segments": None, "cache": cache, "window": Window(5, 2), "return_state": True}
+            return attention_sdpa(q, k, v, scoring=Scoring(0.4), **how)[0]
+
+        assert step(7).shape == (2, 1, HQ, DV)
+        with pytest.raises(RuntimeError, match="meta"):
+            step(6)
 
 
 class Calls(TorchDispatchMode):
