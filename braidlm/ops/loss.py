@@ -12,6 +12,8 @@ from braidlm.ops.dispatch import state_dtype
 
 LOGITS_AT_ONCE = 2**24
 """Elements of the largest block of logits, by default: 64 MiB in fp32."""
+LOGITS_IN_CACHE = 2**22
+"""The same on a CPU: 16 MiB, which its last cache holds."""
 
 Reduction = Literal["mean", "sum", "none"]
 
@@ -39,7 +41,8 @@ def linear_cross_entropy(
             refused; on other devices, and when compiled, it is not looked for.
         ignore_index: targets of this value have loss 0 and do not count in the mean.
         reduction: "mean" over the counted tokens (0 if there are none), "sum", or "none".
-        chunk_size: tokens per block; by default about `LOGITS_AT_ONCE` / V.
+        chunk_size: tokens per block; by default about `LOGITS_AT_ONCE` / V, on a CPU
+            `LOGITS_IN_CACHE` / V.
         logit_scale: multiplies the logits.
 
     Returns:
@@ -55,7 +58,8 @@ def linear_cross_entropy(
     if torch.is_autocast_enabled(kind) and dtype != torch.float64:
         dtype = torch.get_autocast_dtype(kind)
     flat = targets.reshape(-1)
-    size = chunk_size or max(64, LOGITS_AT_ONCE // weight.shape[0])
+    at_once = LOGITS_IN_CACHE if kind == "cpu" else LOGITS_AT_ONCE
+    size = chunk_size or max(64, at_once // weight.shape[0])
     rows = hidden.reshape(-1, hidden.shape[-1])
     with torch.autocast(kind, enabled=False):
         if reduction == "none":
@@ -110,24 +114,22 @@ def _check_range(counted: Tensor, vocab_size: int, ignore_index: int) -> None:
 
 def _block(
     rows: Tensor, weight: Tensor, targets: Tensor, ignore_index: int, scale: float
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Logits, log-sum-exp and loss of one block; ignored tokens have loss 0."""
+) -> tuple[Tensor, Tensor]:
+    """Log-probabilities and loss of one block; ignored tokens have loss 0."""
     logits = torch.mm(rows, weight.t()).to(state_dtype(rows.dtype))
     if scale != 1.0:
         logits.mul_(scale)
-    lse = torch.logsumexp(logits, dim=-1)
+    log_p = torch.log_softmax(logits, dim=-1)
     counts = targets != ignore_index
-    picked = logits.gather(1, torch.where(counts, targets, 0)[:, None])[:, 0]
-    return logits, lse, (lse - picked) * counts
+    picked = log_p.gather(1, torch.where(counts, targets, 0)[:, None])[:, 0]
+    return log_p, -picked * counts
 
 
-def _gradient(
-    logits: Tensor, lse: Tensor, targets: Tensor, per_token: Tensor, scale: float
-) -> Tensor:
-    """d loss / d (hidden @ weight^T), written over `logits`: scale * per_token * (p - onehot)."""
-    probability = logits.sub_(lse[:, None]).exp_()
+def _gradient(log_p: Tensor, targets: Tensor, per_token: Tensor, scale: float) -> Tensor:
+    """d loss / d (hidden @ weight^T), written over `log_p`: scale * per_token * (p - onehot)."""
+    probability = log_p.exp_()
     at_target = torch.where(per_token != 0, targets, 0)[:, None]
-    probability.scatter_add_(1, at_target, torch.full_like(lse, -1.0)[:, None])
+    probability.scatter_add_(1, at_target, torch.full_like(probability[:, :1], -1.0))
     return probability.mul_((per_token * scale)[:, None])
 
 
@@ -149,17 +151,17 @@ def _gradients(
     for start in range(0, len(rows), size):
         part = slice(start, start + size)
         h = rows[part].to(dtype)
-        logits, lse, losses[part] = _block(h, w, targets[part], ignore_index, scale)
+        log_p, losses[part] = _block(h, w, targets[part], ignore_index, scale)
         if d_rows is None and d_weight is None:
             continue
         weighed = per_token[part] * (targets[part] != ignore_index)
-        d_logits = _gradient(logits, lse, targets[part], weighed, scale).to(dtype)
+        d_logits = _gradient(log_p, targets[part], weighed, scale).to(dtype)
         if d_rows is not None:
             d_rows[part] = torch.mm(d_logits, w)
         if d_weight is not None and dtype == wide:
             d_weight.addmm_(d_logits.t(), h)
         elif d_weight is not None:
-            d_weight += torch.mm(d_logits.t(), h)
+            d_weight += torch.mm(d_logits.t(), h).to(wide)
     return losses, d_rows, None if d_weight is None else d_weight.to(weight.dtype)
 
 
