@@ -80,6 +80,7 @@ PEERS: dict[str, tuple[str, dict[str, Any], Callable, Callable]] = {
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 AGREE = 2e-5
 """Largest difference of fp32 logits that is allowed, relative to the largest logit."""
+CLOCKS = {"wall": time.perf_counter, "processor": time.process_time}
 Thunk = Callable[[], object]
 
 
@@ -199,15 +200,16 @@ def decoding(
     }
 
 
-def alternate(thunks: dict[str, Thunk], n_rounds: int) -> dict[str, list[float]]:
+def alternate(thunks: dict[str, Thunk], options: argparse.Namespace) -> dict[str, list[float]]:
     """Return the seconds of each variant in each round, after one round that does not count."""
+    clock = CLOCKS[options.clock]
     seconds: dict[str, list[float]] = {name: [] for name in thunks}
-    for index in range(n_rounds + 1):
+    for index in range(options.rounds + 1):
         for name, run in thunks.items():
-            start = time.perf_counter()
+            start = clock()
             run()
             if index:
-                seconds[name].append(time.perf_counter() - start)
+                seconds[name].append(clock() - start)
     return seconds
 
 
@@ -245,7 +247,7 @@ def measure_decoding(
     whole = decoding(ours, theirs, n_rows, options.new, options)
     first = decoding(ours, theirs, n_rows, 1, options)
     both = {f"{name}|{n}": run for name in whole for n, run in ((1, first[name]), (2, whole[name]))}
-    seconds = alternate(both, options.rounds)
+    seconds = alternate(both, options)
     total = {name: seconds[f"{name}|2"] for name in whole}
     steps = {
         name: [t - f for t, f in zip(total[name], seconds[f"{name}|1"], strict=True)]
@@ -287,10 +289,10 @@ def measure(peer: str, options: argparse.Namespace) -> dict[str, Any]:
     card: dict[str, Any] = {}
     if "train" in options.what:
         steps = {v: training(m, *v.split(), options) for v, m in variants(ours, theirs).items()}
-        card["train"] = compare(f"{peer} training", alternate(steps, options.rounds))
+        card["train"] = compare(f"{peer} training", alternate(steps, options))
     if "forward" in options.what:
         calls = forward(ours, theirs, options)
-        card["forward"] = compare(f"{peer} forward", alternate(calls, options.rounds))
+        card["forward"] = compare(f"{peer} forward", alternate(calls, options))
     if "decode" in options.what:
         for n_rows in options.decode_rows:
             card |= measure_decoding(peer, ours, theirs, n_rows, options)
@@ -336,6 +338,12 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--decode-rows", type=int, nargs="+", default=[1, 4])
     parser.add_argument("--their-chunk-size", type=int, default=256, help="256 is their default")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument(
+        "--clock",
+        choices=list(CLOCKS),
+        default="wall",
+        help="processor: what a busy machine leaves comparable; with --threads 1",
+    )
     parser.add_argument("--train-alone", metavar="VARIANT", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if options.quick:
