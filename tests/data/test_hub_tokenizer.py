@@ -36,6 +36,14 @@ def test_the_configuration_names_the_document_tokens(folder, form, file):
     assert list(t.special.values()) == [t.special[i] for i in sorted(wanted)]
 
 
+def test_two_files_of_names_complete_each_other(folder):
+    (folder / "special_tokens_map.json").write_text('{"bos_token": "the", "eos_token": "the"}')
+    (folder / "tokenizer_config.json").write_text('{"eos_token": "<|endoftext|>"}')
+    t = load_tokenizer(f"hf:{folder}")
+    assert list(t.special.values()) == ["<|endoftext|>", "the"]
+    assert (t.bos_id, t.eos_id) == tuple(sorted(t.special, reverse=True))
+
+
 def test_without_names_the_usual_spellings_are_looked_for(folder, bpe_file):
     plain = JSONTokenizer(bpe_file)
     for config in (None, {}, {"bos_token": None}, {"eos_token": "<|endoftext|>"}):

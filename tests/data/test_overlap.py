@@ -59,7 +59,8 @@ def test_it_is_the_plain_loop():
     assert by_item == {i: counts[int(i)] for i in by_item}
     assert len(by_item) == 20
     for worst in told["worst"]:
-        assert tuple(worst["ngram"].split()) in slow(training[int(worst["training"][1:])])
+        holding = [i for i, t in enumerate(training) if tuple(worst["ngram"].split()) in slow(t)]
+        assert worst["training"] == f"d{holding[0]}"  # the first of several
 
 
 @pytest.mark.parametrize(
