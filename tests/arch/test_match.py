@@ -11,9 +11,9 @@ from braidlm.arch import Spec
 from braidlm.arch.match import FACTOR, QUANTITIES, TOLERANCE, Match, Quantity, match, measures
 from braidlm.arch.toml import model_table
 from braidlm.errors import InputError
-from tests.specs import ALL, FUSIONS, spec
+from tests.specs import ALL, ATTENTION, FUSIONS, spec
 
-PATTERNS = ("M-*-", "M", "*-", "(M-)2*", "{M*}-", "P-*", "-", "N-M=")
+PATTERNS = ("M-*-", "M", "*-", "(M-)2*", "{M*}-", "P-*", "-", "N-M=", "W-*")
 
 
 @st.composite
@@ -25,6 +25,7 @@ def models(draw: Any) -> Spec:
         "M": {"n_heads": 2 * heads, "head_dim": 4, "d_state": draw(st.integers(1, 20))},
         "*": {"n_heads": 4, "n_kv_heads": heads, "head_dim": draw(st.sampled_from([2, 8]))},
         "-": {"d_ff": draw(st.integers(1, 300))},
+        "W": {**ATTENTION, "window": draw(st.integers(1, 100))},
     }
     if "N" in pattern:
         pattern = pattern.replace("=", "x")
@@ -33,12 +34,14 @@ def models(draw: Any) -> Spec:
     fields: dict[str, Any] = {}
     if "{" in pattern:
         fields["fusion"] = FUSIONS[draw(st.sampled_from(sorted(FUSIONS)))]
-    if "cross" in fields.get("fusion", {}) or fields.get("fusion", {}).get("projection"):
-        mixers["*"]["head_dim"], mixers["M"]["head_dim"] = 4, 8 // heads
     if "P" in pattern:
         fields["parallel"] = {"P": {"branches": "M*", "combine": "concat"}}
     data = {"pattern": pattern, "d_model": draw(st.sampled_from([8, 24, 64])), "vocab_size": 40}
-    return Spec.of({**data, "mixers": mixers, **fields})
+    try:
+        return Spec.of({**data, "mixers": mixers, **fields})
+    except InputError:  # a fusion that wants branches of equal width
+        mixers["*"]["head_dim"], mixers["M"]["head_dim"] = 4, 8 // heads
+        return Spec.of({**data, "mixers": mixers, **fields})
 
 
 def sizes(node: Any, path: str = "") -> dict[str, int]:
