@@ -57,7 +57,7 @@ def test_kinds_of_items_count_the_same_and_add_no_variance():
 
 def test_two_way_clustering_by_hand():
     """Two seeds a side, three items; each part from its own definition."""
-    a, b = np.array([[1, 2, 6], [3, 2, 4.0]]), np.array([[0, 1, 2], [1, 0, 5.0]])
+    a, b = np.array([[1, 2, 6], [2, 4, 7.0]]), np.array([[0, 1, 2], [1, 2, 4.0]])
     found = pair(_arm(*map(list, a)), _arm(*map(list, b)))
     assert found is not None
     gaps = a.mean(0) - b.mean(0)
@@ -67,7 +67,8 @@ def test_two_way_clustering_by_hand():
     for arm in (a, b):
         rest = arm - arm.mean(0) - arm.mean(1, keepdims=True) + arm.mean()
         both += (rest**2).sum() / ((3 - 1) * (2 - 1)) / (3 * 2)
-    variance = max(items + sum(seeds) - both, items, sum(seeds))
+    variance = items + sum(seeds) - both
+    assert max(items, sum(seeds)) < variance < items + sum(seeds)
     degrees = (items + sum(seeds)) ** 2 / (items**2 / 2 + sum(s**2 for s in seeds))
     assert found.item_stderr == pytest.approx(math.sqrt(items))
     assert found.seed_stderrs == pytest.approx([math.sqrt(s) for s in seeds])

@@ -69,6 +69,10 @@ class Reader(nn.Module):
                 if ":" in text.split("\n")[-1] and ":" in text.rpartition("\n\n")[0]:
                     hidden[row, at, ord(self.say(text)[:1] or "\n")] = SURE
             histories.append(torch.tensor(seen))
+        if state is not None:
+            state.fill_(
+                -1
+            )  # without gradients a state is donated: whoever needs it twice copies it
         longest = max(map(len, histories))
         padded = [F.pad(h, (0, longest - len(h)), value=-1) for h in histories]
         return Output(hidden, torch.stack(padded), {})  # type: ignore[arg-type]
