@@ -167,6 +167,8 @@ class TrainConfig(Config):
     """AdamW's epsilon."""
     grad_clip: float = Field(default=1.0, ge=0)
     """Largest gradient norm; 0 is no limit."""
+    compile: bool = False
+    """Whether mixers that compile as one graph (Mamba-2, MLP) do; the rest stays eager."""
     activation_checkpointing: int = Field(default=0, ge=0)
     """n: every n-th block keeps its input alone and is computed again in backward; 0: none."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"

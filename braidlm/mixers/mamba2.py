@@ -62,6 +62,8 @@ class Dynamics(nn.Module):
 class Mamba2(nn.Module):
     """The mixer; its state is a `Mamba2State`."""
 
+    compiles = True
+
     def __init__(self, config: Mamba2Config, d_model: int, norm_eps: float) -> None:
         super().__init__()
         self.n_heads, self.head_dim = config.n_heads, config.head_dim

@@ -18,6 +18,8 @@ _ACTIVATIONS = {
 class MLP(nn.Module):
     """u = act(gate) * up if gated, else act(up); the block's projection goes down."""
 
+    compiles = True
+
     def __init__(self, config: MLPConfig, d_model: int) -> None:
         super().__init__()
         self.gated = config.gated

@@ -156,6 +156,33 @@ def _why_not_step(call: Call) -> str | None:
     return None
 
 
+def _shifted(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    segments: Segments | None,
+    initial: Tensor | None,
+) -> Tensor:
+    """A sum of shifted rows, each token's position saying how far its document reaches back.
+
+    All shapes follow from those of `x`, and the compiler makes one loop of the sum.
+    """
+    del initial
+    y = x * weight[:, -1]
+    for k in range(1, weight.shape[1]):
+        earlier = F.pad(x, (0, 0, k, 0))[:, : x.shape[1]]
+        if segments is not None:
+            earlier = torch.where((segments.position >= k)[..., None], earlier, 0)
+        y = y + earlier * weight[:, -1 - k]
+    return y if bias is None else y + bias
+
+
+def _why_not_shifted(call: Call) -> str | None:
+    if call.has_state:
+        return "it starts from zeros"
+    return None if torch.compiler.is_compiling() else "it is fast only in compiled code"
+
+
 def _depthwise(
     x: Tensor,
     weight: Tensor,
@@ -247,6 +274,7 @@ CONV = Operator(
     "conv",
     (
         Implementation("step", _step, _why_not_step),
+        Implementation("shifted", _shifted, _why_not_shifted),
         Implementation("depthwise", _depthwise, dispatch.always),
         Implementation("naive", _naive, dispatch.always),
     ),

@@ -65,7 +65,8 @@ class Operator:
 
     def note(self, name: str) -> None:
         """Record that implementation `name` runs, where a mixer's step calls it directly."""
-        _record.setdefault(self.name, {})[name] = True
+        if not torch.compiler.is_compiling():  # a graph would depend on what was recorded before
+            _record.setdefault(self.name, {})[name] = True
 
     def _first(self, call: Call) -> Implementation:
         reasons = []

@@ -19,6 +19,7 @@ from braidlm.device import choose_device
 from braidlm.errors import InputError
 from braidlm.model import HybridLM
 from braidlm.runs import Run
+from braidlm.train.compile import compiled
 from braidlm.train.precision import resolve_precision
 from braidlm.train.progress import Progress, Silent
 from braidlm.train.recompute import recomputed
@@ -70,7 +71,11 @@ def train(
         precision = resolve_precision(recipe.train.precision, device)
         mixture = build_mixture(recipe) if mixture is None else mixture
         model = (build_model(recipe) if model is None else model).to(device)
-        with recomputed(model, recipe.train.activation_checkpointing), _held(out):
+        with (
+            recomputed(model, recipe.train.activation_checkpointing),
+            compiled(model, recipe.train.compile),
+            _held(out),
+        ):
             # Again: another process may have begun, or ended, a run here in the meantime.
             is_continued = _check_folder(out, recipe, resume)
             run = Run.open(out) if is_continued else Run.create(out, recipe.to_dict())

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from braidlm.errors import InputError
+from braidlm.ops import conv
 from braidlm.ops.conv import causal_conv
 from braidlm.segments import Segments
 from tests.ops.compare import (
@@ -214,3 +215,22 @@ def test_what_does_not_fit_is_named(change, word):
     with pytest.raises(ValueError, match=word) as caught:
         causal_conv(**call)
     assert isinstance(caught.value, InputError) == (set(change) <= {"activation", "impl"})
+
+
+@pytest.mark.parametrize(("length", "width"), [(1, 4), (3, 6), (65, 4), (65, 1)])
+def test_the_form_for_compiled_code_is_the_same_function(length, width):
+    given = [leaf(2, length, D), leaf(D, width), leaf(D)]
+    for segments in layouts(length, 16).values():
+
+        def form(function, segments=segments):
+            return only_real(function(*given, segments, None), segments), None
+
+        assert_same(lambda: form(conv._shifted), lambda: form(conv._naive), given)
+
+
+def test_the_form_for_compiled_code_is_left_to_it():
+    x, weight = torch.ones(1, 3, D), torch.ones(D, 2)
+    with pytest.raises(InputError, match="'shifted' of conv cannot run here: it is fast only"):
+        causal_conv(x, weight, None, impl="shifted")
+    with pytest.raises(InputError, match="'shifted' of conv cannot run here: it starts from zer"):
+        causal_conv(x, weight, None, initial_state=torch.ones(1, 1, D), impl="shifted")

@@ -32,6 +32,10 @@ def test_length_and_frequencies_are_free(change):
         ("lr", 0.01, r"train\.lr = 0\.01, but the run was started with 0\.05"),
         ("batch_size", 8, r"train\.batch_size = 8, but the run was started with 4"),
         ("precision", "bf16", r"train\.precision = 'bf16'"),
+        ("compile", True, r"train\.compile = True"),
+        ("decay_shape", "sqrt", r"train\.decay_shape = 'sqrt'"),
+        ("optimizer", "muon", r"train\.optimizer = 'muon'"),
+        ("muon", {"lr": 0.1}, r"train\.muon\.lr = 0\.1"),
     ],
 )
 def test_another_training_is_refused_by_field(field, value, words):

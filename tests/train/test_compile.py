@@ -1,0 +1,102 @@
+import itertools
+from functools import partial
+
+import pytest
+import torch
+
+from braidlm.arch import Recipe
+from braidlm.errors import InputError
+from braidlm.model import HybridLM
+from braidlm.runs import Run
+from braidlm.segments import Segments
+from braidlm.train import train
+from braidlm.train.compile import compilable, compiled
+from tests.specs import spec
+
+from .test_loop import real_recipe
+
+# The compiler does things that warn, and hides the warnings by itself where they are no errors.
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")
+DRAW = torch.Generator().manual_seed(0)
+
+
+def packed(rows: int = 4, length: int = 40) -> tuple[torch.Tensor, Segments]:
+    """Rows of documents of random lengths, some of them followed by padding."""
+    lengths = []
+    for _ in range(rows):
+        cuts = torch.randint(1, length, (int(torch.randint(1, 7, (), generator=DRAW)),))
+        edges = [0, *sorted(set(cuts.tolist()))]
+        lengths.append([b - a for a, b in itertools.pairwise(edges)])
+    tokens = torch.randint(31, (rows, length), generator=DRAW)
+    return tokens, Segments.from_lengths(lengths, length)
+
+
+def update(model: HybridLM, tokens: torch.Tensor, segments: Segments) -> list[torch.Tensor]:
+    model.zero_grad()
+    # What comes out at padding is finite, means nothing, and differs between the forms.
+    loss = model.loss(tokens, tokens.roll(1).where(segments.is_real, -100), segments)
+    loss.backward()
+    return [loss.detach(), *(p.grad.clone() for p in model.parameters() if p.grad is not None)]
+
+
+def test_one_graph_per_kind_of_mixer_serves_every_packing():
+    torch.manual_seed(0)
+    model = HybridLM(spec("M{M*}-"))
+    assert compilable(model) == [
+        "blocks.0.mix.mixer",
+        "blocks.1.mix.branches.0",
+        "blocks.2.mix.mixer",
+    ]
+    batches = [packed() for _ in range(20)]
+    assert len({segments.n_docs for _, segments in batches}) > 5
+    eager = [update(model, *batch) for batch in batches]
+    graphs = []
+
+    def count(graph, inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    with compiled(model, backend=count):
+        fast = [update(model, *batch) for batch in batches]
+        assert len(graphs) == 2  # Mamba-2 and the MLP; the two of Mamba-2 share one
+        with torch.no_grad():  # evaluation, states and telemetry stay eager
+            told = model(*batches[0], telemetry=True)
+        assert told.state is not None
+        assert len(graphs) == 2
+    for one, other in zip(eager, fast, strict=True):
+        for expected, found in zip(one, other, strict=True):
+            torch.testing.assert_close(found, expected, rtol=2e-5, atol=1e-6)
+    assert all("forward" not in vars(module) for module in model.modules())
+
+
+def test_a_model_in_which_nothing_compiles_is_refused():
+    with (
+        pytest.raises(InputError, match=r"train\.compile = true: nothing in this model compiles"),
+        compiled(HybridLM(spec("*"))),
+    ):
+        pass
+
+
+def test_a_cpu_without_a_compiler_is_refused(monkeypatch):
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    with (
+        pytest.raises(InputError, match=r"train\.compile = true: needs a C\+\+ compiler"),
+        compiled(HybridLM(spec("M"))),
+    ):
+        pass
+
+
+@pytest.mark.parametrize("backend", ["eager", pytest.param("inductor", marks=pytest.mark.slow)])
+def test_a_compiled_run_has_the_losses_of_an_eager_one(tmp_path, monkeypatch, backend):
+    monkeypatch.setattr("braidlm.train.loop.compiled", partial(compiled, backend=backend))
+    plain = real_recipe("fp32").to_dict()
+    extras = {"compile": True, "telemetry_every": 2, "activation_checkpointing": 1}
+    train(Recipe.from_dict(plain), tmp_path / "eager")
+    fast = Recipe.from_dict(plain | {"train": plain["train"] | extras})
+    train(fast, tmp_path / "fast")
+    rows = {row["step"]: row for row in Run.open(tmp_path / "fast").metrics()}
+    for row in Run.open(tmp_path / "eager").metrics():
+        assert rows[row["step"]]["loss"] == pytest.approx(row["loss"], rel=1e-5)
+        assert rows[row["step"]]["grad_norm"] == pytest.approx(row["grad_norm"], rel=1e-4)
+    with pytest.raises(InputError, match=r"train\.compile = False"):
+        train(Recipe.from_dict(plain), tmp_path / "fast", resume=True)
