@@ -114,7 +114,10 @@ def closed(trained, tmp_path):
         ("train {closed}/recipe.toml --out {closed}/new", "{closed}/new"),
         ("report {closed}/run -o {closed}/r.html", "{closed}/r.html"),
         ("data build {closed}/recipe.toml --out {closed}/new", "{closed}/new"),
-        ("eval {closed}/run --tasks mqar", "{closed}/run/results/mqar-recall.json"),
+        (
+            "eval {closed}/run --tasks mqar --force",
+            "{closed}/run/results/.mqar-recall.partial.jsonl",
+        ),
     ],
     ids=["train", "report", "data", "eval"],
 )
