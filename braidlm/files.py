@@ -87,7 +87,8 @@ def write_json(path: Path, value: Any) -> None:
         OSError: see `atomic_write`.
     """
     text = json.dumps(strict_json(value), indent=2, ensure_ascii=False, allow_nan=False)
-    atomic_write(path, (text + "\n").encode())
+    # Half of a character, as in a damaged file name, has no bytes; its escape means the same.
+    atomic_write(path, (text + "\n").encode("utf-8", "backslashreplace"))
 
 
 def sealed(data: Mapping[str, Any]) -> dict[str, Any]:

@@ -185,7 +185,7 @@ class Run:
         for number, line in enumerate(lines[:-1], start=1):
             try:
                 row = json.loads(line)
-            except ValueError:
+            except (ValueError, RecursionError):
                 row = None
             if not isinstance(row, dict) or not isinstance(row.get("step", 0), int):
                 # A filesystem that loses power may keep a line's length and not its bytes.

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from braidlm.files import atomic_write
+from braidlm.files import atomic_write, is_unaltered, read_json, sealed, write_json
 
 
 @pytest.fixture(scope="module")
@@ -42,3 +42,17 @@ def test_a_write_that_fails_leaves_the_earlier_file_alone(tmp_path, monkeypatch)
         atomic_write(tmp_path / "a", b"new")
     assert told.value.filename == str(tmp_path / "a")
     assert [(p.name, p.read_bytes()) for p in tmp_path.iterdir()] == [("a", b"earlier")]
+
+
+def test_half_a_character_comes_back_as_it_was(tmp_path):
+    write_json(tmp_path / "a.json", {"name": "\udcff é"})
+    assert read_json(tmp_path / "a.json") == {"name": "\udcff é"}
+
+
+def test_what_is_sealed_tells_every_change():
+    whole = sealed({"a": {"b": [1, 2.5]}, "c": None})
+    assert is_unaltered(whole)
+    assert is_unaltered(dict(reversed(whole.items())))
+    assert sealed(whole) == whole
+    for changed in (whole | {"a": {"b": [1, 2]}}, whole | {"d": 1}, whole | {"sha256": "0"}):
+        assert not is_unaltered(changed)

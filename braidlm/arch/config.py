@@ -10,6 +10,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from braidlm.errors import InputError
 
+MAX_MESSAGE = 1000
+"""Characters of a message; what goes beyond is a value that somebody pasted."""
+
 
 def nearest(word: str, allowed: list[str]) -> str:
     """Return ``" (did you mean 'x'?)"`` for the closest allowed name, or an empty string."""
@@ -48,7 +51,7 @@ class Config(BaseModel):
         try:
             return cls.model_validate(data)
         except ValidationError as error:
-            raise InputError(sentence(error, where, data)) from None
+            raise InputError(_short(sentence(error, where, data))) from None
         except UnicodeEncodeError as error:  # pydantic cannot hold a message with such a character
             raise InputError(error.object.encode("utf-8", "backslashreplace").decode()) from None
 
@@ -66,14 +69,24 @@ class Config(BaseModel):
                     f"unknown field '{key}'{nearest(str(key), allowed)}; "
                     f"allowed: {', '.join(allowed)}"
                 )
-        for key, value in data.items():
-            if isinstance(value, int) and not -(2**63) <= value < 2**63:
-                raise ValueError(f"'{key}' = {value!s:.20}...: must be below 2^63")
         return {k: _tuples(v) for k, v in data.items()}
+
+    @model_validator(mode="after")
+    def _numbers_fit_a_machine(self) -> Self:
+        for name in type(self).model_fields:
+            value = getattr(self, name)
+            if isinstance(value, int) and not -(2**63) <= value < 2**63:
+                raise ValueError(f"'{name}' = {str(value)[:24]}: must be below 2^63")
+        return self
 
 
 def _tuples(value: Any) -> Any:
     return tuple(_tuples(v) for v in value) if isinstance(value, list) else value
+
+
+def _short(message: str) -> str:
+    """Cut what quotes a value without end."""
+    return message if len(message) <= MAX_MESSAGE else f"{message[:MAX_MESSAGE]}..."
 
 
 def _written(path: tuple[int | str, ...], data: Any) -> Iterator[int | str]:
@@ -101,5 +114,5 @@ def sentence(error: ValidationError, where: str = "", data: Any = None) -> str:
         return f"must be a table of fields, not {first['input']!r:.80}{tail}"
     if first["type"] == "union_tag_invalid":
         context = first.get("ctx", {})
-        return f"{path}.kind = '{context['tag']}': allowed are {context['expected_tags']}{tail}"
+        return f"{path}.kind = '{context['tag']:.60}': allowed are {context['expected_tags']}{tail}"
     return f"{path} = {first['input']!r:.80}: {message[0].lower()}{message[1:]}{tail}"

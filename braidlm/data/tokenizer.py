@@ -161,7 +161,10 @@ class JSONTokenizer:
         flat = [piece for parts in pieces for piece in parts]
         ids: list[np.ndarray] = []
         for group in _groups(flat):
-            encoded = self._inner.encode_batch_fast(group, add_special_tokens=False)
+            try:
+                encoded = self._inner.encode_batch_fast(group, add_special_tokens=False)
+            except Exception as error:  # a bare one, of a file that contradicts itself
+                raise InputError(f"tokenizer {self.name} fails: {error!s:.200}") from None
             ids += [np.asarray(e.ids, dtype=np.int64) for e in encoded]
         following = iter(ids)
         return [np.concatenate([next(following) for _ in parts]) for parts in pieces]
@@ -254,7 +257,9 @@ def _load_json(path: str | Path, data: bytes | None):
         ) from None
     try:
         inner = Inner.from_str(data.decode("utf-8"))
-    except Exception as error:  # the library raises a bare Exception
+    except BaseException as error:  # the library raises a bare Exception, or panics
+        if not _is_of_the_library(error):
+            raise
         raise InputError(
             f"tokenizer {path} is not a tokenizers JSON file: {error!s:.200}"
         ) from None
@@ -263,6 +268,11 @@ def _load_json(path: str | Path, data: bytes | None):
     # A document that merely spells "<|endoftext|>" must not be cut in two.
     inner.encode_special_tokens = True
     return data, inner
+
+
+def _is_of_the_library(error: BaseException) -> bool:
+    """Whether Rust refused something; its panics are no `Exception`, and have no public name."""
+    return isinstance(error, Exception) or type(error).__name__ == "PanicException"
 
 
 def _first(vocab: Mapping[str, int], names: Iterable[str]) -> int | None:

@@ -286,6 +286,8 @@ def _result_fault(result: dict[str, Any], name: str) -> str:
         for rows in tables.values()
     ):
         return f"{name}: every entry of 'tables' must be a list of objects"
+    if not isinstance(result.get("ops") or {}, dict):
+        return f"{name}: 'ops' must be an object"
     if not metrics and "value" not in result:
         return f"{name}: holds no metric"
     return ""
@@ -299,7 +301,7 @@ def _json_lines(path: Path) -> tuple[list[dict[str, Any]], str]:
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             row = json.loads(line) if line.strip() else None
-        except ValueError:
+        except (ValueError, RecursionError):
             row, n_bad = None, n_bad + 1
         if isinstance(row, dict):
             rows.append(row)

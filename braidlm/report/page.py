@@ -30,7 +30,7 @@ def build(dirs: Iterable[Path | str], out: Path | str, *, context: int = 8192) -
     path = Path(out)
     if path.is_dir():
         raise InputError(f"--out {path}: is a directory; give the name of a file")
-    page = render(tables(dirs, context=context)).encode()
+    page = render(tables(dirs, context=context)).encode("utf-8", "replace")
     if path.exists() and not path.is_file():  # a pipe or a device is written, never replaced
         path.write_bytes(page)
         return path

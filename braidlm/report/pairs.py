@@ -62,6 +62,8 @@ def scores(folder: Path, result: Mapping[str, Any], metric: str) -> Scores:
         raise InputError(f"{result.get('kind')}-{result.get('name')}: no '{metric}' by item")
     y = _numbers(rows, column["value"])
     groups = {str(row["id"]): str(row.get("group", "")) for row in rows}
+    if len(groups) < len(rows):
+        raise InputError(f"{result.get('kind')}-{result.get('name')}: two items have one name")
     if column.get("over") is not None:
         x = _numbers(rows, column["over"])
         total, n = math.fsum(x), len(x)

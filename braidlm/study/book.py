@@ -165,15 +165,17 @@ def check_grown(before: dict[str, Any], config: StudyConfig, out: Path) -> None:
         raise InputError(f"--out {out}: holds the study '{name}', not '{config.name}'; {advice}")
     lost = [seed for seed in before.get("seeds", []) if seed not in config.seeds]
     if lost:
-        raise InputError(f"--out {out}: seed {lost[0]} is no longer in the study file; {advice}")
+        raise InputError(
+            f"--out {out}: seed {lost[0]!s:.40} is no longer in the study file; {advice}"
+        )
     arms = {arm.name: [*config.set, *arm.set] for arm in config.arms}
     for arm in before.get("arms", []):
         if arm["name"] not in arms:
             raise InputError(
-                f"--out {out}: arm '{arm['name']}' is no longer in the study file; {advice}"
+                f"--out {out}: arm '{arm['name']:.60}' is no longer in the study file; {advice}"
             )
         if arms[arm["name"]] != arm["overrides"]:
             raise InputError(
-                f"--out {out}: arm '{arm['name']}' was made with {arm['overrides']} and now "
+                f"--out {out}: arm '{arm['name']}' was made with {arm['overrides']!s:.200} and now "
                 f"has {arms[arm['name']]}; {advice}"
             )

@@ -3,7 +3,7 @@ import re
 import pytest
 from pydantic import ValidationError
 
-from braidlm.arch.config import Config, nearest
+from braidlm.arch.config import MAX_MESSAGE, Config, nearest
 from braidlm.arch.experiment import DataConfig
 from braidlm.arch.spec import Spec
 from braidlm.errors import InputError
@@ -96,5 +96,17 @@ def test_half_a_character_is_shown_by_its_number():
 
 @pytest.mark.parametrize("value", [2**63, -(2**63) - 1, 10**400])
 def test_a_number_that_no_machine_holds_is_refused(value):
-    with pytest.raises(InputError, match=r"data: 'seq_len' = -?\d+\.\.\.: must be below 2\^63"):
-        DataConfig.of({"seq_len": value, "sources": []}, "data")
+    assert refused({"name": "a", "steps": value}).startswith(f"'steps' = {str(value)[:24]}: must")
+    assert refused({"name": "a", "steps": value}).endswith("be below 2^63")
+
+
+def test_a_long_kind_is_cut():
+    data = {"seq_len": 8, "sources": [{"kind": "x" * 10_000}]}
+    with pytest.raises(InputError, match=r"sources\.0\.kind = 'x{60}': allowed are 'text'"):
+        DataConfig.of(data)
+
+
+def test_a_message_never_quotes_a_value_without_end():
+    found = refused({"name": "a", "x" * 100_000: 1})
+    assert found.startswith("unknown field 'xxx")
+    assert len(found) == MAX_MESSAGE + 3

@@ -139,6 +139,22 @@ def test_a_corrupt_file_is_an_input_error(tmp_path, content):
     assert len(str(said.value)) < 400 + len(str(path))
 
 
+@pytest.mark.parametrize("alter", ["merges", "unknown"])
+def test_a_file_that_contradicts_itself_is_an_input_error(tmp_path, bpe_file, alter):
+    """Found by damaging files: one panics inside the library, the other fails at its first text."""
+    data = json.loads(bpe_file.read_text())
+    if alter == "merges":
+        data["model"]["continuing_subword_prefix"] = "x" * 50
+    else:
+        data["model"]["unk_token"] = "nowhere"
+        data["model"]["vocab"] = {"<s>": 0, "</s>": 1}
+        data["model"]["merges"] = []
+    path = tmp_path / "odd.json"
+    path.write_text(json.dumps(data))
+    with pytest.raises(InputError, match=r"odd\.json"):
+        load_tokenizer(path).encode("the cat")
+
+
 def test_a_missing_file_is_an_input_error(tmp_path):
     with pytest.raises(InputError, match=r"none\.json cannot be read"):
         load_tokenizer(tmp_path / "none.json")

@@ -93,6 +93,16 @@ def test_damaged_files_become_notes(tmp_path):
     assert len(found.runs[0].metrics) == 100
 
 
+def test_what_no_reader_expects_becomes_a_note_too(tmp_path):
+    bad = lm(1.5, name="odd") | {"ops": 0.5}
+    run = write_run(tmp_path / "run", results=[lm(1.5), bad])
+    with (run / "metrics.jsonl").open("a") as file:
+        file.write("[" * 100_000 + "\n")
+    (found,) = load([run]).arms
+    assert "'ops' must be an object" in found.runs[0].notes[1]
+    assert "metrics.jsonl has 1 unreadable line" in found.runs[0].notes[0]
+
+
 def test_a_running_run_whose_process_is_gone_is_interrupted(tmp_path):
     run = write_run(tmp_path / "run", state="running")
     (found,) = load([run]).arms

@@ -105,6 +105,12 @@ def test_strings_from_files_are_escaped_everywhere(tmp_path):
     assert EVIL in "".join(page.text)
 
 
+def test_half_a_character_does_not_stop_the_page(tmp_path):
+    run = write_run(tmp_path / "r", error="\ud800 broke", state="failed", results=[lm(1.5)])
+    _checked(report.build([run], tmp_path / "r.html"))
+    assert "? broke" in (tmp_path / "r.html").read_text(encoding="utf-8")
+
+
 def test_a_config_cannot_break_out_of_its_box(tmp_path):
     odd = config() | {"note": "</pre></details><script>1</script>"}
     page = _checked(report.build([write_run(tmp_path / "r", odd)], tmp_path / "r.html"))

@@ -121,6 +121,9 @@ def test_what_is_not_kept_by_item_is_named(tmp_path):
         scores(tmp_path, result, "other")
     with pytest.raises(InputError, match="item 'a': s = None is no finite number"):
         scores(tmp_path, result, "s")
+    twins = _written(tmp_path, [{"id": "a", "s": 1}, {"id": "a", "s": 2}], s={"value": "s"})
+    with pytest.raises(InputError, match="x-y: two items have one name"):
+        scores(tmp_path, twins, "s")
     with pytest.raises(InputError, match=r"x-y\.json has no items"):
         scores(tmp_path, {"kind": "x", "name": "y"}, "s")
 

@@ -9,6 +9,7 @@ import pytest
 
 from braidlm.errors import InputError
 from braidlm.study import run_study, runner
+from braidlm.study.book import read_before
 from tests.study.making import FAKE, RECIPE, book, states, write_study
 
 pytestmark = pytest.mark.usefixtures("fake_runs")
@@ -163,3 +164,25 @@ def test_a_recipe_without_tasks_is_trained_and_not_evaluated(tmp_path: Path):
     out = tmp_path / "out"
     assert run_study(write_study(tmp_path, {"a": []}, recipe), out, is_silent=True).is_complete
     assert not list(out.glob("a/seed-0/results/*"))
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("name", 5),
+        ("arms", [{"name": "a"}]),
+        ("arms", {}),
+        ("seeds", [None]),
+        ("runs", {"a/seed-0": {"pid": "x"}}),
+        ("sessions", 3),
+        ("threads", 0),
+    ],
+)
+def test_a_book_of_another_form_is_refused_by_field(tmp_path: Path, field: str, value: object):
+    whole = {"schema_version": 1, "name": "x", "arms": [], "seeds": [0], "runs": {}, "sessions": []}
+    file = tmp_path / "study.json"
+    file.write_text(json.dumps(whole))
+    assert read_before(tmp_path, resume=True) == whole
+    file.write_text(json.dumps(whole | {field: value}))
+    with pytest.raises(InputError, match=rf"study\.json: '{field}' is not of the form"):
+        read_before(tmp_path, resume=True)
