@@ -76,7 +76,7 @@ class Config(BaseModel):
         for name in type(self).model_fields:
             value = getattr(self, name)
             if isinstance(value, int) and not -(2**63) <= value < 2**63:
-                raise ValueError(f"'{name}' = {str(value)[:24]}: must be below 2^63")
+                raise ValueError(f"{name} = {str(value)[:24]}: must be below 2^63")
         return self
 
 

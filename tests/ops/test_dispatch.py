@@ -74,10 +74,26 @@ def test_an_operator_records_what_it_ran():
 
 # The compiler itself instantiates autograd functions, which warns.
 @pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
-def test_the_choice_survives_compilation():
-    compiled = torch.compile(_small_ssd, backend="eager", fullgraph=True)
-    compiled()
+def test_compiled_code_does_not_depend_on_what_ran_before():
+    """Recording would make every graph a function of the record: each call compiled it again."""
+    x, bc = torch.randn(1, 3, 2, 2), torch.randn(1, 3, 1, 2)
+    graphs = []
+
+    def counting(graph, _):
+        graphs.append(graph)
+        return graph
+
+    compiled = torch.compile(
+        lambda x: ssd(x, x[..., 0] ** 2, -torch.ones(2), bc, bc)[0],
+        backend=counting,
+        fullgraph=True,
+    )
+    first = compiled(x)
+    assert dispatch.used() == {}
+    assert torch.equal(first, ssd(x, x[..., 0] ** 2, -torch.ones(2), bc, bc)[0])
     assert dispatch.used() == {"ssd": "chunk"}
+    compiled(x)
+    assert len(graphs) == 1
 
 
 @pytest.mark.slow
