@@ -186,7 +186,7 @@ def _point(data: dict[str, Any], arm: str) -> Point | None:
 
 
 def _matched(value: Any) -> Iterator[str]:
-    for item in [value] if isinstance(value, str) else value or []:
+    for item in value if isinstance(value, list) else filter(None, [value]):
         yield str(item)
 
 

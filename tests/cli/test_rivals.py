@@ -52,7 +52,7 @@ def test_two_builds_of_one_corpus_at_once_make_it_once(recipe):
 
 @pytest.mark.slow
 def test_the_second_study_in_one_folder_is_refused_and_writes_nothing(tmp_path):
-    study, out = write_study(tmp_path, {"slow": []}), tmp_path / "out"
+    study, out = write_study(tmp_path, {"sleep": []}), tmp_path / "out"
     first = launch(study, out)
     try:
         wait_until(lambda: (out / "study.json").exists())

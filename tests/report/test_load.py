@@ -133,3 +133,13 @@ def test_a_failure_that_run_and_study_both_tell_is_told_once(tmp_path):
     assert found.runs[0].notes == ()
     write_study(tmp_path, ["a"], seeds=[0], runs={"a/seed-0": told | {"error": "killed"}})
     assert load([tmp_path]).arms[0].runs[0].notes == ("killed",)
+
+
+@pytest.mark.parametrize(
+    ("matched", "words"),
+    [(True, "True"), ("parameters", "parameters"), (["parameters"], "parameters"), (5, "5")],
+)
+def test_what_a_study_matched_may_be_written_in_any_way(tmp_path, matched, words):
+    write_run(tmp_path / "a" / "seed-0")
+    write_study(tmp_path, ["a"], matched=matched)
+    assert load([tmp_path]).matched == (words,)
