@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from braidlm import mixers
 from braidlm.arch import Spec, Sublayer
 from braidlm.mixers.norm import RMSNorm
+from braidlm.mixers.room import reserve
 from braidlm.mixers.telemetry import telemetry
 from braidlm.parallel import Parallel
 from braidlm.segments import Segments
@@ -37,6 +38,10 @@ class Single(nn.Module):
         self.mixer.reset_parameters(std)
         nn.init.normal_(self.out_proj.weight, std=out_std)
 
+    def reserve(self, state: Any, n_tokens: int) -> Any:
+        """Return the mixer's state with room for `n_tokens` more per document."""
+        return reserve(self.mixer, state, n_tokens)
+
     def telemetry(self, x: Tensor, segments: Segments | None) -> dict[str, Tensor]:
         """Tell what the mixer tells."""
         return telemetry(self.mixer, x, segments)
@@ -61,6 +66,10 @@ class Block(nn.Module):
         """Draw the initial weights."""
         self.norm.reset_parameters()
         self.mix.reset_parameters(std, out_std)
+
+    def reserve(self, state: Any, n_tokens: int) -> Any:
+        """Return the sublayer's state with room for `n_tokens` more per document."""
+        return reserve(self.mix, state, n_tokens)
 
     def telemetry(self, stream: Stream, segments: Segments | None) -> dict[str, Tensor]:
         """Tell what the sublayer tells of this stream."""

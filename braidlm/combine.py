@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from braidlm.arch import Sublayer
 from braidlm.arch.cross import CrossAttention as CrossAttentionConfig
-from braidlm.ops.attention import KVCache, attention
+from braidlm.ops.attention import KVCache, attention, reserve
 from braidlm.ops.rope import apply_rope, rope_frequencies
 from braidlm.segments import Segments, token_positions
 
@@ -135,6 +135,10 @@ class CrossAttention(nn.Module):
     def row_parts(self) -> dict[str, tuple[int, ...]]:
         """Name the matrices that lie above each other in one weight, by their rows: k, v."""
         return {"kv_proj.weight": (self.kv_proj.out_features // 2,) * 2}
+
+    def reserve(self, cache: KVCache, n_tokens: int) -> KVCache:
+        """Return a cache with room for `n_tokens` more per document."""
+        return reserve(cache, self.n_streams * n_tokens, self.window)
 
     def _fill_frequencies(self) -> None:
         if len(self.inv_freq):

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from braidlm.arch import Spec
 from braidlm.blocks import Block, Stream
 from braidlm.mixers.norm import RMSNorm
+from braidlm.mixers.room import reserve
 from braidlm.ops.loss import linear_cross_entropy
 from braidlm.segments import Segments
 
@@ -98,6 +99,14 @@ class HybridLM(nn.Module):
             stream, new = block(stream, segments, old, return_state)
             after.append(new)
         return Output(self.norm(stream.hidden), tuple(after) if return_state else None, aux)
+
+    def reserve(self, state: Sequence[Any], n_tokens: int) -> tuple[Any, ...]:
+        """Return a state with room for `n_tokens` more per document, see `ops.attention.reserve`.
+
+        A step from it has one shape and asks the host nothing: what a compiled graph needs.
+        """
+        pairs = zip(self.blocks, state, strict=True)
+        return tuple(reserve(block, old, n_tokens) for block, old in pairs)
 
     def head(self, hidden: Tensor) -> Tensor:
         """Return logits (..., vocab_size) of hidden states (..., d_model)."""

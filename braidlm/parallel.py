@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from braidlm import combine, mixers
 from braidlm.arch import Spec, Sublayer
 from braidlm.mixers.norm import RMSNorm
+from braidlm.mixers.room import reserve
 from braidlm.mixers.telemetry import real, rms, telemetry
 from braidlm.ops.attention import KVCache
 from braidlm.segments import Segments
@@ -81,6 +82,12 @@ class Parallel(nn.Module):
         for place, scale in enumerate(self.scales, len(outputs) - len(self.scales)):
             outputs[place] = outputs[place] * scale.to(outputs[place].dtype)
         return outputs, after
+
+    def reserve(self, state: ParallelState, n_tokens: int) -> ParallelState:
+        """Return a state with room for `n_tokens` more per document."""
+        pairs = zip(self.branches, state.branches, strict=True)
+        branches = tuple(reserve(branch, old, n_tokens) for branch, old in pairs)
+        return ParallelState(branches, reserve(self.combine, state.fusion, n_tokens))
 
     def telemetry(self, x: Tensor, segments: Segments | None) -> dict[str, Tensor]:
         """Tell what the branches tell, and each branch's contribution as `rms`.

@@ -37,6 +37,11 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         metavar="NAME",
         help="of the weights: fp32 or bf16 (half of the bytes)",
     )
+    parser.add_argument(
+        "--compile",
+        action="store_true",
+        help="compile the step: a minute or two at first, then two to four times as fast on a CPU",
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.set_defaults(run=run)
 
@@ -46,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
     from braidlm.checkpoint import load_model
     from braidlm.data.tokenizer import load_tokenizer
     from braidlm.device import choose_device
-    from braidlm.generate import Sampling
+    from braidlm.generate import CompiledStep, Sampling
     from braidlm.generate.mode import weights_dtype
 
     sampling = Sampling(args.temperature, args.top_p, args.top_k, args.seed)
@@ -60,6 +65,7 @@ def run(args: argparse.Namespace) -> int:
         "max_new_tokens": args.max_new_tokens,
         "sampling": sampling,
         "stop_ids": (tokenizer.eos_id,),
+        "step": CompiledStep(model) if args.compile else None,
     }
     if len(prompts) == 1 and not args.json:
         _print_stream(model, tokenizer, prompts[0], ids, settings)

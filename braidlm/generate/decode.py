@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from braidlm import state as states
 from braidlm.data.seeding import generator
 from braidlm.errors import InputError
+from braidlm.generate.compiled import CompiledStep, plain
 from braidlm.generate.filters import distribution, pick
 from braidlm.generate.mode import device_of, inference, precise_logits
 from braidlm.model import HybridLM
@@ -75,6 +76,7 @@ def generate(
     bos_id: int | None = None,
     first_row: int = 0,
     stream: OnToken | None = None,
+    step: CompiledStep | None = None,
 ) -> list[list[int]]:
     """Continue every prompt; a row's tokens do not depend on the rows beside it.
 
@@ -91,6 +93,7 @@ def generate(
         first_row: number of the first prompt in a longer list, so that cutting that list into
             batches changes nothing.
         stream: told each token as it comes.
+        step: runs the steps; None: as they stand. The prefill is never compiled.
 
     Returns:
         For each prompt its new tokens, without the prompt.
@@ -109,6 +112,7 @@ def generate(
         stop_ids=stop_ids,
         bos_id=bos_id,
         first_row=first_row,
+        step=step,
     ):
         results[row].append(token)
         if stream is not None:
@@ -125,6 +129,7 @@ def stream_tokens(
     stop_ids: Sequence[int] = (),
     bos_id: int | None = None,
     first_row: int = 0,
+    step: CompiledStep | None = None,
 ) -> Iterator[tuple[int, int]]:
     """Yield (row, token) as the tokens come; arguments and errors as for `generate`."""
     sampling = sampling or Sampling()
@@ -135,14 +140,22 @@ def stream_tokens(
     draws = [generator(sampling.seed, "sampling", first_row + i) for i in range(len(starts))]
     with inference(model):
         rows = prefill(model, starts)
+        if step is not None:
+            step.check(model)
+            rows = rows._replace(state=plain(model.reserve(rows.state, max_new_tokens)))
+    ended: set[int] = set()
     for n_made in range(1, max_new_tokens + 1):
         tokens = _next_tokens(rows, sampling, draws)
-        going = [i for i, token in enumerate(tokens) if token not in stops]
+        going = [i for i, t in enumerate(tokens) if t not in stops and rows.numbers[i] not in ended]
         for i in going:
             yield rows.numbers[i], tokens[i]
         if not going or n_made == max_new_tokens:
             return
-        rows = _step(model, rows, tokens, going)
+        if step is None:
+            rows = _step(model, rows, tokens, going)
+        else:  # a row that has ended runs on: one row fewer would be another graph
+            ended = set(rows.numbers) - {rows.numbers[i] for i in going}
+            rows = _compiled_step(model, step, rows, tokens)
 
 
 def _checked(
@@ -199,6 +212,13 @@ def _step(model: HybridLM, rows: Rows, tokens: list[int], going: list[int]) -> R
         out = model(fed, None, state)
         logits = precise_logits(model, out.hidden[:, 0])
         return Rows([rows.numbers[i] for i in going], logits, out.state)
+
+
+def _compiled_step(model: HybridLM, step: CompiledStep, rows: Rows, tokens: list[int]) -> Rows:
+    """Feed one token to every row."""
+    with inference(model):
+        logits, state = step(torch.tensor(tokens, device=rows.logits.device)[:, None], rows.state)
+        return rows._replace(logits=logits, state=state)
 
 
 def _next_tokens(rows: Rows, sampling: Sampling, draws: Sequence[np.random.Generator]) -> list[int]:

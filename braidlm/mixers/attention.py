@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from braidlm.arch.mixers import AttentionConfig
 from braidlm.mixers.norm import RMSNorm
-from braidlm.ops.attention import KVCache, attention
+from braidlm.ops.attention import KVCache, attention, reserve
 from braidlm.ops.rope import LinearScaling, Llama3Scaling, apply_rope, rope_frequencies
 from braidlm.segments import Segments, token_positions
 
@@ -58,6 +58,11 @@ class Attention(nn.Module):
     def row_parts(self) -> dict[str, tuple[int, ...]]:
         """Name the matrices that lie above each other in one weight, by their rows."""
         return {"in_proj.weight": tuple(self.widths)}
+
+    def reserve(self, state: KVCache, n_tokens: int) -> KVCache:
+        """Return a cache with room for `n_tokens` more per document."""
+        span = None if self.window is None else self.window + self.n_sinks
+        return reserve(state, n_tokens, span)
 
     def _fill_frequencies(self) -> None:
         if self.rope[0]:

@@ -125,7 +125,7 @@ def test_what_is_missing_is_named_with_the_command_that_makes_it(two, tmp_path):
     with pytest.raises(InputError, match="empty has no result, and its recipe no task"):
         compare(empty, empty)
     with pytest.raises(InputError, match=r"no task 'recal' \(did you mean 'recall'\?\); allowed"):
-        compare(*two, ["recal"])
+        compare(two[0], two[1], ["recal"])
 
 
 def test_what_is_no_run_is_refused(two, arms, tmp_path):

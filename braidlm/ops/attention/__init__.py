@@ -5,14 +5,14 @@ from __future__ import annotations
 from torch import Tensor
 
 from braidlm.ops import dispatch
-from braidlm.ops.attention.cache import KVCache, Window
+from braidlm.ops.attention.cache import KVCache, Reserved, Window, reserve
 from braidlm.ops.attention.kernel import Scoring
 from braidlm.ops.attention.naive import attention_naive
 from braidlm.ops.attention.sdpa import attention_sdpa
 from braidlm.ops.dispatch import Call, Implementation, Operator, check_shape
 from braidlm.segments import Segments, check_segments
 
-__all__ = ["ATTENTION", "KVCache", "attention"]
+__all__ = ["ATTENTION", "KVCache", "Reserved", "attention", "reserve"]
 
 ATTENTION = Operator(
     "attention",

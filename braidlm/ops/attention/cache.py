@@ -27,6 +27,37 @@ class KVCache(NamedTuple):
     """(n_docs,) int64, tokens seen: what the next token's position is counted from"""
 
 
+RESERVED_PLACES = 256
+"""Room is made in such steps: calls of similar length then share their shapes."""
+
+
+class Reserved(KVCache):
+    """A cache with a place for every token to come, see `reserve`.
+
+    No call over it asks the host for a length, so that a step has one shape and one graph.
+    """
+
+    __slots__ = ()
+
+
+def reserve(cache: KVCache, n_tokens: int, most: int | None = None) -> Reserved:
+    """Return `cache` with room for more tokens, in multiples of `RESERVED_PLACES`.
+
+    Every later call writes in place, so that gradients cannot flow. A token too many is an
+    IndexError on a CPU and a failed assertion on a GPU.
+
+    Args:
+        cache: what is held; its length is read by the host, once.
+        n_tokens: places needed per document beyond those that are taken.
+        most: places that a window needs at most.
+    """
+    longest = (int(cache.length.max()) if len(cache.length) else 0) + n_tokens
+    n_places = -(-longest // RESERVED_PLACES) * RESERVED_PLACES
+    n_places = max(cache.k.shape[1], n_places if most is None else min(n_places, most))
+    k, v = (with_room(held, n_places, n_places) for held in (cache.k, cache.v))
+    return Reserved(k, v, cache.length)
+
+
 class Window(NamedTuple):
     """What a query sees: the last `size` tokens, itself included, and the first `n_sinks`."""
 
@@ -86,6 +117,10 @@ def extend(cache: KVCache | None, k: Tensor, v: Tensor, segments: Segments | Non
     if cache is None:
         return KVCache(new_k.contiguous(), new_v.contiguous(), added.clone())
     length = cache.length + added
+    if isinstance(cache, Reserved):
+        _scatter(cache.k, new_k, cache.length, added, segments)
+        _scatter(cache.v, new_v, cache.length, added, segments)
+        return Reserved(cache.k, cache.v, length)
     longest = int(length.max()) if len(length) else 0
     if not may_write(cache, k, v):
         return _joined(cache, new_k, new_v, length, longest)
@@ -116,6 +151,13 @@ def _write(held: Tensor, new: Tensor, at: Tensor, added: Tensor, segments: Segme
         start = int(at)
         held[:, start : start + new.shape[1]] = new
         return
+    _scatter(held, new, at, added, segments)
+
+
+def _scatter(
+    held: Tensor, new: Tensor, at: Tensor, added: Tensor, segments: Segments | None
+) -> None:
+    """The same without a question to the host; a place that is not there is an error."""
     document = torch.arange(len(held), device=held.device)[:, None]
     within = torch.arange(new.shape[1], device=held.device)
     place = at[:, None] + within

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from braidlm.ops.attention.cache import (
     KVCache,
+    Reserved,
     Window,
     by_document,
     joined,
@@ -37,18 +38,20 @@ def extend_ring(
         return _rewritten(nothing, new_k, new_v, added, window)
     length = cache.length + added
     capacity = cache.k.shape[1]
-    if capacity < window.span:  # only then does the host need to know a length
+    # The host needs to know a length only while the ring may still have to grow.
+    if capacity < window.span and not isinstance(cache, Reserved):
         capacity = max(capacity, min(int(length.max()) if len(length) else 0, window.span))
     if not may_write(cache, k, v):
         room = KVCache(_padded(cache.k, capacity), _padded(cache.v, capacity), cache.length)
         return _rewritten(room, new_k, new_v, length, window)
     old_k, old_v = (with_room(x, capacity, window.span) for x in cache[:2])
     room = KVCache(old_k, old_v, cache.length)
+    kind = type(cache)
     if new_k.shape[1] == 1:
         _write_one(room, new_k, new_v, window)
-        return room._replace(length=length)
+        return kind(room.k, room.v, length)
     after = _rewritten(room, new_k, new_v, length, window)
-    return KVCache(room.k.copy_(after.k), room.v.copy_(after.v), length)
+    return kind(room.k.copy_(after.k), room.v.copy_(after.v), length)
 
 
 def place_of(position: Tensor, window: Window) -> Tensor:

@@ -14,6 +14,7 @@ from braidlm.arch.mixers.tiles import QUERY_BLOCK
 from braidlm.ops.attention.band import Span, band
 from braidlm.ops.attention.cache import (
     KVCache,
+    Reserved,
     Window,
     by_document,
     extend,
@@ -142,8 +143,9 @@ def _to_rows(o: Tensor, segments: Segments) -> Tensor:
 
 def _over_cache(q: Tensor, before: Tensor, cache: KVCache, scoring: Scoring) -> Tensor:
     """Queries (n, L, Hq, D) whose first one follows `before` (n,) held tokens of its document."""
-    held = before.tolist()
-    is_even = min(held) == max(held)
+    is_reserved = isinstance(cache, Reserved)
+    held = [cache.k.shape[1]] if is_reserved else before.tolist()
+    is_even = min(held) == max(held) and not is_reserved
     n_new = q.shape[1]
     if is_even and held[0] == 0:
         return call(q, cache.k[:, :n_new], cache.v[:, :n_new], scoring, causal=True)
@@ -167,7 +169,8 @@ def _step_over_ring(q: Tensor, before: Tensor, cache: KVCache, scoring: Scoring)
     place = torch.arange(cache.k.shape[1], device=q.device)
     mask = (place <= before[:, None])[:, None, None]
     # Elsewhere than on the CPU the question would make the host wait; the mask costs less.
-    if q.device.type == "cpu" and bool(mask.all()):
+    is_asked = q.device.type == "cpu" and not isinstance(cache, Reserved)
+    if is_asked and bool(mask.all()):
         mask = None
     return call(q, cache.k.to(q.dtype), cache.v.to(q.dtype), scoring, mask, causal=False)
 
