@@ -119,7 +119,7 @@ def examine(folder: Path, saved: int) -> list[str]:
             found.append(f"steps are logged twice: {logged}")
         if steps and max(logged, default=0) < max(steps):
             found.append(f"the log ends at {max(logged, default=0)}, before {max(steps)}")
-        opened.status(), opened.env, opened.results()
+        _ = (opened.status(), opened.env, opened.results())  # each must be readable
         report.tables([run])
     return found
 
