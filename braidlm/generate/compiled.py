@@ -73,8 +73,8 @@ class CompiledStep:
         except Unsupported as error:
             why = str(error).splitlines()[0]
             raise InputError(
-                f"the step of '{self.model.spec.pattern}' cannot be compiled ({why}): "
-                "a merge_attention with a window asks the host for its lengths"
+                f"the step of '{self.model.spec.pattern}' cannot be compiled ({why}); "
+                "known to be so: a merge_attention with a window"
             ) from None
 
 
