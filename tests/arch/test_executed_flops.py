@@ -6,8 +6,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from braidlm.arch.cost import executed_matmul_flops, executed_training_flops
 from braidlm.arch.spec import Spec
+from braidlm.laws.flops import UNKNOWN_TO_TORCH
 from braidlm.model import HybridLM
-from tests.flops import UNKNOWN_TO_TORCH
 
 MIXERS = {
     "M": {"head_dim": 8, "n_groups": 2, "d_state": 6, "chunk_size": 8},

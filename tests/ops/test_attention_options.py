@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
+from braidlm.laws.flops import UNKNOWN_TO_TORCH
 from braidlm.ops.attention import KVCache, attention
 from braidlm.segments import Segments
-from tests.flops import UNKNOWN_TO_TORCH
 from tests.ops.compare import (
     assert_near,
     assert_same,

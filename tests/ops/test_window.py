@@ -9,12 +9,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
+from braidlm.laws.flops import UNKNOWN_TO_TORCH
 from braidlm.ops.attention import KVCache, attention
 from braidlm.ops.attention.cache import Window
 from braidlm.ops.attention.kernel import Scoring
 from braidlm.ops.attention.sdpa import attention_sdpa
 from braidlm.segments import Segments
-from tests.flops import UNKNOWN_TO_TORCH
 from tests.ops.compare import (
     assert_near,
     assert_same,
