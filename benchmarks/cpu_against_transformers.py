@@ -1,7 +1,7 @@
 """Speed and memory on a CPU beside transformers: the same model and weights, alternating.
 
-    python benchmarks/cpu_against_transformers.py            # about 15 minutes on two cores
-    python benchmarks/cpu_against_transformers.py --quick    # a look, in two
+    python benchmarks/cpu_against_transformers.py            # half an hour on two cores
+    python benchmarks/cpu_against_transformers.py --quick    # a look, in fifteen minutes
 
 The peers are Bamba (a sequential hybrid) and Falcon-H1 (a parallel one) of transformers, on its
 torch path. Ours gets their weights, and the logits are compared before anything is timed. Then each
@@ -11,16 +11,18 @@ its quartiles.
 
 - training: forward, loss, backward and a step of fused AdamW, as a user of each library writes it;
 - forward: the logits of the batch, without gradients;
+- both are also measured with ours as one graph, `torch.compile(model.loss, fullgraph=True)`;
 - decode: greedy `generate` of each library, prefill excluded: a call with many new tokens less a
   call with one; `generate` is the whole call, prefill included;
 - memory: the peak resident set of a process that trains, less what it had when both libraries were
   imported; one process per variant (Linux).
 
-"bf16" is autocast on both sides; for decoding it is weights cast to bf16 on ours, and the faster of
-autocast and cast weights on theirs; ours is the faster of the step as it stands and the compiled
-one, which needs a minute first, outside the timed rounds. `train_ratio`, `forward_ratio` and
-`decode_ratio` are our fastest precision over their default, fp32. The last line printed is one
-JSON object.
+"bf16" is autocast on both sides; for the forward pass the faster of that and of weights cast to
+bf16; for decoding it is weights cast to bf16 on ours, and the faster of both on theirs. Ours is the
+faster of what stands there and what is compiled, for one to two minutes and outside the timed
+rounds. Theirs is as it is by default; `--compile-both` compiles it too, for training and forward,
+where torch can. `train_ratio`, `forward_ratio` and `decode_ratio` are our fastest precision over
+their default, fp32. The last line printed is one JSON object.
 """
 
 from __future__ import annotations
@@ -41,6 +43,7 @@ from typing import Any
 import torch
 import transformers
 from torch import Tensor
+from torch._inductor import config as inductor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -80,6 +83,9 @@ PEERS: dict[str, tuple[str, dict[str, Any], Callable, Callable]] = {
     ),
 }
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+COMPILED = " compiled"
+CAST = "bf16 cast"
+"""Weights in bf16 instead of autocast."""
 AGREE = 2e-5
 """Largest difference of fp32 logits that is allowed, relative to the largest logit."""
 CLOCKS = {"wall": time.perf_counter, "processor": time.process_time}
@@ -126,7 +132,9 @@ def batch(n_rows: int, length: int) -> Tensor:
 
 def autocast(dtype: str) -> contextlib.AbstractContextManager[object]:
     """Return the context of a forward pass."""
-    return torch.autocast("cpu", dtype=torch.bfloat16, enabled=dtype == "bf16")
+    return torch.autocast(
+        "cpu", dtype=torch.bfloat16, enabled=dtype.removesuffix(COMPILED) == "bf16"
+    )
 
 
 def training(model: Any, side: str, dtype: str, options: argparse.Namespace) -> Thunk:
@@ -136,12 +144,19 @@ def training(model: Any, side: str, dtype: str, options: argparse.Namespace) -> 
     model = copy.deepcopy(model).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, fused=True)
 
+    def our_loss() -> Tensor:
+        return model.loss(inputs, targets)
+
+    def their_loss() -> Tensor:
+        return model(input_ids=inputs, labels=inputs, use_cache=False).loss
+
+    make_loss = our_loss if side == "ours" else their_loss
+    if dtype.endswith(COMPILED):
+        make_loss = torch.compile(make_loss, fullgraph=side == "ours")
+
     def step() -> None:
         with autocast(dtype):
-            if side == "ours":
-                loss = model.loss(inputs, targets)
-            else:
-                loss = model(input_ids=inputs, labels=inputs, use_cache=False).loss
+            loss = make_loss()
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
@@ -149,24 +164,29 @@ def training(model: Any, side: str, dtype: str, options: argparse.Namespace) -> 
     return step
 
 
-def forward(ours: HybridLM, theirs: Any, options: argparse.Namespace) -> dict[str, Thunk]:
-    """Return the computation of a batch's logits per variant."""
+def forward(model: Any, side: str, dtype: str, options: argparse.Namespace) -> Thunk:
+    """Return the computation of a batch's logits."""
     tokens = batch(options.rows, options.length)
+    model = copy.deepcopy(model).eval()
+    if dtype.startswith(CAST):
+        cast_weights(model, torch.bfloat16) if side == "ours" else model.to(torch.bfloat16)
 
-    def our_logits(dtype: str) -> None:
-        with torch.no_grad(), autocast(dtype):
-            ours.eval().head(ours(tokens, return_state=False).hidden)
+    def our_logits() -> Tensor:
+        return model.head(model(tokens, return_state=False).hidden)
 
-    def their_logits(dtype: str) -> None:
-        with torch.no_grad(), autocast(dtype):
-            theirs.eval()(input_ids=tokens, use_cache=False)
+    def their_logits() -> Tensor:
+        return model(input_ids=tokens, use_cache=False).logits
 
-    sides = {"ours": our_logits, "theirs": their_logits}
-    return {
-        f"{side} {dtype}": lambda run=run, dtype=dtype: run(dtype)
-        for side, run in sides.items()
-        for dtype in DTYPES
-    }
+    make_logits = our_logits if side == "ours" else their_logits
+    if dtype.endswith(COMPILED):
+        make_logits = torch.compile(make_logits, fullgraph=side == "ours")
+
+    def run() -> None:
+        # Packed weights: the option is read where the graph is captured, so it is set around it.
+        with torch.no_grad(), autocast(dtype), inductor.patch(freezing=True):
+            make_logits()
+
+    return run
 
 
 def decoding(
@@ -233,11 +253,15 @@ def compare(name: str, seconds: dict[str, list[float]]) -> dict[str, Any]:
         return min(sides, key=lambda side: statistics.median(seconds[side]))
 
     best, fp32, bf16 = fastest("ours"), fastest("ours fp32"), fastest("ours bf16")
+    theirs = [side for side in seconds if side.startswith("theirs") and side.endswith(COMPILED)]
+    theirs.sort(key=lambda side: statistics.median(seconds[side]))
+    both = ratio(seconds[theirs[0]], seconds[best]) if theirs else None
     ratios: dict[str, Any] = {
         "best": best.removeprefix("ours "),
         "best_over_fp32": ratio(seconds["theirs fp32"], seconds[best]),
         "fp32_over_fp32": ratio(seconds["theirs fp32"], seconds[fp32]),
         "bf16_over_bf16": ratio(seconds[fastest("theirs bf16")], seconds[bf16]),
+        **({"compiled_over_compiled": both} if both else {}),
         "median_sec": {side: statistics.median(times) for side, times in seconds.items()},
     }
     shown = "  ".join(
@@ -280,7 +304,7 @@ def peak_bytes(peer: str, variant: str, options: argparse.Namespace) -> int:
 def train_alone(variant: str, options: argparse.Namespace) -> None:
     """Train a few steps and print the peak of the resident set, less what it is now."""
     before = _status("VmRSS")
-    side, dtype = variant.split()
+    side, dtype = variant.split(maxsplit=1)
     step = training(build(options.peers[0], side, options), side, dtype, options)
     for _ in range(3):
         step()
@@ -297,25 +321,40 @@ def measure(peer: str, options: argparse.Namespace) -> dict[str, Any]:
     ours, theirs = pair(peer, options)
     card: dict[str, Any] = {}
     if "train" in options.what:
-        steps = {v: training(m, *v.split(), options) for v, m in variants(ours, theirs).items()}
+        steps = prepared(training, ours, theirs, options)
         card["train"] = compare(f"{peer} training", alternate(steps, options))
     if "forward" in options.what:
-        calls = forward(ours, theirs, options)
+        calls = prepared(forward, ours, theirs, options)
         card["forward"] = compare(f"{peer} forward", alternate(calls, options))
     if "decode" in options.what:
         for n_rows in options.decode_rows:
             card |= measure_decoding(peer, ours, theirs, n_rows, options)
     if "memory" in options.what:
-        card["memory"] = {v: peak_bytes(peer, v, options) for v in variants(ours, theirs)}
+        plain = [f"{side} {dtype}" for side in ("ours", "theirs") for dtype in DTYPES]
+        names = [*plain, *(f"ours {dtype}{COMPILED}" for dtype in DTYPES)]
+        card["memory"] = {name: peak_bytes(peer, name, options) for name in names}
         shown = "  ".join(f"{v} {n / 2**20:.0f} MiB" for v, n in card["memory"].items())
         print(f"{peer} peak of training  {shown}", flush=True)
     return card
 
 
-def variants(ours: Any, theirs: Any) -> dict[str, Any]:
-    """Return the model of each variant's name."""
-    sides = {"ours": ours, "theirs": theirs}
-    return {f"{side} {dtype}": model for side, model in sides.items() for dtype in DTYPES}
+def prepared(
+    make: Callable[[Any, str, str, argparse.Namespace], Thunk],
+    ours: HybridLM,
+    theirs: Any,
+    options: argparse.Namespace,
+) -> dict[str, Thunk]:
+    """Return the call of each variant: side, precision, and whether it is compiled."""
+    dtypes = [*DTYPES, *([CAST] if make is forward else [])]
+    sides: list[tuple[str, Any, str]] = [("ours", ours, ""), ("theirs", theirs, "")]
+    sides.append(("ours", ours, COMPILED))
+    if options.compile_both:
+        sides.append(("theirs", theirs, COMPILED))
+    return {
+        f"{side} {dtype}{how}": make(model, side, f"{dtype}{how}", options)
+        for side, model, how in sides
+        for dtype in dtypes
+    }
 
 
 def summary(peer: str, card: dict[str, Any]) -> dict[str, Any]:
@@ -353,6 +392,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         default="wall",
         help="processor: what a busy machine leaves comparable; with --threads 1",
     )
+    parser.add_argument("--compile-both", action="store_true", help="compile theirs too")
     parser.add_argument("--train-alone", metavar="VARIANT", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if options.quick:

@@ -1,4 +1,5 @@
 import itertools
+from collections.abc import Callable
 from functools import partial
 
 import pytest
@@ -31,10 +32,18 @@ def packed(rows: int = 4, length: int = 40) -> tuple[torch.Tensor, Segments]:
     return tokens, Segments.from_lengths(lengths, length)
 
 
-def update(model: HybridLM, tokens: torch.Tensor, segments: Segments) -> list[torch.Tensor]:
+def update(
+    model: HybridLM,
+    tokens: torch.Tensor,
+    segments: Segments | None,
+    make_loss: Callable[..., torch.Tensor] | None = None,
+) -> list[torch.Tensor]:
     model.zero_grad()
-    # What comes out at padding is finite, means nothing, and differs between the forms.
-    loss = model.loss(tokens, tokens.roll(1).where(segments.is_real, -100), segments)
+    targets = tokens.roll(1)
+    if segments is not None:
+        # What comes out at padding is finite, means nothing, and differs between the forms.
+        targets = targets.where(segments.is_real, -100)
+    loss = (make_loss or model.loss)(tokens, targets, segments)
     loss.backward()
     return [loss.detach(), *(p.grad.clone() for p in model.parameters() if p.grad is not None)]
 
@@ -67,6 +76,21 @@ def test_one_graph_per_kind_of_mixer_serves_every_packing():
         for expected, found in zip(one, other, strict=True):
             torch.testing.assert_close(found, expected, rtol=2e-5, atol=1e-6)
     assert all("forward" not in vars(module) for module in model.modules())
+
+
+@pytest.mark.parametrize("pattern", ["M*-", "{M*}-"])
+@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
+def test_the_whole_loss_is_one_graph_where_each_row_is_one_document(pattern, backend):
+    torch.manual_seed(0)
+    torch.compiler.reset()
+    model = HybridLM(spec(pattern))
+    tokens, _ = packed()
+    expected = update(model, tokens, None)
+    whole = torch.compile(model.loss, fullgraph=True, backend=backend)
+    found = update(model, tokens, None, whole)
+    assert len(found) == len(expected) > 5
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=2e-5, atol=1e-6)
 
 
 def test_a_model_in_which_nothing_compiles_is_refused():

@@ -6,11 +6,15 @@ from safetensors.torch import load_file
 
 from braidlm import checkpoint
 from braidlm.arch import Recipe
+from braidlm.model import HybridLM
 from braidlm.runs import Run
 from braidlm.train import train
+from braidlm.train.compile import compiled
 from braidlm.train.loop import build_mixture
 from braidlm.train.step import rows_of
+from tests.specs import spec
 
+from .test_compile import packed, update
 from .test_loop import Stopping, assert_same_run, real_recipe, rows
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -64,3 +68,18 @@ def test_everything_of_a_batch_is_moved():
     assert targets.is_cuda
     assert segments is not None
     assert segments.doc.is_cuda
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")
+@pytest.mark.parametrize("pattern", ["M*-", "{M*}-"])
+def test_compiled_code_has_the_gradients_of_eager_code(pattern):
+    torch.manual_seed(0)
+    model = HybridLM(spec(pattern)).cuda()
+    tokens, segments = (x.to("cuda") for x in packed())
+    expected = update(model, tokens, segments)
+    with compiled(model):
+        found = update(model, tokens, segments)
+    unpacked = update(model, tokens, None)
+    whole = update(model, tokens, None, torch.compile(model.loss, fullgraph=True))
+    for one, other in [*zip(found, expected, strict=True), *zip(whole, unpacked, strict=True)]:
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
