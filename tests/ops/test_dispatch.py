@@ -6,6 +6,7 @@ from braidlm.ops import dispatch
 from braidlm.ops.attention import attention
 from braidlm.ops.conv import causal_conv
 from braidlm.ops.dispatch import Call, Implementation, Operator
+from braidlm.ops.gated_delta import gated_delta
 from braidlm.ops.loss import linear_cross_entropy
 from braidlm.ops.norm import gated_rms_norm, rms_norm
 from braidlm.ops.ssd import ssd
@@ -98,7 +99,7 @@ def test_compiled_code_does_not_depend_on_what_ran_before():
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("name", ["ssd", "conv", "attention", "norm", "loss"])
+@pytest.mark.parametrize("name", ["ssd", "gated_delta", "conv", "attention", "norm", "loss"])
 def test_every_operator_compiles_into_one_graph(name):
     x = torch.randn(2, 10, 6, requires_grad=True)
     segments = Segments.from_lengths([[3, 2, 5], [4, 6]], 10)
@@ -108,6 +109,10 @@ def test_every_operator_compiles_into_one_graph(name):
     def run(x):
         if name == "ssd":
             return ssd(x.view(heads), steps, rates, bc, bc, chunk_size=4, segments=segments)[0]
+        if name == "gated_delta":
+            q, beta = x.view(heads), steps.sigmoid()
+            g = -q.square()
+            return gated_delta(q, q, q, g, beta, chunk_size=4, segments=segments)[0]
         if name == "conv":
             return causal_conv(x, weight, None, activation="silu", segments=segments)[0]
         if name == "attention":
