@@ -11,11 +11,35 @@ import re
 import sys
 from collections.abc import Sequence
 
-from braidlm.cli import compare, data, describe, eval, generate, match, report, study, sweep, train
+from braidlm.cli import (
+    compare,
+    conform,
+    data,
+    describe,
+    eval,
+    generate,
+    match,
+    report,
+    study,
+    sweep,
+    train,
+)
 from braidlm.cli.parser import Parser
 from braidlm.errors import InputError
 
-COMMANDS = (describe, match, data, train, eval, generate, study, sweep, compare, report)
+COMMANDS = (
+    describe,
+    match,
+    data,
+    train,
+    eval,
+    conform,
+    generate,
+    study,
+    sweep,
+    compare,
+    report,
+)
 TOO_LARGE = re.compile(r"allocate memory|out of memory|overflow", re.IGNORECASE)
 
 

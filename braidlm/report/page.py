@@ -27,10 +27,25 @@ def build(dirs: Iterable[Path | str], out: Path | str, *, context: int = 8192) -
         InputError: as `tables`, or `out` is a directory.
         OSError: `out` cannot be written; an earlier page stays as it was.
     """
+    path = checked(out)
+    return write(path, render(tables(dirs, context=context)))
+
+
+def checked(out: Path | str) -> Path:
+    """Return the path of a page to be written.
+
+    Raises:
+        InputError: it is a directory.
+    """
     path = Path(out)
     if path.is_dir():
         raise InputError(f"--out {path}: is a directory; give the name of a file")
-    page = render(tables(dirs, context=context)).encode("utf-8", "replace")
+    return path
+
+
+def write(path: Path, text: str) -> Path:
+    """Write a page, an earlier one replaced only by a whole one, and return its path."""
+    page = text.encode("utf-8", "replace")
     if path.exists() and not path.is_file():  # a pipe or a device is written, never replaced
         path.write_bytes(page)
         return path
@@ -49,21 +64,22 @@ def render(data: dict[str, Any]) -> str:
         described,
         lead,
         notes,
-        _section("arms", "Arms", sections.arms(data)),
-        _section("figures", "Figures", gallery.figures(data)),
-        _section("layers", "Layers", gallery.diagrams(data)),
+        section("arms", "Arms", sections.arms(data)),
+        section("figures", "Figures", gallery.figures(data)),
+        section("layers", "Layers", gallery.diagrams(data)),
         *(
-            [_section("inside", "Inside the training", told)]
+            [section("inside", "Inside the training", told)]
             if (told := inside.section(data))
             else []
         ),
-        _section("problems", "Failed, unfinished or unlike", sections.problems(data)),
-        _section("reproduce", "To reproduce", sections.reproduce(data)),
+        section("problems", "Failed, unfinished or unlike", sections.problems(data)),
+        section("reproduce", "To reproduce", sections.reproduce(data)),
     ]
-    return _document(data["title"], tag("main", *parts, id="main"))
+    return document(f"{data['title']} – BraidLM report", tag("main", *parts, id="main"), "arms")
 
 
-def _section(name: str, title: str, body: Markup) -> Markup:
+def section(name: str, title: str, body: Markup) -> Markup:
+    """A part of a page with its heading."""
     return tag(
         "section",
         tag("h2", title, id=f"{name}-title"),
@@ -73,7 +89,8 @@ def _section(name: str, title: str, body: Markup) -> Markup:
     )
 
 
-def _document(title: str, body: Markup) -> str:
+def document(title: str, body: Markup, table: str) -> str:
+    """A whole page in the style of the house; `table` names the section of its main table."""
     folder = files("braidlm.report")
     style = (folder / "style.css").read_text(encoding="utf-8")
     script = (folder / "script.js").read_text(encoding="utf-8")
@@ -83,11 +100,11 @@ def _document(title: str, body: Markup) -> str:
             Markup('<meta name="viewport" content="width=device-width, initial-scale=1">'),
             Markup('<meta name="color-scheme" content="light dark">'),
             Markup('<link rel="icon" href="data:,">'),
-            tag("title", f"{title} – BraidLM report"),
+            tag("title", title),
             Markup(f"<style>\n{style}</style>"),
         ]
     )
-    skip = Markup('<a class="skip" href="#arms">Skip to the table of arms</a>')
+    skip = tag("a", f"Skip to the table of {table}", cls="skip", href=f"#{table}")
     tip = Markup('<div id="tip" role="status" hidden></div>')
     tail = Markup(f"<script>\n{script}</script>")
     page = join([tag("head", head), "\n", tag("body", skip, body, tip, tail)])

@@ -1,0 +1,201 @@
+"""The laws held against a model: `braidlm.conform.check`, for a test, a CI job or `braid conform`.
+
+from braidlm.conform import check
+
+check("runs/mine").raise_if_failed()
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from braidlm.arch.recipe import load_spec
+from braidlm.checkpoint import load_model
+from braidlm.device import choose_device
+from braidlm.errors import InputError
+from braidlm.laws.catalogue import Law, choose, tolerance_of
+from braidlm.laws.gap import Plan, lengths_around
+from braidlm.laws.hybrid import HybridSubject
+from braidlm.laws.subject import Subject
+from braidlm.laws.verdict import Verdict, judge
+from braidlm.model import HybridLM
+from braidlm.provenance import capture_env
+
+FORMAT_VERSION = 1
+DTYPES = {"fp32": torch.float32, "fp64": torch.float64, "bf16": torch.bfloat16}
+
+
+class LawBrokenError(AssertionError):
+    """At least one law fails; the message is the report."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """What every law says of one model."""
+
+    model: str
+    settings: dict[str, Any]
+    """Lengths, seed, dtype, device, and the model's span."""
+    verdicts: tuple[Verdict, ...]
+    env: dict[str, Any] = field(default_factory=dict)
+    """Versions and machine."""
+
+    @property
+    def failed(self) -> tuple[Verdict, ...]:
+        """The laws that fail, causes before effects."""
+        return tuple(v for v in self.verdicts if v.status == "fail")
+
+    @property
+    def ok(self) -> bool:
+        """Whether no law fails."""
+        return not self.failed
+
+    def __getitem__(self, law: str) -> Verdict:
+        """Return the verdict of a law by its name.
+
+        Raises:
+            KeyError: it was not asked.
+        """
+        for verdict in self.verdicts:
+            if verdict.law == law:
+                return verdict
+        raise KeyError(law)
+
+    def raise_if_failed(self) -> None:
+        """Raise where a law fails.
+
+        Raises:
+            LawBrokenError: its message names every failing law, its error, place and hint.
+        """
+        if self.failed:
+            raise LawBrokenError("\n".join([self.model, *map(sentence, self.failed)]))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data, every verdict in full."""
+        return {
+            "format_version": FORMAT_VERSION,
+            "kind": "conformance",
+            "model": self.model,
+            "ok": self.ok,
+            "settings": self.settings,
+            "verdicts": [asdict(v) for v in self.verdicts],
+            "env": self.env,
+        }
+
+
+def check(
+    model: Any,
+    *,
+    laws: Sequence[str] | None = None,
+    device: str = "auto",
+    dtype: str = "fp32",
+    lengths: Sequence[int] | None = None,
+    seed: int = 0,
+    tolerance: float | None = None,
+    random_weights: bool = False,
+    on_law: Callable[[Verdict], None] | None = None,
+) -> Report:
+    """Hold the laws against a model.
+
+    Args:
+        model: a `HybridLM`, a `Subject`, or the path of a run or checkpoint; with random weights
+            also a recipe or a pattern.
+        laws: names, see `braidlm.laws.catalogue`; None: all.
+        device: where a model that is loaded runs; a model that is passed stays where it is.
+        dtype: "fp32", "fp64" (throughout) or "bf16" weights.
+        lengths: tokens of the sequences; None: below, at and beyond several chunks.
+        seed: of the tokens, and of a fresh model's weights.
+        tolerance: in units of the logits' spread, instead of the dtype's own.
+        random_weights: draw the weights of a declaration; nothing but it is read.
+        on_law: is told each verdict as it is reached.
+
+    Raises:
+        InputError: no such model, law, dtype or length.
+    """
+    chosen = choose(laws)
+    _check_settings(dtype, lengths, tolerance)
+    subject = _subject(model, device, seed if random_weights else None).typed(DTYPES[dtype])
+    plan = Plan(tuple(lengths) if lengths else lengths_around(subject.span), seed)
+    verdicts: list[Verdict] = []
+    for law in chosen:
+        allowed = tolerance_of(law, dtype, tolerance)
+        verdict = judge(law, subject, plan, allowed, exact=dtype == "fp32")
+        verdicts.append(_with_cause(verdict, law, verdicts))
+        if on_law is not None:
+            on_law(verdicts[-1])
+    return Report(
+        subject.name,
+        {
+            "lengths": list(plan.lengths),
+            "seed": seed,
+            "dtype": dtype,
+            "device": subject.device.type,
+            "span": subject.span,
+        },
+        tuple(verdicts),
+        capture_env(threads=torch.get_num_threads(), device=subject.device.type, precision=dtype),
+    )
+
+
+def _with_cause(verdict: Verdict, law: Law, before: list[Verdict]) -> Verdict:
+    """Note the laws that failed before and may be why this one fails."""
+    causes = [v.law for v in before if v.law in law.follows and v.status == "fail"]
+    if verdict.status != "fail" or not causes:
+        return verdict
+    return replace(verdict, reason=f"perhaps only because of {' and '.join(causes)}")
+
+
+def sentence(verdict: Verdict) -> str:
+    """Return one line: status, law, error, tolerance, place and hint."""
+    status = "FAIL" if verdict.status == "fail" else verdict.status
+    return f"{status:<15} {verdict.law:<15} {_told(verdict)}"
+
+
+def _told(v: Verdict) -> str:
+    if v.status == "not applicable":
+        return v.reason
+    also = f" ({v.reason})" if v.reason else ""
+    if v.error is None:
+        return v.hint + also
+    size = f"{v.error:.1e} {v.unit}, tolerance {v.tolerance:.0e}"
+    if v.status == "pass":
+        return size + also
+    place = f", first at position {v.first_position}" if v.first_position is not None else ""
+    again = f", {v.in_fp64:.1e} in fp64" if v.in_fp64 is not None else ""
+    return f"{size}{again}{place}: {v.case}; {v.hint}{also}"
+
+
+def _check_settings(dtype: str, lengths: Sequence[int] | None, tolerance: float | None) -> None:
+    if dtype not in DTYPES:
+        raise InputError(f"dtype = {dtype!r}: allowed are {', '.join(DTYPES)}")
+    if lengths is not None and (not lengths or min(lengths) < 2):
+        raise InputError(f"lengths = {list(lengths)}: each must be at least 2 tokens")
+    if tolerance is not None and not tolerance >= 0:
+        raise InputError(f"tolerance = {tolerance}: must be 0 or more")
+
+
+def _subject(model: Any, device: str, seed: int | None) -> Subject:
+    """Return what is judged; with a seed its weights are drawn."""
+    if isinstance(model, HybridLM):
+        return HybridSubject(model)
+    if isinstance(model, (str, Path)):
+        return _loaded(model, device) if seed is None else _drawn(model, device, seed)
+    return model
+
+
+def _loaded(path: str | Path, device: str) -> Subject:
+    model, recipe = load_model(path, choose_device(device))
+    return HybridSubject(model, f"{recipe.name} ({path})")
+
+
+def _drawn(source: str | Path, device: str, seed: int) -> Subject:
+    spec = load_spec(source)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = HybridLM(spec)
+    return HybridSubject(model.to(choose_device(device)), f"{source}, random weights")
