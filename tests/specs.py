@@ -8,12 +8,14 @@ from typing import Any
 from braidlm.arch import Spec
 
 MAMBA: dict[str, Any] = {"n_heads": 4, "head_dim": 4, "d_state": 6, "chunk_size": 8}
+MAMBA1: dict[str, Any] = {"d_inner": 10, "d_state": 3, "dt_rank": 2, "chunk_size": 8}
 ATTENTION: dict[str, Any] = {"n_heads": 4, "head_dim": 4, "n_kv_heads": 2}
+WINDOW = {"W": {**ATTENTION, "window": 5}}
 
 
 def spec(pattern: str, **fields: Any) -> Spec:
     """A spec of width 16 and vocabulary 31."""
-    mixers = {"M": MAMBA, "*": ATTENTION, "-": {"d_ff": 24}}
+    mixers = {"M": MAMBA, "S": MAMBA1, "*": ATTENTION, "-": {"d_ff": 24}}
     for letter, changes in fields.pop("mixers", {}).items():
         mixers[letter] = {**mixers.get(letter, {}), **changes}
     return Spec.of(
@@ -26,6 +28,13 @@ SINGLE = {
     "mamba2 groups, norm first": spec("M", mixers={"M": {"n_groups": 2, "norm": "norm_first"}}),
     "mamba2 no norm, no bias": spec("M", mixers={"M": {"norm": "none", "conv_bias": False}}),
     "mamba2 slow decay": spec("M", mixers={"M": {"A_init_min": 0.01, "A_init_max": 2.0}}),
+    "mamba1": spec("S"),
+    "mamba1 normed (Jamba), no bias": spec(
+        "S", mixers={"S": {"dt_bc_norm": "rms", "conv_bias": False}}
+    ),
+    "mamba1 normed without weights (FalconMamba)": spec(
+        "S-", mixers={"S": {"dt_bc_norm": "rms_unweighted", "d_conv": 3}}
+    ),
     "attention rope": spec("*"),
     "attention nope, multi-query": spec("*", mixers={"*": {"position": "none", "n_kv_heads": 1}}),
     "attention partial scaled rope": spec(
@@ -41,7 +50,7 @@ SINGLE = {
         "*",
         mixers={"*": {"rope_scaling": {"factor": 2.0}, "v_head_dim": 6, "softmax_scale": 0.3}},
     ),
-    "window": spec("W", mixers={"W": {**ATTENTION, "window": 5}}),
+    "window": spec("W", mixers=WINDOW),
     "window of one, sinks, nope": spec(
         "W", mixers={"W": {**ATTENTION, "window": 1, "n_sinks": 2, "position": "none"}}
     ),
@@ -120,11 +129,13 @@ FUSIONS = {
 """Fusions of {M*}."""
 
 PARALLEL = {name: spec("{M*}-", fusion=fusion) for name, fusion in FUSIONS.items()} | {
+    "mamba1 beside attention": spec("{S*}W", fusion={"combine": "concat"}, mixers=WINDOW),
     "three branches": spec("{M*-}", fusion={"combine": "mean"}),
     "two fusions": spec("P{*M}", parallel={"P": {"branches": "M*", "combine": "concat"}}),
 }
 
 WHOLE = {
+    "Samba's unit": spec("S-W-", mixers=WINDOW),
     "sequential hybrid": spec("(M-)2*-"),
     "parallel hybrid, untied": spec("M-{M*}-", tie_embeddings=False, depth_scaled_init=True),
 }

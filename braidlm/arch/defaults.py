@@ -12,7 +12,13 @@ from typing import Any
 
 from braidlm.errors import InputError
 
-LETTERS: dict[str, str] = {"M": "mamba2", "*": "attention", "W": "attention", "-": "mlp"}
+LETTERS: dict[str, str] = {
+    "M": "mamba2",
+    "S": "mamba1",
+    "*": "attention",
+    "W": "attention",
+    "-": "mlp",
+}
 """Letters that need no declaration, and the kind of mixer each stands for."""
 
 LETTER_FIELDS: dict[str, dict[str, Any]] = {"W": {"window": 512}}
@@ -41,6 +47,10 @@ TABLE: tuple[tuple[str, str, str], ...] = (
     ("mamba2", "width", "expand * d_model (the inner width)"),
     ("mamba2", "head_dim", "inner width / n_heads if that is given, else min(64, inner width)"),
     ("mamba2", "n_heads", "expand * d_model / head_dim"),
+    ("mamba1", "expand", "2 (inner width / d_model)"),
+    ("mamba1", "width", "expand * d_model (the inner width, stored as d_inner)"),
+    ("mamba1", "d_inner", "expand * d_model"),
+    ("mamba1", "dt_rank", "d_model / 16, rounded up"),
     ("cross", "n_heads, n_kv_heads, head_dim", "those of the attention branch"),
     ("cross", "query", "attention, in a cross attention"),
 )
@@ -104,12 +114,30 @@ def _mamba2(fields: Fields, d_model: int, where: str) -> Fields:
         return fields
     if {"expand", "n_heads", "head_dim"} <= set(fields):
         raise InputError(f"{where}: give two of expand, n_heads and head_dim, not all three")
+    _heads(fields, _expand(fields, where) * d_model, "expand * d_model", where)
+    return fields
+
+
+def _mamba1(fields: Fields, d_model: int, where: str) -> Fields:
+    fields.setdefault("dt_rank", -(-d_model // 16))
+    given = [name for name in ("expand", "width", "d_inner") if name in fields]
+    if len(given) > 1:
+        raise InputError(f"{where}: give one of expand, width and d_inner, not {len(given)}")
+    if (width := _width(fields, where)) is not None:
+        return {**fields, "d_inner": width}
+    if "d_inner" not in fields:
+        inner = _expand(fields, where) * d_model
+        fields["d_inner"] = _whole(inner, 1, f"{where}.expand", "expand * d_model", "d_inner")
+    return fields
+
+
+def _expand(fields: Fields, where: str) -> float:
+    """Take the short form `expand`: inner width / d_model."""
     expand = fields.pop("expand", 2)
     is_number = isinstance(expand, int | float) and not isinstance(expand, bool)
     if not is_number or not 0 < expand < math.inf:
         raise InputError(f"{where}.expand = {expand!r}: must be a finite number greater than 0")
-    _heads(fields, expand * d_model, "expand * d_model", where)
-    return fields
+    return expand
 
 
 def _width(fields: Fields, where: str) -> int | None:
@@ -144,5 +172,6 @@ def _whole(total: float, part: Any, field: str, name: str, other: str) -> int:
 _FILLERS: dict[str, Callable[[Fields, int, str], Fields]] = {
     "attention": _attention,
     "mlp": _mlp,
+    "mamba1": _mamba1,
     "mamba2": _mamba2,
 }

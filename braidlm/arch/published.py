@@ -11,7 +11,13 @@ from dataclasses import dataclass
 from typing import Literal
 
 from braidlm.arch.cost import Cost, cost
-from braidlm.arch.mixers import AttentionConfig, Mamba2Config, MixerConfig, MLPConfig
+from braidlm.arch.mixers import (
+    AttentionConfig,
+    Mamba1Config,
+    Mamba2Config,
+    MixerConfig,
+    MLPConfig,
+)
 from braidlm.arch.mixers.tiles import visible_pairs
 from braidlm.arch.spec import Spec, Sublayer
 from braidlm.errors import InputError
@@ -133,7 +139,7 @@ def _mamba2_terms(mixer: Mamba2Config) -> dict[str, int]:
 
 
 def _paper_state_bytes(mixer: MixerConfig) -> int:
-    columns = mixer.d_conv if isinstance(mixer, Mamba2Config) else None
+    columns = mixer.d_conv if isinstance(mixer, Mamba1Config | Mamba2Config) else None
     return mixer.state_bytes(BF16_BYTES, columns)
 
 

@@ -24,14 +24,20 @@ def json_schema() -> dict[str, Any]:
     parts = schema["$defs"]
     for config in KINDS.values():
         parts[config.__name__].pop("required", None)
-    parts["Mamba2Config"]["properties"]["expand"] = {
-        "description": "Inner width / d_model; instead of n_heads. Default: 2.",
-        "exclusiveMinimum": 0,
-        "type": "number",
+    for name, instead in (("Mamba1Config", "d_inner"), ("Mamba2Config", "n_heads")):
+        parts[name]["properties"]["expand"] = {
+            "description": f"Inner width / d_model; instead of {instead}. Default: 2.",
+            "exclusiveMinimum": 0,
+            "type": "number",
+        }
+    widths = {
+        "AttentionConfig": "Channels of all heads; instead of n_heads or head_dim.",
+        "Mamba1Config": "Inner width; another name of d_inner.",
+        "Mamba2Config": "Channels of all heads; instead of n_heads or head_dim.",
     }
-    for name in ("AttentionConfig", "Mamba2Config"):
+    for name, description in widths.items():
         parts[name]["properties"]["width"] = {
-            "description": "Channels of all heads; instead of n_heads or head_dim.",
+            "description": description,
             "exclusiveMinimum": 0,
             "type": "integer",
         }

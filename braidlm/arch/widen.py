@@ -6,6 +6,7 @@ What muP calls the same architecture at another width; see `docs/mup.md`.
 from __future__ import annotations
 
 from fractions import Fraction
+from math import ceil
 
 from braidlm.arch.knobs import Data, places, with_setting
 from braidlm.arch.spec import Spec
@@ -15,6 +16,8 @@ from braidlm.errors import InputError
 _WIDTHS = ("d_ff", "d_inner")
 _HEADS = ("n_heads", "n_kv_heads")
 _CHANNELS = ("head_dim", "v_head_dim")
+_RANKS = ("dt_rank",)
+"""Widths between two projections; they need not divide anything, so they are rounded up."""
 
 
 def widen(spec: Spec, d_model: int) -> Spec:
@@ -58,4 +61,4 @@ def _scaled(path: str, fields: Data, ratio: Fraction) -> dict[str, int]:
                 "width that divides it"
             )
         out[f"{path}.{name}"] = int(new)
-    return out
+    return out | {f"{path}.{n}": ceil(fields[n] * ratio) for n in _RANKS if n in fields}

@@ -9,8 +9,15 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-from braidlm.arch.mixers import AttentionConfig, Mamba2Config, MixerConfig, MLPConfig
+from braidlm.arch.mixers import (
+    AttentionConfig,
+    Mamba1Config,
+    Mamba2Config,
+    MixerConfig,
+    MLPConfig,
+)
 from braidlm.mixers.attention import Attention
+from braidlm.mixers.mamba1 import Mamba1
 from braidlm.mixers.mamba2 import Mamba2
 from braidlm.mixers.mlp import MLP
 from braidlm.segments import Segments
@@ -30,7 +37,7 @@ class Mixer(Protocol):
         ...
 
 
-def build(config: MixerConfig, d_model: int, norm_eps: float) -> Attention | Mamba2 | MLP:
+def build(config: MixerConfig, d_model: int, norm_eps: float) -> Attention | Mamba1 | Mamba2 | MLP:
     """Build the mixer that `config` declares.
 
     Raises:
@@ -39,6 +46,8 @@ def build(config: MixerConfig, d_model: int, norm_eps: float) -> Attention | Mam
     match config:
         case AttentionConfig():
             return Attention(config, d_model, norm_eps)
+        case Mamba1Config():
+            return Mamba1(config, d_model)
         case Mamba2Config():
             return Mamba2(config, d_model, norm_eps)
         case MLPConfig():
@@ -46,4 +55,4 @@ def build(config: MixerConfig, d_model: int, norm_eps: float) -> Attention | Mam
     raise ValueError(f"no module implements {type(config).__name__}")
 
 
-__all__ = ["MLP", "Attention", "Mamba2", "Mixer", "build"]
+__all__ = ["MLP", "Attention", "Mamba1", "Mamba2", "Mixer", "build"]

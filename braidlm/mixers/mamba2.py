@@ -12,7 +12,6 @@ Source: Dao and Gu 2024 (arXiv 2405.21060).
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple
 
 import torch
@@ -20,9 +19,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from braidlm.arch.mixers import Mamba2Config
+from braidlm.mixers.dynamics import draw_dt_bias
 from braidlm.mixers.telemetry import real, rms
 from braidlm.ops.conv import causal_conv, conv_step
-from braidlm.ops.dispatch import state_dtype
+from braidlm.ops.dispatch import is_plain, state_dtype
 from braidlm.ops.norm import gated_rms_norm
 from braidlm.ops.ssd import ssd, ssd_step
 from braidlm.segments import Segments
@@ -51,12 +51,9 @@ class Dynamics(nn.Module):
     @torch.no_grad()
     def reset_parameters(self) -> None:
         """Draw A uniformly and the step size log-uniformly; D is 1."""
-        low, high, floor = self.dt_range
         self.A_log.uniform_(*self.A_range).log_()
         self.D.fill_(1.0)
-        dt = torch.exp(torch.empty_like(self.dt_bias).uniform_(math.log(low), math.log(high)))
-        dt = dt.clamp_min(floor)
-        self.dt_bias.copy_(dt + torch.log(-torch.expm1(-dt)))  # the inverse of softplus
+        draw_dt_bias(self.dt_bias, *self.dt_range)
 
 
 class Mamba2(nn.Module):
@@ -100,7 +97,7 @@ class Mamba2(nn.Module):
         self, x: Tensor, segments: Segments | None, state: Mamba2State | None, return_state: bool
     ) -> tuple[Tensor, Mamba2State | None]:
         """Map x (B, T, d_model) to u (B, T, d_inner)."""
-        if state is not None and segments is None and x.shape[1] == 1 and _is_plain(x):
+        if state is not None and segments is None and x.shape[1] == 1 and is_plain(x):
             return self._step(x, state, return_state)
         z, xbc, dt = self.in_proj(x).split(self.widths, dim=-1)
         xbc, conv = causal_conv(
@@ -193,8 +190,3 @@ class Mamba2(nn.Module):
             n_groups=self.n_groups,
             norm_before_gate=self.norm_first,
         )
-
-
-def _is_plain(x: Tensor) -> bool:
-    """Whether neither gradients nor autocast are on."""
-    return not torch.is_grad_enabled() and not torch.is_autocast_enabled(x.device.type)

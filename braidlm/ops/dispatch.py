@@ -111,6 +111,11 @@ def needs_grad(*tensors: Tensor | None) -> bool:
     return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
 
 
+def is_plain(tensor: Tensor) -> bool:
+    """Whether neither gradients nor autocast are on: where a mixer may take its lean step."""
+    return not torch.is_grad_enabled() and not torch.is_autocast_enabled(tensor.device.type)
+
+
 def own_precision(tensor: Tensor) -> contextlib.AbstractContextManager[Any]:
     """A context without autocast: operators choose the dtype of each of their steps themselves."""
     kind = tensor.device.type

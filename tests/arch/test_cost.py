@@ -97,6 +97,32 @@ def test_mamba2_without_bias_and_norm():
     assert with_both - sublayer_costs(declare("M", bare), 1)[0].n_params == 52 + 32
 
 
+SCAN = {"S": {"d_inner": 24, "d_state": 5, "dt_rank": 3, "d_conv": 3}}
+
+
+def test_mamba1_by_hand():
+    (row,) = sublayer_costs(declare("S", SCAN), 10)
+    inner, n, rank = 24, 5, 3
+    matrices = 16 * 2 * inner + inner * (rank + 2 * n) + rank * inner + inner * 16
+    assert row.n_params == matrices + inner * 3 + inner + inner * n + 2 * inner + 16
+    assert row.kv_bytes_per_token == 0
+    assert row.state_bytes == 4 * inner * (n + 2)
+    assert row.model_flops == 10 * (2 * matrices + 2 * 3 * inner + inner * (6 * n + 3))
+    assert row.decode_flops * 10 == row.model_flops
+
+
+def test_mamba1_without_bias_and_with_norms():
+    plain = sublayer_costs(declare("S", SCAN), 1)[0]
+    for fields, more in (
+        ({"conv_bias": False}, -24),
+        ({"dt_bc_norm": "rms"}, 3 + 2 * 5),
+        ({"dt_bc_norm": "rms_unweighted"}, 0),
+    ):
+        row = sublayer_costs(declare("S", {"S": SCAN["S"] | fields}), 1)[0]
+        assert row.n_params - plain.n_params == more
+        assert row.model_flops == plain.model_flops
+
+
 def test_mlp_by_hand():
     gated, plain = sublayer_costs(
         declare("-F", {"-": {"d_ff": 24}, "F": {"kind": "mlp", "d_ff": 24, "gated": False}}), 7
@@ -175,6 +201,9 @@ CROSS = {"combine": "cross_attention", "norm": "group", "scale": "learned"}
 SPECS = {
     "mamba2": declare("M2", MAMBA),
     "mamba2, bare": declare("M", {"M": {"conv_bias": False, "norm": "none"}}),
+    "mamba1": declare("S2-", SCAN),
+    "mamba1, norms": declare("S", {"S": SCAN["S"] | {"dt_bc_norm": "rms", "conv_bias": False}}),
+    "mamba1, beside attention": declare("{S*}", HEADS | SCAN),
     "attention": declare("*", HEADS),
     "window": declare("W*", HEADS | WINDOW),
     "attention, every option": declare(

@@ -11,6 +11,7 @@ from braidlm.model import HybridLM
 
 MIXERS = {
     "M": {"head_dim": 8, "n_groups": 2, "d_state": 6, "chunk_size": 8},
+    "Z": {"kind": "mamba1", "d_state": 5, "dt_rank": 3, "chunk_size": 8},
     "*": {"head_dim": 8, "n_kv_heads": 2},
     "A": {"kind": "attention", "head_dim": 8, "v_head_dim": 4},
     "W": {"head_dim": 8, "n_kv_heads": 2, "window": 5},
@@ -47,6 +48,8 @@ def counted(spec, batch, n_tokens, backward):
 
 SPECS = {
     "mamba2": tiny("M-"),
+    "mamba1": tiny("Z-"),
+    "mamba1, norms": tiny("Z", mixers={"Z": MIXERS["Z"] | {"dt_bc_norm": "rms"}}),
     "attention": tiny("*-"),
     "values narrower than keys": tiny("A"),
     "window": tiny("W-"),
@@ -89,7 +92,13 @@ SPECS = {
 }
 
 
-LENGTHS = [("hybrid", 1), ("hybrid", 8), ("hybrid", 16), *((name, 5) for name in SPECS)]
+LENGTHS = [
+    ("hybrid", 1),
+    ("mamba1", 1),
+    ("hybrid", 8),
+    ("hybrid", 16),
+    *((name, 5) for name in SPECS),
+]
 """Below, at and past the chunk of 8; `PADDED` is past it and no multiple of it."""
 WINDOWED = [
     *(("window", 6), ("window", 69), ("window with sinks", 73), ("window with sinks", 300)),
@@ -105,7 +114,7 @@ def test_forward(name, n_tokens):
     assert counted(spec, 2, n_tokens, False) == executed_matmul_flops(spec, 2, n_tokens)
 
 
-@pytest.mark.parametrize(("name", "n_tokens"), LENGTHS[:3] + PADDED)
+@pytest.mark.parametrize(("name", "n_tokens"), LENGTHS[:4] + PADDED)
 def test_forward_and_backward(name, n_tokens):
     spec = SPECS[name]
     assert counted(spec, 3, n_tokens, True) == executed_training_flops(spec, 3, n_tokens)

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from braidlm.arch import Recipe
-from braidlm.arch.mixers import Mamba2Config
+from braidlm.arch.mixers import Mamba1Config, Mamba2Config
 from braidlm.model import HybridLM
 from braidlm.runs import Run
 from braidlm.segments import Segments
@@ -44,7 +44,7 @@ def test_the_answer_is_the_same_and_every_mamba_and_branch_tells(name):
     for i, sublayer in enumerate(ALL[name].sublayers):
         for j, branch in enumerate(sublayer.branches):
             place = f"blocks.{i}" + (f".branches.{j}" if sublayer.is_parallel else "")
-            if isinstance(branch, Mamba2Config):
+            if isinstance(branch, Mamba1Config | Mamba2Config):
                 expected |= {f"{place}.{word}" for word in ("dt", "decay", "state_rms")}
             if sublayer.is_parallel:
                 expected.add(f"{place}.rms")
@@ -71,6 +71,21 @@ def test_mamba_tells_its_steps_decay_and_states_without_padding():
     torch.testing.assert_close(out.aux["blocks.0.state_rms"], states.square().mean().sqrt())
     with pytest.raises(ValueError, match="telemetry = True: needs state = None"):
         model(TOKENS, SEGMENTS, out.state, telemetry=True)
+
+
+def test_mamba_1_tells_means_over_channels_and_columns():
+    model = HybridLM(ALL["mamba1 normed (Jamba), no bias"])
+    mixer = model.get_submodule("blocks.0.mix.mixer")
+    inner = {}
+    mixer.get_submodule("dt_proj").register_forward_hook(lambda *a: inner.update(dt=a[2]))
+    model(TOKENS, SEGMENTS)
+    dt = F.softplus(inner["dt"] + mixer.get_parameter("dynamics.dt_bias"))[SEGMENTS.is_real]
+    decay = torch.exp(-mixer.get_parameter("dynamics.A_log").exp() * dt[..., None])
+    out = model(TOKENS, SEGMENTS, telemetry=True)
+    torch.testing.assert_close(out.aux["blocks.0.dt"], dt.mean())
+    torch.testing.assert_close(out.aux["blocks.0.decay"], decay.mean())
+    states = out.state[0].ssm
+    torch.testing.assert_close(out.aux["blocks.0.state_rms"], states.square().mean().sqrt())
 
 
 def test_a_branchs_contribution_is_what_it_adds_to_the_output():

@@ -6,23 +6,28 @@ from pydantic import Field
 
 from braidlm.arch.mixers.attention import AttentionConfig, RopeScaling
 from braidlm.arch.mixers.base import MixerConfig
+from braidlm.arch.mixers.mamba1 import Mamba1Config
 from braidlm.arch.mixers.mamba2 import Mamba2Config
 from braidlm.arch.mixers.mlp import MLPConfig
 
 KINDS: dict[str, type[MixerConfig]] = {
     "attention": AttentionConfig,
+    "mamba1": Mamba1Config,
     "mamba2": Mamba2Config,
     "mlp": MLPConfig,
 }
 """Every kind of mixer by name."""
 
-AnyMixer = Annotated[AttentionConfig | Mamba2Config | MLPConfig, Field(discriminator="kind")]
+AnyMixer = Annotated[
+    AttentionConfig | Mamba1Config | Mamba2Config | MLPConfig, Field(discriminator="kind")
+]
 
 __all__ = [
     "KINDS",
     "AnyMixer",
     "AttentionConfig",
     "MLPConfig",
+    "Mamba1Config",
     "Mamba2Config",
     "MixerConfig",
     "RopeScaling",
