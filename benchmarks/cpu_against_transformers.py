@@ -49,8 +49,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from braidlm.checkpoint import cast_weights
 from braidlm.generate import CompiledStep, generate
+from braidlm.interop import weights
+from braidlm.interop.families import FAMILIES
+from braidlm.interop.names import entries
 from braidlm.model import HybridLM
-from tests.judges import transformers_maps as maps
+from braidlm.tensors import Held
 
 SHAPE = {
     "vocab_size": 8192,
@@ -68,19 +71,9 @@ SHAPE = {
     "bos_token_id": None,
     "eos_token_id": None,
 }
-PEERS: dict[str, tuple[str, dict[str, Any], Callable, Callable]] = {
-    "bamba": (
-        "Bamba",
-        {"attn_layer_indices": [3, 7], "mamba_expand": 2},
-        maps.bamba_spec,
-        maps.bamba_names,
-    ),
-    "falcon_h1": (
-        "FalconH1",
-        {"mamba_d_ssm": 512, "head_dim": 32},
-        maps.falcon_h1_spec,
-        maps.falcon_h1_names,
-    ),
+PEERS: dict[str, tuple[str, dict[str, Any]]] = {
+    "bamba": ("Bamba", {"attn_layer_indices": [3, 7], "mamba_expand": 2}),
+    "falcon_h1": ("FalconH1", {"mamba_d_ssm": 512, "head_dim": 32}),
 }
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 COMPILED = " compiled"
@@ -94,11 +87,12 @@ Thunk = Callable[[], object]
 
 def build(peer: str, side: str, options: argparse.Namespace) -> Any:
     """Return one side's model with initial weights of its own."""
-    family, fields, to_spec, _ = PEERS[peer]
+    family, fields = PEERS[peer]
     make_config = getattr(transformers, f"{family}Config")
     if side == "ours":
         # The chunk size changes no result: each side keeps its own default.
-        return HybridLM(to_spec(make_config(**SHAPE, **fields, mamba_chunk_size=64)))
+        config = make_config(**SHAPE, **fields, mamba_chunk_size=64)
+        return HybridLM(FAMILIES[peer].spec(config.to_dict()))
     config = make_config(**SHAPE, **fields, mamba_chunk_size=options.their_chunk_size)
     return getattr(transformers, f"{family}ForCausalLM")(config)
 
@@ -111,7 +105,7 @@ def pair(peer: str, options: argparse.Namespace) -> tuple[HybridLM, Any]:
     """
     torch.manual_seed(0)
     ours, theirs = (build(peer, side, options) for side in ("ours", "theirs"))
-    maps.load(ours, PEERS[peer][3](theirs.config), theirs)
+    weights.fill(ours, Held(theirs.state_dict()), entries(FAMILIES[peer], ours.spec))
     tokens = batch(2, 100)
     with torch.no_grad():
         expected = theirs.eval()(input_ids=tokens, use_cache=False).logits

@@ -17,7 +17,7 @@ import hashlib
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -31,6 +31,7 @@ from braidlm.errors import InputError
 from braidlm.files import is_unaltered, read_json, sealed, sync_folder, write_json
 from braidlm.model import HybridLM
 from braidlm.provenance import code_version, now
+from braidlm.tensors import write_held
 
 FORMAT_VERSION = 1
 KEPT_PRECISE = frozenset({"A_log", "D", "dt_bias"})
@@ -81,11 +82,34 @@ def save(
     Raises:
         OSError: the disk is full or the folder cannot be written; nothing else has changed.
     """
+    save_with(
+        path,
+        lambda file: write_held(file, unique_tensors(model)),
+        recipe=recipe,
+        step=step,
+        train_state=train_state,
+    )
+    return Path(path)
+
+
+def save_with(
+    path: str | os.PathLike[str],
+    write_weights: Callable[[Path], None],
+    *,
+    recipe: Mapping[str, Any],
+    step: int = 0,
+    train_state: Mapping[str, Any] | None = None,
+) -> None:
+    """Write a checkpoint as `save` does, the weights by a function that is given their file.
+
+    Raises:
+        OSError: the disk is full or the folder cannot be written; nothing else has changed.
+    """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         temporary.mkdir(parents=True)
-        _write_weights(temporary / WEIGHTS, unique_tensors(model))
+        write_weights(temporary / WEIGHTS)
         write_json(temporary / CONFIG, recipe)
         if train_state is not None:
             write_torch(temporary / TRAIN_STATE, train_state)
@@ -95,19 +119,6 @@ def save(
         shutil.rmtree(temporary, ignore_errors=True)
         if isinstance(error, OSError):  # a full disk names no file, or one that is gone by now
             error.filename = str(path)
-        raise
-    return path
-
-
-def _write_weights(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
-    try:
-        safetensors.torch.save_file(contiguous, path, metadata={"format": "pt"})
-    except SafetensorError as error:
-        # The library wraps the system's error in a text; the number in it is the errno.
-        if number := re.search(r"os error (\d+)", str(error)):
-            code = int(number[1])
-            raise OSError(code, os.strerror(code), str(path)) from error
         raise
 
 

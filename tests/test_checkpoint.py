@@ -159,9 +159,7 @@ def test_a_state_with_code_in_it_is_refused(tmp_path):
         checkpoint.load_train_state(path)
 
 
-@pytest.mark.parametrize(
-    "stage", ["_write_weights", "write_torch", "_write_manifest", "_put_in_place"]
-)
+@pytest.mark.parametrize("stage", ["write_held", "write_torch", "_write_manifest", "_put_in_place"])
 def test_a_write_that_breaks_off_leaves_the_earlier_checkpoint(tmp_path, monkeypatch, stage):
     first = save(tmp_path / "checkpoints" / "step-00000001")
     before = contents(tmp_path)

@@ -17,7 +17,9 @@ from braidlm.cli import (
     data,
     describe,
     eval,
+    export,
     generate,
+    import_,
     match,
     report,
     study,
@@ -28,17 +30,8 @@ from braidlm.cli.parser import Parser
 from braidlm.errors import InputError
 
 COMMANDS = (
-    describe,
-    match,
-    data,
-    train,
-    eval,
-    conform,
-    generate,
-    study,
-    sweep,
-    compare,
-    report,
+    *(describe, match, data, train, eval, conform, generate, study, sweep, compare, report),
+    *(import_, export),
 )
 TOO_LARGE = re.compile(r"allocate memory|out of memory|overflow", re.IGNORECASE)
 
@@ -92,7 +85,7 @@ def _run(words: list[str]) -> int:
     if args.version:
         return _version()
     if args.command is None:
-        names = ", ".join(command.__name__.rpartition(".")[2] for command in COMMANDS)
+        names = ", ".join(c.__name__.rpartition(".")[2].rstrip("_") for c in COMMANDS)
         raise InputError(f"no command is given; allowed: {names}; see 'braid --help'")
     return args.run(args)
 

@@ -7,6 +7,7 @@ agree with ours. Its `seq_idx` must not decrease, so padding is a last document 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import pytest
@@ -15,10 +16,10 @@ from torch import Tensor
 
 from braidlm.arch import Spec
 from braidlm.blocks import Single
+from braidlm.interop.tables import MAMBA2
 from braidlm.ops.ssd import ssd
 from braidlm.segments import Segments
 from tests.judges.judging import Widened, distance, enliven, gradients, probe, relative
-from tests.judges.transformers_maps import MAMBA2, Names, gather, load
 
 judge = pytest.importorskip("niverel_mamba.torch")
 
@@ -76,6 +77,10 @@ BLOCKS = {
 }
 
 
+Names = dict[str, str]
+"""Our parameter -> theirs, of another shape at most."""
+
+
 def blocks(kind: str, ssd_impl: Any = "chunked") -> tuple[Single, Any, Names]:
     """Our mixer with its output projection, the judge's, and the map between them."""
     their_fields, our_fields = BLOCKS[kind]
@@ -89,11 +94,23 @@ def blocks(kind: str, ssd_impl: Any = "chunked") -> tuple[Single, Any, Names]:
     spec = Spec.of({"pattern": "M", "d_model": 15, "vocab_size": 31, "mixers": {"M": mixer}})
     ours = Single(spec.sublayers[0], spec)
     present = {n for n, _ in theirs.named_parameters()}
-    names: Names = {f"mixer.{k}": v for k, v in MAMBA2.items() if present.issuperset(v)}
-    names["out_proj.weight"] = ("out_proj.weight",)
+    single = {f"mixer.{k}": rows.names[0] for k, rows in MAMBA2.items()}
+    names = {k: v for k, v in single.items() if v in present} | {
+        "out_proj.weight": "out_proj.weight"
+    }
     ours, theirs = ours.double(), theirs.double()
-    load(ours, names, theirs)
+    assert sorted(names.values()) == sorted(present)
+    ours.load_state_dict(
+        gather(names, dict(theirs.named_parameters()), dict(ours.named_parameters()))
+    )
     return ours, theirs, names
+
+
+def gather(
+    names: Names, theirs: Mapping[str, Tensor], like: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """Their tensors under our names and in our shapes."""
+    return {ours: theirs[name].detach().reshape(like[ours].shape) for ours, name in names.items()}
 
 
 @pytest.mark.parametrize("packing", PACKINGS.values(), ids=PACKINGS)

@@ -9,16 +9,12 @@ import torch
 from torch import Tensor
 
 from braidlm.ops.norm import gated_rms_norm
-from tests.judges import transformers_maps as maps
 from tests.judges.judging import Widened
 from tests.judges.transformers_pairs import (
-    FALCON,
-    MAMBA2,
     Pair,
     differences,
     pair,
     tokens,
-    transformers,
 )
 
 
@@ -93,19 +89,3 @@ def test_the_comparison_has_teeth(case, spoil):
         logits, grads = differences(p, tokens(2, 29))
     assert logits > 1e-4
     assert grads > 1e-4
-
-
-def test_a_map_that_forgets_a_weight_is_refused():
-    p = pair("llama")
-    short = {k: v for k, v in p.names.items() if k != "norm.weight"}
-    with pytest.raises(ValueError, match=r"norm\.weight"):
-        maps.load(p.ours, short, p.theirs)
-
-
-def test_a_setting_that_we_do_not_compute_is_refused():
-    config = transformers.FalconH1Config(**FALCON, key_multiplier=0.5)
-    with pytest.raises(ValueError, match="multiplier"):
-        maps.falcon_h1_spec(config)
-    config = transformers.Mamba2Config(**MAMBA2, time_step_limit=(0.0, 1.0))
-    with pytest.raises(ValueError, match="time_step_limit"):
-        maps.mamba2_spec(config)

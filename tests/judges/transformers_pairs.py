@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 import torch
 from torch import Tensor
 
+from braidlm import interop
+from braidlm.interop import folder, weights
+from braidlm.interop.families import FAMILIES
+from braidlm.interop.names import entries
 from braidlm.model import HybridLM
 from braidlm.segments import Segments
-from tests.judges import transformers_maps as maps
 from tests.judges.judging import distance, enliven, gradients, probe, relative
 
 transformers = pytest.importorskip("transformers", minversion="5.15.1")
+transformers.utils.logging.disable_progress_bar()
 
 EXACT = 1e-12
 """Largest difference allowed when both compute in fp64; measured 4e-14."""
@@ -87,32 +93,38 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
         {**FALCON, "mamba_rms_norm": True, "mamba_norm_before_gate": False},
     ),
 }
-FAMILIES: dict[str, tuple[Callable, Callable]] = {
-    "Llama": (maps.llama_spec, maps.llama_names),
-    "Mamba2": (maps.mamba2_spec, maps.mamba2_names),
-    "Bamba": (maps.bamba_spec, maps.bamba_names),
-    "FalconH1": (maps.falcon_h1_spec, maps.falcon_h1_names),
-}
 
 
 class Pair(NamedTuple):
     ours: HybridLM
     theirs: Any
-    names: maps.Names
 
 
-def pair(case: str, dtype: torch.dtype = torch.float64) -> Pair:
-    """Both models with the same weights, the judge's drawn at random."""
+def model_of(case: str) -> Any:
+    """The judge's model, drawn at random."""
     family, fields = CASES[case]
     config = getattr(transformers, f"{family}Config")(**fields)
     theirs = getattr(transformers, f"{family}ForCausalLM")(config).eval()
     enliven(theirs)
-    theirs = theirs.to(dtype)
-    to_spec, to_names = FAMILIES[family]
-    ours, names = HybridLM(to_spec(config)).to(dtype), to_names(config)
-    maps.load(ours, names, theirs)
+    return theirs
+
+
+def pair(case: str, dtype: torch.dtype = torch.float64) -> Pair:
+    """Both models with the same weights: ours reads what the judge's has saved."""
+    theirs = model_of(case).to(dtype)
+    with tempfile.TemporaryDirectory() as place:
+        theirs.save_pretrained(place)
+        ours = interop.load(place, dtype=dtype).model.to(dtype)  # frequencies too
     _share_frequencies(ours, theirs)
-    return Pair(ours, theirs, names)
+    return Pair(ours, theirs)
+
+
+def as_ours(p: Pair, theirs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors of the judge's parameters, such as gradients, under our names and in our shapes."""
+    with tempfile.TemporaryDirectory() as place:
+        p.theirs.save_pretrained(place, state_dict=dict(theirs))
+        plan = entries(FAMILIES[p.theirs.config.model_type], p.ours.spec)
+        return dict(weights.to_ours(folder.source(Path(place)), plan))
 
 
 def _share_frequencies(ours: HybridLM, theirs: Any) -> None:
@@ -147,4 +159,4 @@ def against_rows(p: Pair, logits: Tensor, rows: list[Tensor]) -> tuple[float, fl
     direction = probe(tuple(expected.shape)).to(expected)
     mine = gradients((logits * direction).sum(), p.ours)
     yours = gradients((expected * direction).sum(), p.theirs)
-    return distance(logits, expected), relative(mine, maps.gather(p.names, yours, mine))
+    return distance(logits, expected), relative(mine, as_ours(p, yours))

@@ -1,0 +1,57 @@
+"""Whether two declarations compute the same function of their weights."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from braidlm.arch import Spec, Sublayer
+from braidlm.arch.config import Config
+
+FREE = frozenset(
+    {
+        *("A_init_min", "A_init_max", "dt_min", "dt_max", "dt_init_floor", "chunk_size"),
+        *("init_std", "depth_scaled_init", "mup_base_width", "logits_multiplier"),
+        *("pattern", "mixers", "parallel", "fusion"),
+    }
+)
+"""Fields that only decide initial weights or how something is computed, or that are compared in
+their resolved form."""
+
+
+def difference(ours: Spec, theirs: Spec) -> tuple[int, str] | None:
+    """Return the first sublayer whose function differs, with a reason; None if all are the same.
+
+    What differs outside the sublayers counts as lying behind the last one.
+    """
+    for a, b in zip(ours.sublayers, theirs.sublayers, strict=True):
+        mine, yours = _facts(a), _facts(b)
+        for name in mine | yours:
+            if mine.get(name) != yours.get(name):
+                where = f"sublayer {a.index} ({a.symbol}): {name} = {mine.get(name)!r}"
+                return a.index, f"{where}; only {yours.get(name)!r} can be said"
+    mine, yours = (_plain(x) | {"logits_scale": x.logits_scale} for x in (ours, theirs))
+    for name in mine | yours:
+        if mine.get(name) != yours.get(name):
+            reason = f"{name} = {mine.get(name)!r}; only {yours.get(name)!r} can be said"
+            return len(ours.sublayers), reason
+    return None
+
+
+def _plain(config: Config) -> dict[str, Any]:
+    return {k: v for k, v in config.model_dump().items() if k not in FREE}
+
+
+def _facts(sublayer: Sublayer) -> dict[str, Any]:
+    """What a sublayer computes, under the names of its fields."""
+    facts: dict[str, Any] = {}
+    for i, branch in enumerate(sublayer.branches):
+        fields = _plain(branch)
+        if fields.get("position") == "none":  # nothing is rotated
+            fields = {k: v for k, v in fields.items() if not k.startswith("rope_")}
+        if "softmax_scale" in fields:
+            fields["softmax_scale"] = fields["softmax_scale"] or fields["head_dim"] ** -0.5
+        start = f"branch {i}, " if sublayer.is_parallel else ""
+        facts |= {f"{start}{k}": v for k, v in fields.items()}
+    if sublayer.fusion is not None:
+        facts |= {f"fusion {k}": v for k, v in sublayer.fusion.model_dump().items()}
+    return facts

@@ -1,0 +1,48 @@
+"""Mamba-2: one state-space mixer per layer."""
+
+import math
+
+from braidlm.interop.family import Ends, Family, Letter, Place
+from braidlm.interop.fields import Must, Same
+from braidlm.interop.layout import Uniform
+from braidlm.interop.tables import ENDS, NO_STEP_LIMIT, expansion
+from braidlm.interop.tables import MAMBA2 as NAMES
+
+MAMBA2 = Family(
+    model_type="mamba2",
+    architecture="Mamba2ForCausalLM",
+    ends=Ends("backbone.embeddings.weight", "backbone.norm_f.weight", "backbone.layers"),
+    letters={"M": Letter("mamba2", NAMES)},
+    layers={"layer": (Place("M", "norm", ("mixer",)),)},
+    layout=Uniform(),
+    fields=(
+        *ENDS,
+        Same("layer_norm_epsilon", "norm_eps"),
+        Same("num_heads", "M.n_heads"),
+        Same("head_dim", "M.head_dim"),
+        expansion("expand"),
+        Same("state_size", "M.d_state"),
+        Same("n_groups", "M.n_groups"),
+        Same("conv_kernel", "M.d_conv"),
+        Same("use_conv_bias", "M.conv_bias"),
+        Same("chunk_size", "M.chunk_size"),
+        Must("use_bias", False),
+        Must("hidden_act", "silu"),
+        NO_STEP_LIMIT,
+    ),
+    defaults={
+        "tie_word_embeddings": False,
+        "layer_norm_epsilon": 1e-5,
+        "num_heads": 128,
+        "head_dim": 64,
+        "state_size": 128,
+        "n_groups": 8,
+        "conv_kernel": 4,
+        "use_conv_bias": True,
+        "use_bias": False,
+        "chunk_size": 256,
+        "hidden_act": "silu",
+        "time_step_limit": [0.0, math.inf],
+    },
+    harmless=frozenset({"time_step_rank", "time_step_min", "time_step_max", "time_step_floor"}),
+)

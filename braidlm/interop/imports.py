@@ -1,0 +1,167 @@
+"""Foreign checkpoints into ours: a model in memory, or a run directory."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch.overrides import TorchFunctionMode
+
+from braidlm import checkpoint, tensors
+from braidlm.arch import Recipe, Spec
+from braidlm.checkpoint import cast_weights
+from braidlm.interop import folder, weights
+from braidlm.interop.choose import of_config
+from braidlm.interop.names import Entry, entries
+from braidlm.model import HybridLM
+from braidlm.runs import Run, capture_env
+from braidlm.tensors import Source
+
+TRAVELLING = "hf"
+"""Folder of a run that holds what came with a checkpoint and goes with it again."""
+
+
+class Loaded(NamedTuple):
+    """What a foreign folder holds."""
+
+    model: HybridLM
+    """In evaluation mode."""
+    tokenizer: str | None
+    """What names its tokenizer in a recipe and for `load_tokenizer`; None: the folder has none."""
+    family: str
+    """Its `model_type`."""
+    skipped: tuple[str, ...]
+    """Tensors of it that are no part of the model."""
+
+
+class _Found(NamedTuple):
+    family: str
+    config: dict[str, Any]
+    spec: Spec
+    entries: list[Entry]
+    source: Source
+    skipped: list[str]
+
+
+def load(
+    path: str | os.PathLike[str],
+    *,
+    dtype: torch.dtype = torch.float32,
+    weights_only_pickle: bool = False,
+) -> Loaded:
+    """Read a foreign checkpoint into a model, holding no tensor twice but the one being copied.
+
+    Args:
+        path: folder with `config.json` and weights.
+        dtype: of the model's weights; A_log, D and dt_bias stay in fp32 beside narrower ones.
+        weights_only_pickle: whether pickled tensors may be read.
+
+    Raises:
+        InputError: an unknown family, a field or a tensor that no field of ours expresses, or files
+            that are missing or damaged; one sentence that names it.
+    """
+    found = _found(Path(path), weights_only_pickle)
+    with Undrawn():
+        model = HybridLM(found.spec)
+    cast_weights(model, dtype)
+    weights.fill(model, found.source, found.entries)
+    return Loaded(model.eval(), _tokenizer(Path(path)), found.family, tuple(found.skipped))
+
+
+def import_run(
+    path: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    dtype: torch.dtype | None = None,
+    weights_only_pickle: bool = False,
+) -> dict[str, Any]:
+    """Make a run directory of a foreign checkpoint, one tensor at a time.
+
+    Args:
+        path: folder with `config.json` and weights.
+        out: the run directory: new, or empty.
+        dtype: of the stored weights; None: as they are.
+        weights_only_pickle: whether pickled tensors may be read.
+
+    Returns:
+        `family`, `pattern`, `n_params`, `dtypes`, `skipped`, `tokenizer`, `checkpoint`.
+
+    Raises:
+        InputError: as for `load`, or `out` holds something; nothing is left behind.
+    """
+    Run.check_free(out)
+    found = _found(Path(path), weights_only_pickle)
+    about = weights.ours_about(found.source, found.entries)
+    about = {name: a._replace(dtype=_stored(name, a.dtype, dtype)) for name, a in about.items()}
+    with folder.Writing(out) as temporary:
+        run = Run.create(temporary, {})
+        (run.path / TRAVELLING).mkdir()
+        files = folder.travelling(Path(path))
+        folder.copy_along([*files, Path(path) / folder.CONFIG], run.path / TRAVELLING)
+        tokenizer = _tokenizer(Path(path)) and f"hf:{Path(out).resolve() / TRAVELLING}"
+        recipe = recipe_of(found.spec, Path(path).resolve().name, tokenizer).to_dict()
+        run.write_config(recipe)
+        run.write_env(capture_env())
+        run.set_status("done", 0, 0)
+
+        def write(file: Path) -> None:
+            named = weights.to_ours(found.source, found.entries)
+            tensors.write(file, about, ((n, t.to(about[n].dtype)) for n, t in named))
+
+        step = checkpoint.checkpoint_path(run.path, 0)
+        checkpoint.save_with(step, write, recipe=recipe)
+    return {
+        "family": found.family,
+        "pattern": found.spec.pattern,
+        "n_params": sum(torch.Size(a.shape).numel() for a in about.values()),
+        "dtypes": sorted({str(a.dtype).removeprefix("torch.") for a in about.values()}),
+        "skipped": found.skipped,
+        "tokenizer": tokenizer or "bytes",
+        "checkpoint": str(checkpoint.checkpoint_path(out, 0)),
+    }
+
+
+def recipe_of(spec: Spec, name: str, tokenizer: str | None) -> Recipe:
+    """Return a recipe around an imported model: its tokenizer, and text that is everywhere."""
+    data = {"tokenizer": tokenizer or "bytes", "sources": [{"kind": "text", "path": "python-docs"}]}
+    task = {"kind": "lm", "name": "held-out", "source": "text"}
+    return Recipe.from_dict(
+        {"name": name, "model": spec.model_dump(), "data": data, "tasks": [task]}
+    )
+
+
+def _found(path: Path, weights_only_pickle: bool) -> _Found:
+    config = folder.read_config(path)
+    where = str(path / folder.CONFIG)
+    family = of_config(config, where)
+    spec = family.spec(config, where)
+    source = folder.source(path, weights_only_pickle=weights_only_pickle)
+    plan = entries(family, spec)
+    skipped = weights.check(source, plan, family, str(path))
+    return _Found(family.model_type, config, spec, plan, source, skipped)
+
+
+def _stored(name: str, found: torch.dtype, wanted: torch.dtype | None) -> torch.dtype:
+    """Keep what a recurrence is sensitive to as it is when other weights are made narrower."""
+    is_kept = name.rpartition(".")[2] in checkpoint.KEPT_PRECISE
+    return found if wanted is None or (is_kept and wanted.itemsize < found.itemsize) else wanted
+
+
+def _tokenizer(path: Path) -> str | None:
+    has_one = any(file.name in folder.TOKENIZER[:3] for file in folder.travelling(path))
+    return f"hf:{path}" if has_one else None
+
+
+class Undrawn(TorchFunctionMode):
+    """Leave weight matrices as they are allocated: they are overwritten, and drawing takes time."""
+
+    DRAWS = frozenset({"normal_", "uniform_", "kaiming_uniform_"})
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Pass over what draws; do everything else."""
+        kwargs = kwargs or {}
+        if getattr(func, "__name__", "") in self.DRAWS:
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **kwargs)

@@ -1,0 +1,144 @@
+"""Which tensors of theirs make which tensor of ours: one map for both directions.
+
+Each entry stacks tensors of theirs along their rows, puts the rows into our order, and views the
+result in our shape. Reversed, it takes the rows apart again; no number changes either way.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from braidlm.arch import Spec
+from braidlm.arch.mixers import MixerConfig
+from braidlm.checkpoint import unique_tensors
+from braidlm.errors import InputError
+from braidlm.interop.family import Family, Letter, Place, Rows
+from braidlm.model import HybridLM
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One tensor of ours and the tensors of theirs that make it."""
+
+    ours: str
+    shape: Shape
+    """Of ours."""
+    theirs: dict[str, Shape]
+    """Names and shapes, in the order in which their rows are stacked."""
+    order: list[int] | None = None
+    """For each row of ours its place among the stacked rows; None: the same."""
+
+    def gather(self, read: Callable[[str], Tensor]) -> Tensor:
+        """Return our tensor from theirs."""
+        parts = [read(name).reshape(shape[0], -1) for name, shape in self.theirs.items()]
+        stacked = parts[0] if len(parts) == 1 else torch.cat(parts)
+        if self.order is not None:
+            stacked = stacked[torch.tensor(self.order)]
+        return stacked.reshape(self.shape)
+
+    def scatter(self, ours: Tensor) -> dict[str, Tensor]:
+        """Return their tensors from ours."""
+        n_rows = [shape[0] for shape in self.theirs.values()]
+        stacked = ours.reshape(sum(n_rows), -1)
+        if self.order is not None:
+            back = torch.empty(len(self.order), dtype=torch.int64)
+            back[torch.tensor(self.order)] = torch.arange(len(self.order))
+            stacked = stacked[back]
+        pairs = zip(self.theirs.items(), stacked.split(n_rows), strict=True)
+        return {name: part.reshape(shape) for (name, shape), part in pairs}
+
+
+def entries(family: Family, spec: Spec) -> list[Entry]:
+    """Return the map of a model that this family expresses; every tensor of ours has an entry.
+
+    Raises:
+        InputError: a parameter of ours that the family has no tensor for.
+    """
+    model = shell(spec)
+    wanted = {name: tuple(t.shape) for name, t in unique_tensors(model).items()}
+    parts = _row_parts(model)
+    found: dict[str, Entry] = {}
+    for ours, rows, mixer in _all_rows(family, spec):
+        if ours in wanted:
+            found[ours] = _entry(ours, wanted[ours], rows, mixer, parts.get(ours))
+    absent = next((name for name in wanted if name not in found), None)
+    if absent is not None:
+        raise InputError(f"{family.model_type} has no tensor for our '{absent}'")
+    return [found[name] for name in wanted]
+
+
+def shell(spec: Spec) -> HybridLM:
+    """Return the model without memory for its weights: names and shapes only."""
+    with torch.device("meta"), torch.random.fork_rng(devices=[]):
+        return HybridLM(spec)
+
+
+def _row_parts(model: nn.Module) -> dict[str, tuple[int, ...]]:
+    """Our stacked matrices by full name, with the rows of each part."""
+    found = {}
+    for name, module in model.named_modules():
+        tell = getattr(module, "row_parts", None)
+        if tell is not None:
+            found |= {f"{name}.{k}": v for k, v in tell().items()}
+            found |= {f"{name}.{k}".replace(".weight", ".bias"): v for k, v in tell().items()}
+    return found
+
+
+def _entry(
+    ours: str, shape: Shape, rows: Rows, mixer: MixerConfig | None, parts: Shape | None
+) -> Entry:
+    order = None
+    if rows.order is not None and mixer is not None:
+        n_rows, order = rows.order(mixer)
+    elif len(rows.names) == 1:
+        n_rows = (shape[0],)
+    else:
+        assert parts is not None
+        assert len(parts) == len(rows.names), (ours, parts, rows.names)
+        n_rows = parts
+    assert sum(n_rows) == shape[0], (ours, n_rows, shape)
+    tails = [(n, *rows.insert, *shape[1:]) for n in n_rows]
+    assert math.prod(shape) == sum(map(math.prod, tails))
+    return Entry(ours, shape, dict(zip(rows.names, tails, strict=True)), order)
+
+
+def _all_rows(family: Family, spec: Spec) -> list[tuple[str, Rows, MixerConfig | None]]:
+    """Return every line of the map with full names, those of absent parameters included."""
+    ends = family.ends
+    found: list[tuple[str, Rows, MixerConfig | None]] = [
+        ("embedding.weight", Rows((ends.embedding,)), None),
+        ("norm.weight", Rows((ends.norm,)), None),
+        ("lm_head.weight", Rows((ends.head,)), None),
+    ]
+    _, places = family.match(spec)
+    for sublayer, (index, place) in zip(spec.sublayers, places, strict=True):
+        block, layer = f"blocks.{sublayer.index}", f"{ends.layers}.{index}"
+        found.append((f"{block}.norm.weight", Rows((f"{layer}.{place.norm}.weight",)), None))
+        for i, branch in enumerate(sublayer.branches):
+            letter = family.letters[place.letters[i]]
+            lines = _mixer_rows(letter, place, i, sublayer.is_parallel)
+            found += [(f"{block}.{a}", _under(layer, b), branch) for a, b in lines]
+    return found
+
+
+def _mixer_rows(letter: Letter, place: Place, i: int, is_parallel: bool) -> list[tuple[str, Rows]]:
+    """Return the lines of one branch, relative to our block and to their layer."""
+    mixer = f"mix.branches.{i}" if is_parallel else "mix.mixer"
+    out = f"mix.combine.out_projs.{i}" if is_parallel else "mix.out_proj"
+    where = place.mixers[i]
+    found = [(f"{mixer}.{name}", _under(where, rows)) for name, rows in letter.names.items()]
+    for kind in ("weight", "bias"):
+        found.append((f"{out}.{kind}", _under(where, Rows((f"{letter.out}.{kind}",)))))
+    return found
+
+
+def _under(place: str, rows: Rows) -> Rows:
+    names = tuple(f"{place}.{name}" if place else name for name in rows.names)
+    return Rows(names, rows.order, rows.insert)

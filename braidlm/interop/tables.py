@@ -1,0 +1,200 @@
+"""What many families have in common: maps of mixers, and groups of fields."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from braidlm.errors import InputError
+from braidlm.interop.family import Rows, rows
+from braidlm.interop.fields import Coded, Field, Flat, Foreign, Must, Same
+
+ATTENTION = {
+    "in_proj.weight": rows("q_proj.weight", "k_proj.weight", "v_proj.weight"),
+    "in_proj.bias": rows("q_proj.bias", "k_proj.bias", "v_proj.bias"),
+    "q_norm.weight": rows("q_norm.weight"),
+    "k_norm.weight": rows("k_norm.weight"),
+}
+GATED_MLP = {
+    "in_proj.weight": rows("gate_proj.weight", "up_proj.weight"),
+    "in_proj.bias": rows("gate_proj.bias", "up_proj.bias"),
+}
+MAMBA2 = {
+    "in_proj.weight": rows("in_proj.weight"),
+    "in_proj.bias": rows("in_proj.bias"),
+    "conv_weight": Rows(("conv1d.weight",), insert=(1,)),
+    "conv_bias": rows("conv1d.bias"),
+    "dynamics.A_log": rows("A_log"),
+    "dynamics.D": rows("D"),
+    "dynamics.dt_bias": rows("dt_bias"),
+    "norm_weight": rows("norm.weight"),
+}
+"""The order z, x, B, C, dt of the input projection is the same on both sides."""
+
+ENDS: tuple[Field, ...] = (
+    Same("vocab_size", "vocab_size"),
+    Same("hidden_size", "d_model"),
+    Same("tie_word_embeddings", "tie_embeddings"),
+)
+"""Fields of every family."""
+
+SCALINGS = {
+    "default": {},
+    "linear": {"factor": "factor"},
+    "llama3": {
+        "factor": "factor",
+        "low_freq_factor": "low_freq_factor",
+        "high_freq_factor": "high_freq_factor",
+        "original_max_position_embeddings": "original_length",
+    },
+}
+"""Kinds of rotary positions, and their names and ours of what each takes."""
+
+
+def heads(letter: str = "*") -> tuple[Field, ...]:
+    """Numbers and width of an attention's heads."""
+    return (
+        Same("num_attention_heads", f"{letter}.n_heads"),
+        Same("num_key_value_heads", f"{letter}.n_kv_heads"),
+    )
+
+
+def head_dim(config: Foreign) -> int:
+    """Return the width of a head where the file does not give it."""
+    return config.whole("hidden_size") // config.whole("num_attention_heads")
+
+
+def square_heads(letter: str = "*") -> Field:
+    """Heads that fill the model's width exactly, in a configuration that cannot say otherwise."""
+
+    def read(config: Foreign) -> Flat:
+        return {f"{letter}.head_dim": head_dim(config)}
+
+    def write(ours: Flat) -> dict[str, Any]:
+        return {}
+
+    return Coded(read, write)
+
+
+def rope(letter: str = "*", fraction: float = 1.0, theta: float = 10_000.0) -> Field:
+    """Rotary positions, in the present form (`rope_parameters`) or an older one.
+
+    Args:
+        letter: of the attention.
+        fraction: share of rotated channels where the file does not give it.
+        theta: base where the file does not give it.
+    """
+
+    def read(config: Foreign) -> Flat:
+        config.used |= {"rope_parameters", "rope_scaling", "rope_theta", "partial_rotary_factor"}
+        given = config.data.get("rope_parameters") or config.data.get("rope_scaling") or {}
+        if not isinstance(given, dict):
+            raise config.error("rope_parameters", given, "a table")
+        kind = given.get("rope_type", given.get("type", "default"))
+        known = {"rope_theta", "partial_rotary_factor", "rope_type", "type"}
+        extra = sorted(set(given) - known - set(SCALINGS.get(str(kind), {})))
+        if kind not in SCALINGS:
+            raise config.error("rope_parameters.rope_type", kind, ", ".join(SCALINGS))
+        if extra and given[extra[0]] is not None:
+            raise config.error(f"rope_parameters.{extra[0]}", given[extra[0]])
+        found = {
+            "rope_theta": given.get("rope_theta") or config.data.get("rope_theta") or theta,
+            "rope_fraction": given.get("partial_rotary_factor")
+            or config.data.get("partial_rotary_factor")
+            or fraction,
+        }
+        if kind != "default":
+            names = SCALINGS[kind].items()
+            found["rope_scaling"] = {"kind": kind} | {b: given.get(a) for a, b in names}
+        return {f"{letter}.{k}": v for k, v in found.items()}
+
+    def write(ours: Flat) -> dict[str, Any]:
+        if ours.get(f"{letter}.position") != "rope":
+            return {}
+        scaling = ours[f"{letter}.rope_scaling"] or {"kind": "default"}
+        found = {"rope_type": scaling["kind"], "rope_theta": ours[f"{letter}.rope_theta"]}
+        found |= {a: scaling[b] for a, b in SCALINGS[scaling["kind"]].items()}
+        if ours[f"{letter}.rope_fraction"] != 1.0 or fraction != 1.0:
+            found["partial_rotary_factor"] = ours[f"{letter}.rope_fraction"]
+        return {"rope_parameters": found}
+
+    return Coded(read, write)
+
+
+def _time_step_limit(config: Foreign) -> Flat:
+    """Only the whole range: older files write infinity as a number, newer ones as a table."""
+    found = config.get("time_step_limit")
+    plain = [math.inf if x == {"__float__": "Infinity"} else x for x in found]
+    if plain != [0.0, math.inf]:
+        raise config.error("time_step_limit", found, "[0, Infinity]")
+    return {}
+
+
+NO_STEP_LIMIT = Coded(_time_step_limit, lambda ours: {})
+"""The step size of a state-space model is not clamped."""
+
+
+def expansion(theirs: str, letter: str = "M") -> Field:
+    """The inner width as a whole multiple of the model's; it follows from the heads."""
+
+    def write(ours: Flat) -> dict[str, Any]:
+        if f"{letter}.n_heads" not in ours:
+            return {}
+        inner, d_model = ours[f"{letter}.n_heads"] * ours[f"{letter}.head_dim"], ours["d_model"]
+        if inner % d_model:
+            raise InputError(
+                f"{letter}: the inner width {inner} is no whole multiple of d_model = {d_model}, "
+                f"as {theirs} has to be"
+            )
+        return {theirs: inner // d_model}
+
+    def read(config: Foreign) -> Flat:
+        config.used.add(theirs)
+        return {}
+
+    return Coded(read, write)
+
+
+def bamba_mixer(letter: str = "M") -> tuple[Field, ...]:
+    """Mamba-2 as Bamba names it, and those that followed it."""
+    return (
+        Same("mamba_n_heads", f"{letter}.n_heads"),
+        Coded(_bamba_head_dim(letter), lambda o: _given("mamba_d_head", o, f"{letter}.head_dim")),
+        Same("mamba_d_state", f"{letter}.d_state"),
+        Same("mamba_n_groups", f"{letter}.n_groups"),
+        Same("mamba_d_conv", f"{letter}.d_conv"),
+        Same("mamba_conv_bias", f"{letter}.conv_bias"),
+        Same("mamba_chunk_size", f"{letter}.chunk_size"),
+        Must("mamba_proj_bias", False),
+        NO_STEP_LIMIT,
+    )
+
+
+BAMBA_DEFAULTS: dict[str, Any] = {
+    "mamba_n_heads": 128,
+    "mamba_d_head": "auto",
+    "mamba_n_groups": 1,
+    "mamba_d_state": 256,
+    "mamba_d_conv": 4,
+    "mamba_expand": 2,
+    "mamba_chunk_size": 256,
+    "mamba_conv_bias": True,
+    "mamba_proj_bias": False,
+    "time_step_limit": [0.0, math.inf],
+}
+
+
+def _bamba_head_dim(letter: str) -> Any:
+    def read(config: Foreign) -> Flat:
+        found = config.get("mamba_d_head")
+        if found == "auto":
+            inner = config.data.get("mamba_d_ssm")
+            inner = inner or config.whole("mamba_expand") * config.whole("hidden_size")
+            found = inner // config.whole("mamba_n_heads")
+        return {f"{letter}.head_dim": found}
+
+    return read
+
+
+def _given(theirs: str, ours: Flat, path: str) -> dict[str, Any]:
+    return {theirs: ours[path]} if path in ours else {}
