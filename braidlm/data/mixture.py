@@ -89,6 +89,13 @@ class Mixture:
         """Every token is below this: a model needs at least so many embeddings."""
         return self.rows.vocab_size
 
+    @property
+    def corpora(self) -> dict[str, str]:
+        """The fingerprint of the text behind each source that reads files."""
+        named = zip(self.rows.names, self.rows.streams, strict=True)
+        shards = {name: getattr(stream, "shards", None) for name, stream in named}
+        return {name: s.meta["source"]["fingerprint"] for name, s in shards.items() if s}
+
     def batch(self, step: int, start: int = 0, stop: int | None = None) -> Batch:
         """Return the batch of a step, or its rows `start` to `stop` - 1 alone.
 

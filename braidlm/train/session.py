@@ -14,6 +14,7 @@ from torch import nn
 
 from braidlm import checkpoint
 from braidlm.arch import Recipe
+from braidlm.data.mixture import Mixture
 from braidlm.errors import InputError
 from braidlm.runs import Run, capture_env
 from braidlm.train.optimizer import (
@@ -82,6 +83,7 @@ class Session:
     ) -> None:
         self.recipe, self.config, self.directory = recipe, recipe.train, directory
         self.model, self.mixture = model, mixture
+        self.corpora = mixture.corpora if isinstance(mixture, Mixture) else {}
         self.precision, self.place, self.progress = precision, place, progress
         self.optimizer = build_optimizer(model, recipe.train, recipe.spec.width_ratio)
         self.writers: list[Writer] = []
@@ -254,6 +256,7 @@ class Session:
             "wall_sec": self._wall_sec(),
             "optimizer": optimizer_state(self.optimizer),
             "random": random_states(),
+            "corpora": self.corpora,
         }
         path = checkpoint.checkpoint_path(self.directory.path, self.step)
         checkpoint.save(
@@ -302,3 +305,9 @@ class Session:
         self.tokens, self.loss = state["tokens"], state["loss"]
         self.sources.update(state["sources"])
         self.earlier_sec = state["wall_sec"]
+        for name, before in state.get("corpora", {}).items():  # absent in older checkpoints
+            if self.corpora.get(name, before) != before:
+                raise InputError(
+                    f"the text of data source '{name}' is not the one that this run has read so "
+                    "far (its fingerprint differs): put the old files back, or begin a new run"
+                )

@@ -5,8 +5,10 @@ import torch
 
 from braidlm.arch.recipe import differences
 from braidlm.errors import InputError
+from braidlm.train import train
 from braidlm.train.resume import check_same_run, random_states, set_random_states
 
+from .test_loop import real_recipe
 from .tiny import recipe, run
 
 
@@ -100,3 +102,23 @@ def test_what_a_kill_left_among_the_checkpoints_goes_when_the_run_goes_on(tmp_pa
     assert sorted(p.name for p in places.iterdir()) == ["step-00000004", "step-00000008"]
     run(tmp_path / "run", recipe(checkpoint_every=4, keep_checkpoints=1), resume=True)
     assert [p.name for p in places.iterdir()] == ["step-00000008"]
+
+
+def test_a_text_that_changed_between_two_sessions_is_refused(tmp_path):
+    text = tmp_path / "text.txt"
+    text.write_text("one two three four five six seven eight nine ten\n\n" * 40, encoding="utf-8")
+    plain = real_recipe("fp32").to_dict()
+    plain["model"]["vocab_size"] = 259
+    plain["data"] = {
+        "seq_len": 24,
+        "tokenizer": "bytes",
+        "cache_dir": str(tmp_path / "cache"),
+        "sources": [{"kind": "text", "name": "mine", "path": str(text)}],
+    }
+    train(
+        type(recipe()).from_dict(plain | {"train": plain["train"] | {"steps": 2}}), tmp_path / "run"
+    )
+    text.write_text("ten nine eight seven six five four three two one\n\n" * 40, encoding="utf-8")
+    words = "text of data source 'mine' is not the one that this run has read"
+    with pytest.raises(InputError, match=words):
+        train(type(recipe()).from_dict(plain), tmp_path / "run", resume=True)
