@@ -22,19 +22,26 @@ class Stream(NamedTuple):
     """(B, T, d_model): the residual stream."""
     embedding: Tensor
     """(B, T, d_model): the embedded tokens, for sublayers that read them again."""
+    aux: dict[str, Tensor] | None = None
+    """What the router of the sublayer that made this tells, {} without one; None: nobody asks."""
 
 
 class Single(nn.Module):
-    """One mixer and its output projection."""
+    """One mixer and its output projection, if it has none of its own."""
 
     def __init__(self, sublayer: Sublayer, spec: Spec) -> None:
         super().__init__()
         (config,) = sublayer.branches
         self.mixer = mixers.build(config, spec.d_model, spec.norm_eps)
-        self.out_proj = nn.Linear(config.width, spec.d_model, bias=False)
+        self.out_proj = None
+        if not config.has_own_output:
+            self.out_proj = nn.Linear(config.width, spec.d_model, bias=False)
 
     def reset_parameters(self, std: float, out_std: float) -> None:
         """Draw the initial weights."""
+        if self.out_proj is None:
+            self.mixer.reset_parameters(std, out_std)  # pyright: ignore[reportCallIssue]
+            return
         self.mixer.reset_parameters(std)
         nn.init.normal_(self.out_proj.weight, std=out_std)
 
@@ -47,11 +54,20 @@ class Single(nn.Module):
         return telemetry(self.mixer, x, segments)
 
     def forward(
-        self, x: Tensor, segments: Segments | None, state: Any, return_state: bool
+        self,
+        x: Tensor,
+        segments: Segments | None,
+        state: Any,
+        return_state: bool,
+        aux: dict[str, Tensor] | None = None,
     ) -> tuple[Tensor, Any]:
-        """Map x (B, T, d_model) to the sublayer's output of the same shape."""
-        u, state = self.mixer(x, segments, state, return_state)
-        return self.out_proj(u), state
+        """Map x (B, T, d_model) to the sublayer's output of the same shape.
+
+        `aux` is filled by a mixer with a router, and given only to such a one.
+        """
+        asked = () if aux is None else (aux,)
+        u, state = self.mixer(x, segments, state, return_state, *asked)
+        return u if self.out_proj is None else self.out_proj(u), state
 
 
 class Block(nn.Module):
@@ -61,6 +77,7 @@ class Block(nn.Module):
         super().__init__()
         self.norm = RMSNorm(spec.d_model, spec.norm_eps)
         self.mix = (Parallel if sublayer.is_parallel else Single)(sublayer, spec)
+        self.has_router = not sublayer.is_parallel and isinstance(self.mix.mixer, mixers.MoE)
 
     def reset_parameters(self, std: float, out_std: float) -> None:
         """Draw the initial weights."""
@@ -79,5 +96,7 @@ class Block(nn.Module):
         self, stream: Stream, segments: Segments | None, state: Any, return_state: bool
     ) -> tuple[Stream, Any]:
         """Return the stream after this sublayer and the sublayer's new state."""
-        y, state = self.mix(self.norm(stream.hidden), segments, state, return_state)
-        return stream._replace(hidden=stream.hidden + y), state
+        aux: dict[str, Tensor] | None = None if stream.aux is None else {}
+        asked = (aux,) if self.has_router and aux is not None else ()
+        y, state = self.mix(self.norm(stream.hidden), segments, state, return_state, *asked)
+        return stream._replace(hidden=stream.hidden + y, aux=aux), state

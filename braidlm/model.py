@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, overload
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -24,7 +24,9 @@ class Output(NamedTuple):
     state: tuple[Any, ...] | None
     """One state per sublayer, each with one entry per document; None if not asked for."""
     aux: dict[str, Tensor]
-    """What is not the answer, such as telemetry; empty unless a mixer has something to say."""
+    """What is not the answer and was asked for, named by sublayer: telemetry; what routers tell,
+    `blocks.3.load` (n_experts,) int64, tokens of each expert, and `blocks.3.router_loss` (), nats
+    per token (see `mixers.router.Router.aux`)."""
 
 
 class HybridLM(nn.Module):
@@ -68,6 +70,7 @@ class HybridLM(nn.Module):
         state: Sequence[Any] | None = None,
         return_state: bool = True,
         telemetry: bool = False,
+        with_aux: bool = False,
     ) -> Output:
         """Run the model over new tokens.
 
@@ -79,6 +82,7 @@ class HybridLM(nn.Module):
             return_state: whether the new state is wanted; training does without.
             telemetry: whether `aux` tells of the layers (see `docs/training.md`), at the price of
                 computing most of them again; only for calls without `state`.
+            with_aux: whether `aux` tells what training needs to know of routers.
 
         Returns:
             The hidden states (B, T, d_model) and the new state.
@@ -89,7 +93,7 @@ class HybridLM(nn.Module):
         if telemetry and state is not None:
             raise ValueError("telemetry = True: needs state = None, a call that begins documents")
         embedded = self.embedding(tokens)
-        stream = Stream(embedded, embedded)
+        stream = Stream(embedded, embedded, {} if with_aux else None)
         before = [None] * len(self.blocks) if state is None else state
         after, aux = [], {}
         for index, (block, old) in enumerate(zip(self.blocks, before, strict=True)):
@@ -97,6 +101,7 @@ class HybridLM(nn.Module):
                 told = block.telemetry(stream, segments)  # pyright: ignore[reportCallIssue]
                 aux |= {f"blocks.{index}.{name}": value for name, value in told.items()}
             stream, new = block(stream, segments, old, return_state)
+            aux |= {f"blocks.{index}.{name}": value for name, value in (stream.aux or {}).items()}
             after.append(new)
         return Output(self.norm(stream.hidden), tuple(after) if return_state else None, aux)
 
@@ -112,21 +117,45 @@ class HybridLM(nn.Module):
         """Return logits (..., vocab_size) of hidden states (..., d_model)."""
         return F.linear(self._scaled(hidden), self.lm_head.weight)
 
+    @overload
     def loss(
         self,
         tokens: Tensor,
         targets: Tensor,
         segments: Segments | None = None,
         reduction: Literal["mean", "sum", "none"] = "mean",
-    ) -> Tensor:
+        with_aux: Literal[False] = False,
+    ) -> Tensor: ...
+
+    @overload
+    def loss(
+        self,
+        tokens: Tensor,
+        targets: Tensor,
+        segments: Segments | None = None,
+        reduction: Literal["mean", "sum", "none"] = "mean",
+        *,
+        with_aux: Literal[True],
+    ) -> tuple[Tensor, dict[str, Tensor]]: ...
+
+    def loss(
+        self,
+        tokens: Tensor,
+        targets: Tensor,
+        segments: Segments | None = None,
+        reduction: Literal["mean", "sum", "none"] = "mean",
+        with_aux: bool = False,
+    ) -> Tensor | tuple[Tensor, dict[str, Tensor]]:
         """Return the cross-entropy of `targets` (B, T) in nats; targets of -100 do not count.
 
         Full logits are never held. With ``reduction="none"`` the result is (B, T), zero where the
-        target does not count.
+        target does not count. With `with_aux` also `Output.aux`: what routers lose is not in the
+        cross-entropy, and training adds it.
         """
-        hidden = self(tokens, segments, return_state=False).hidden
-        hidden = self._scaled(hidden)
-        return linear_cross_entropy(hidden, self.lm_head.weight, targets, reduction=reduction)
+        out = self(tokens, segments, return_state=False, with_aux=with_aux)
+        hidden = self._scaled(out.hidden)
+        loss = linear_cross_entropy(hidden, self.lm_head.weight, targets, reduction=reduction)
+        return (loss, out.aux) if with_aux else loss
 
     def _scaled(self, hidden: Tensor) -> Tensor:
         """Scale what the head reads: cheaper than scaling the logits, which are wider."""

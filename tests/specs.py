@@ -11,11 +11,12 @@ MAMBA: dict[str, Any] = {"n_heads": 4, "head_dim": 4, "d_state": 6, "chunk_size"
 MAMBA1: dict[str, Any] = {"d_inner": 10, "d_state": 3, "dt_rank": 2, "chunk_size": 8}
 ATTENTION: dict[str, Any] = {"n_heads": 4, "head_dim": 4, "n_kv_heads": 2}
 WINDOW = {"W": {**ATTENTION, "window": 5}}
+MOE: dict[str, Any] = {"n_experts": 6, "top_k": 2, "d_ff": 10}
 
 
 def spec(pattern: str, **fields: Any) -> Spec:
     """A spec of width 16 and vocabulary 31."""
-    mixers = {"M": MAMBA, "S": MAMBA1, "*": ATTENTION, "-": {"d_ff": 24}}
+    mixers = {"M": MAMBA, "S": MAMBA1, "*": ATTENTION, "-": {"d_ff": 24}, "E": MOE}
     for letter, changes in fields.pop("mixers", {}).items():
         mixers[letter] = {**mixers.get(letter, {}), **changes}
     return Spec.of(
@@ -84,6 +85,36 @@ SINGLE = {
     ),
     "mlp gelu": spec("-*", mixers={"-": {"activation": "gelu", "gated": False}}),
     "mlp squared relu": spec("-M", mixers={"-": {"activation": "relu2", "gated": False}}),
+    "experts": spec("E*"),
+    "experts, scores as they are (Jamba)": spec(
+        "ME", mixers={"E": {"norm_topk": False, "top_k": 3, "z_coef": 0.01, "aux_over": "row"}}
+    ),
+    "experts, top-k first, shared (Granite 4)": spec(
+        "E*", mixers={"E": {"topk_first": True, "d_shared": 12, "balance": "none"}}
+    ),
+    "experts, shared and gated (Qwen3-Next)": spec(
+        "E", mixers={"E": {"d_shared": 12, "shared_gate": True, "top_k": 3, "activation": "gelu"}}
+    ),
+    "one expert each (Llama 4)": spec(
+        "E*", mixers={"E": {"router": "sigmoid", "norm_topk": False, "top_k": 1}}
+    ),
+    "experts, sigmoid, groups, bias, latent (Nemotron 3)": spec(
+        "EM",
+        mixers={
+            "E": {
+                "router": "sigmoid",
+                "n_groups": 3,
+                "topk_group": 2,
+                "routed_scale": 2.5,
+                "balance": "bias",
+                "bias_rate": 0.05,
+                "d_shared": 12,
+                "d_latent": 8,
+                "activation": "relu2",
+                "gated": False,
+            }
+        },
+    ),
 }
 """One mixer each."""
 
@@ -137,6 +168,7 @@ PARALLEL = {name: spec("{M*}-", fusion=fusion) for name, fusion in FUSIONS.items
 WHOLE = {
     "Samba's unit": spec("S-W-", mixers=WINDOW),
     "sequential hybrid": spec("(M-)2*-"),
+    "hybrid of experts": spec("ME*E-", depth_scaled_init=True),
     "parallel hybrid, untied": spec("M-{M*}-", tie_embeddings=False, depth_scaled_init=True),
 }
 

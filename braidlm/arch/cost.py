@@ -222,7 +222,7 @@ def sublayer_executed_flops(sublayer: Sublayer, d_model: int, batch: int, n_toke
     branches = sublayer.branches
     flops = sum(b.executed_matmul_flops(d_model, batch, n_tokens) for b in branches)
     if sublayer.fusion is None:
-        return flops + matmul_flops(batch * n_tokens, (branches[0].width, d_model))
+        return flops + 2 * batch * n_tokens * branches[0].output_params(d_model)
     return flops + sublayer.fusion.executed_matmul_flops(branches, d_model, batch, n_tokens)
 
 
@@ -230,7 +230,7 @@ def _executed_backward(sublayer: Sublayer, d_model: int, batch: int, n_tokens: i
     branches = sublayer.branches
     flops = sum(b.executed_backward_flops(d_model, batch, n_tokens) for b in branches)
     if sublayer.fusion is None:
-        return flops + 2 * matmul_flops(batch * n_tokens, (branches[0].width, d_model))
+        return flops + 4 * batch * n_tokens * branches[0].output_params(d_model)
     return flops + sublayer.fusion.executed_backward_flops(branches, d_model, batch, n_tokens)
 
 
@@ -266,12 +266,12 @@ def _kv_bytes(s: Sublayer, n_tokens: int, dtype_bytes: int) -> int:
 def _output_params(s: Sublayer, d_model: int) -> int:
     """Parameters between the branches and the residual stream."""
     if s.fusion is None:
-        return s.branches[0].width * d_model
+        return s.branches[0].output_params(d_model)
     return s.fusion.n_params(s.branches, d_model)
 
 
 def _model_flops(s: Sublayer, d_model: int, n_tokens: int) -> int:
     flops = sum(b.model_flops(d_model, n_tokens) for b in s.branches)
     if s.fusion is None:
-        return flops + matmul_flops(n_tokens, (s.branches[0].width, d_model))
+        return flops + 2 * n_tokens * s.branches[0].output_params(d_model)
     return flops + s.fusion.model_flops(s.branches, d_model, n_tokens)

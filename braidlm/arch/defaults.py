@@ -18,11 +18,17 @@ LETTERS: dict[str, str] = {
     "*": "attention",
     "W": "attention",
     "-": "mlp",
+    "E": "moe",
 }
 """Letters that need no declaration, and the kind of mixer each stands for."""
 
 LETTER_FIELDS: dict[str, dict[str, Any]] = {"W": {"window": 512}}
 """What a letter means beside its kind, where its declaration leaves it out."""
+
+_BALANCE_DEFAULTS: dict[str, dict[str, Any]] = {
+    "aux_loss": {"aux_coef": 0.01, "aux_over": "batch"},
+    "bias": {"bias_rate": 0.001},
+}
 
 REFUSED: dict[str, str] = {
     "D": "Megatron's sparse attention, which this package does not have",
@@ -43,6 +49,9 @@ TABLE: tuple[tuple[str, str, str], ...] = (
     ("attention", "v_head_dim", "head_dim"),
     ("attention", "window", "512 for letter W, else none"),
     ("mlp", "d_ff", "8/3 d_model, up to a multiple of 64, if gated; else 4 d_model"),
+    ("moe", "d_ff", "the MLP's / top_k, up to a multiple of 8"),
+    ("moe", "aux_coef, aux_over", "0.01, batch, with balance = aux_loss"),
+    ("moe", "bias_rate", "0.001 with balance = bias"),
     ("mamba2", "expand", "2 (inner width / d_model)"),
     ("mamba2", "width", "expand * d_model (the inner width)"),
     ("mamba2", "head_dim", "inner width / n_heads if that is given, else min(64, inner width)"),
@@ -101,9 +110,21 @@ def _attention(fields: Fields, d_model: int, where: str) -> Fields:
 
 
 def _mlp(fields: Fields, d_model: int, where: str) -> Fields:
-    gated = fields.get("gated", True)
-    fields.setdefault("d_ff", -(-8 * d_model // (3 * 64)) * 64 if gated else 4 * d_model)
+    fields.setdefault("d_ff", _mlp_width(fields, d_model))
     return fields
+
+
+def _mlp_width(fields: Fields, d_model: int) -> int:
+    return -(-8 * d_model // (3 * 64)) * 64 if fields.get("gated", True) else 4 * d_model
+
+
+def _moe(fields: Fields, d_model: int, where: str) -> Fields:
+    """Experts that together are as wide as the MLP, and the numbers of what evens their load."""
+    top_k = fields.get("top_k", 2)
+    parts = top_k if isinstance(top_k, int) and top_k > 0 else 1
+    fields.setdefault("d_ff", -(-_mlp_width(fields, d_model) // (8 * parts)) * 8)
+    missing = _BALANCE_DEFAULTS.get(str(fields.get("balance", "aux_loss")), {})
+    return fields | {k: v for k, v in missing.items() if fields.get(k) is None}
 
 
 def _mamba2(fields: Fields, d_model: int, where: str) -> Fields:
@@ -173,5 +194,6 @@ _FILLERS: dict[str, Callable[[Fields, int, str], Fields]] = {
     "attention": _attention,
     "mlp": _mlp,
     "mamba1": _mamba1,
+    "moe": _moe,
     "mamba2": _mamba2,
 }

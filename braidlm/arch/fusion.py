@@ -127,6 +127,12 @@ class Fusion(Config):
         Raises:
             InputError: naming the field and what is allowed.
         """
+        own = next((b for b in branches if b.has_own_output), None)
+        if own is not None:
+            raise InputError(
+                f"branch '{own.summary}': has output projections of its own, "
+                "and a fusion combines what comes before them: give it a sublayer of its own"
+            )
         n = len(branches)
         if n > 2 and self.combine not in OF_MANY:
             raise InputError(

@@ -13,7 +13,7 @@ from braidlm.arch.spec import Spec
 from braidlm.arch.toml import model_table
 from braidlm.errors import InputError
 
-_WIDTHS = ("d_ff", "d_inner")
+_WIDTHS = ("d_ff", "d_inner", "d_shared", "d_latent")
 _HEADS = ("n_heads", "n_kv_heads")
 _CHANNELS = ("head_dim", "v_head_dim")
 _RANKS = ("dt_rank",)

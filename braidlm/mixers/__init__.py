@@ -15,11 +15,13 @@ from braidlm.arch.mixers import (
     Mamba2Config,
     MixerConfig,
     MLPConfig,
+    MoEConfig,
 )
 from braidlm.mixers.attention import Attention
 from braidlm.mixers.mamba1 import Mamba1
 from braidlm.mixers.mamba2 import Mamba2
 from braidlm.mixers.mlp import MLP
+from braidlm.mixers.moe import MoE
 from braidlm.segments import Segments
 
 
@@ -37,7 +39,9 @@ class Mixer(Protocol):
         ...
 
 
-def build(config: MixerConfig, d_model: int, norm_eps: float) -> Attention | Mamba1 | Mamba2 | MLP:
+def build(
+    config: MixerConfig, d_model: int, norm_eps: float
+) -> Attention | Mamba1 | Mamba2 | MLP | MoE:
     """Build the mixer that `config` declares.
 
     Raises:
@@ -52,7 +56,9 @@ def build(config: MixerConfig, d_model: int, norm_eps: float) -> Attention | Mam
             return Mamba2(config, d_model, norm_eps)
         case MLPConfig():
             return MLP(config, d_model)
+        case MoEConfig():
+            return MoE(config, d_model)
     raise ValueError(f"no module implements {type(config).__name__}")
 
 
-__all__ = ["MLP", "Attention", "Mamba1", "Mamba2", "Mixer", "build"]
+__all__ = ["MLP", "Attention", "Mamba1", "Mamba2", "Mixer", "MoE", "build"]

@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from braidlm.arch.mixers import MLPConfig
+from braidlm.ops.activation import ACTIVATIONS
 from braidlm.segments import Segments
-
-_ACTIVATIONS = {
-    "silu": F.silu,
-    "gelu": F.gelu,
-    "relu2": lambda x: F.relu(x).square(),
-}
 
 
 class MLP(nn.Module):
@@ -23,7 +17,7 @@ class MLP(nn.Module):
     def __init__(self, config: MLPConfig, d_model: int) -> None:
         super().__init__()
         self.gated = config.gated
-        self.activation = _ACTIVATIONS[config.activation]
+        self.activation = ACTIVATIONS[config.activation]
         self.in_proj = nn.Linear(d_model, config.d_ff * (1 + config.gated), bias=False)
 
     def reset_parameters(self, std: float) -> None:

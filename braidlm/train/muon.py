@@ -27,7 +27,7 @@ def hidden_matrices(model: nn.Module) -> dict[str, tuple[int, ...]]:
     """Return the weights that Muon may take, by name, with the rows of each matrix in them.
 
     These are the weights of `nn.Linear` and those that a module names in `row_parts`, without
-    embedding and head.
+    embedding and head. The rows of a stack (E, R, C) are those of the (E R, C) matrix.
 
     Raises:
         ValueError: declared rows that do not add up to the weight's.
@@ -43,7 +43,7 @@ def hidden_matrices(model: nn.Module) -> dict[str, tuple[int, ...]]:
     weights = dict(model.named_parameters())
     found = {n: r for n, r in parts.items() if n in weights and id(weights[n]) not in outside}
     for name, rows in found.items():
-        if sum(rows) != weights[name].shape[0]:
+        if sum(rows) != weights[name].shape[:-1].numel():
             raise ValueError(f"row_parts of '{name}' = {rows}: must add up to its rows")
     return found
 
@@ -74,7 +74,7 @@ class Muon(torch.optim.Muon):
             _refuse_sharded(name, weight)
             self.weights[name] = weight
             # Views of one storage: what torch's Muon writes into a part is in the weight.
-            self.views[name] = list(weight.detach().split(parts[name]))
+            self.views[name] = list(_rows(weight.detach()).split(parts[name]))
         super().__init__(
             [{**group, "params": self._named_views(group["params"])} for group in groups],
             lr=lr,
@@ -98,7 +98,8 @@ class Muon(torch.optim.Muon):
         for name, weight in self.weights.items():
             views = self.views[name]
             sizes = [len(view) for view in views]
-            grads = [None] * len(views) if weight.grad is None else weight.grad.split(sizes)
+            whole = weight.grad
+            grads = [None] * len(views) if whole is None else _rows(whole).split(sizes)
             for view, grad in zip(views, grads, strict=True):
                 view.grad = grad
         return super().step(closure)
@@ -111,18 +112,24 @@ class Muon(torch.optim.Muon):
 
     def weight_state(self) -> dict[str, dict[str, Tensor]]:
         """Return the momentum of each weight as one tensor of its shape."""
-        return {
-            name: {"momentum_buffer": torch.cat([self.state[v]["momentum_buffer"] for v in views])}
-            for name, views in self.views.items()
-            if all(view in self.state for view in views)
-        }
+        state = {}
+        for name, views in self.views.items():
+            if all(view in self.state for view in views):
+                whole = torch.cat([self.state[view]["momentum_buffer"] for view in views])
+                state[name] = {"momentum_buffer": whole.view(self.weights[name].shape)}
+        return state
 
     def load_weight_state(self, name: str, stored: Mapping[str, Tensor]) -> None:
         """Put a momentum back."""
         views = self.views[name]
-        buffers = stored["momentum_buffer"].split([len(view) for view in views])
+        buffers = _rows(stored["momentum_buffer"]).split([len(view) for view in views])
         for view, buffer in zip(views, buffers, strict=True):
             self.state[view] = {"momentum_buffer": buffer.to(view.device, copy=True)}
+
+
+def _rows(weight: Tensor) -> Tensor:
+    """Return a matrix itself, and a stack (E, R, C) as a matrix (E R, C)."""
+    return weight.flatten(0, -2)
 
 
 def _refuse_sharded(name: str, weight: Tensor) -> None:

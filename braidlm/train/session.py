@@ -26,6 +26,7 @@ from braidlm.train.optimizer import (
 from braidlm.train.precision import Precision
 from braidlm.train.progress import Progress
 from braidlm.train.resume import random_states, set_random_states
+from braidlm.train.routers import Routers
 from braidlm.train.schedule import learning_rate
 from braidlm.train.signals import StopRequest
 from braidlm.train.step import Batch, Place, accumulate, micro_slices, rows_of
@@ -86,6 +87,7 @@ class Session:
         self.corpora = mixture.corpora if isinstance(mixture, Mixture) else {}
         self.precision, self.place, self.progress = precision, place, progress
         self.optimizer = build_optimizer(model, recipe.train, recipe.spec.width_ratio)
+        self.routers = Routers(model)
         self.writers: list[Writer] = []
         self.telemetry = Telemetry(model, recipe.train.telemetry_every)
         self.step = self.tokens = 0
@@ -158,6 +160,7 @@ class Session:
         self.optimizer.zero_grad()
         loss, grad_norm = self._gradients(batch)
         self.optimizer.step()
+        self.routers.balance()
         self.step += 1
         told = self._told()
         self.loss = loss
@@ -175,9 +178,15 @@ class Session:
         Raises:
             NonFiniteLossError: one of the two is nan or infinite.
         """
-        size = self.config.micro_batch_size
         total = accumulate(
-            self.model, batch, size, self.precision, self.place, self.recipe.seed, self.step
+            self.model,
+            batch,
+            self.config.micro_batch_size,
+            self.precision,
+            self.place,
+            self.recipe.seed,
+            self.step,
+            self.routers,
         )
         self._watch(batch)
         limit = self.config.grad_clip or float("inf")
@@ -231,6 +240,7 @@ class Session:
             "loss": self.loss,
             "lr": lr,
             "grad_norm": grad_norm,
+            **self.routers.told(),
             "tokens": self.tokens,
             "tokens_per_sec": self.window_tokens / window_sec,
             "wall_sec": self._wall_sec(),

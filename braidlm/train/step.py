@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from braidlm.errors import InputError
 from braidlm.segments import Segments
 from braidlm.train.precision import Precision
+from braidlm.train.routers import Routers
 
 IGNORED = -100
 
@@ -87,14 +88,27 @@ def accumulate(
     place: Place,
     seed: int,
     step: int,
+    routers: Routers | None = None,
 ) -> Tensor:
     """Add the gradients of one whole batch to `model` and return its loss.
 
     The loss is the sum over all target tokens of the batch divided by their number, whatever the
-    micro-batches: one that has few targets does not weigh more than its share.
+    micro-batches: one that has few targets does not weigh more than its share. The loss of routers
+    is weighed by all tokens of documents in the same way.
+
+    Args:
+        model: what is trained.
+        batch: the whole batch, of all processes.
+        micro_batch_size: rows at once; 0: all.
+        precision: of the forward pass.
+        place: which share of the batch is ours.
+        seed: of the run.
+        step: updates made before.
+        routers: those of `model`: their losses are added to the gradients, and they are told the
+            batch's loads. None: the model has none.
 
     Returns:
-        () fp32, nats per target token, without a graph.
+        () fp32, nats per target token, without a graph; what routers lose is not in it.
 
     Raises:
         InputError: the batch has no target token.
@@ -103,13 +117,28 @@ def accumulate(
     if n_targets == 0:
         raise InputError(f"the batch of step {step + 1} has no target token")
     total = torch.zeros((), device=place.device)
+    n_tokens = count_tokens(batch.tokens, batch.segments)
+    if routers:
+        routers.begin()
     slices = micro_slices(batch.tokens.shape[0], micro_batch_size, place.rank, place.world)
     for micro, rows in enumerate(slices):
         tokens, targets, segments = rows_of(batch, rows, place.device)
         torch.manual_seed(stream_seed(seed, step, micro, place.rank))
+        asked = {"with_aux": True} if routers else {}
         with precision.autocast():
-            loss = model.loss(tokens, targets, segments, reduction="sum")  # pyright: ignore
+            loss = model.loss(tokens, targets, segments, reduction="sum", **asked)  # pyright: ignore
+        if routers:
+            loss, aux = loss
+            share = count_tokens(tokens, segments) / n_tokens
+            extra = routers.add(aux, share)
+        else:
+            extra = 0.0
         loss = loss.float() / n_targets
-        loss.backward()
+        (loss + extra).backward()
         total += loss.detach()
     return total
+
+
+def count_tokens(tokens: Tensor, segments: Segments | None) -> int:
+    """Count the tokens (B, T) that belong to documents."""
+    return tokens.numel() if segments is None else int(segments.lengths.sum())

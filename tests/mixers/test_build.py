@@ -24,7 +24,7 @@ def test_every_kind_is_built_and_keeps_the_contract(kind):
     mixer.reset_parameters(0.1)
     x = torch.randn(2, 5, 32)
     u, state = mixer(x, None, None, True)
-    assert u.shape == (2, 5, config.width)
+    assert u.shape == (2, 5, 32 if config.has_own_output else config.width)
     assert bool(u.std() > 1e-3)
     assert sum(p.numel() for p in mixer.parameters()) == config.n_params(32)
     assert (state is None) == (config.role == "channel")

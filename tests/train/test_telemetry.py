@@ -49,10 +49,11 @@ def test_the_answer_is_the_same_and_every_mamba_and_branch_tells(name):
             if sublayer.is_parallel:
                 expected.add(f"{place}.rms")
     assert expected <= set(told.aux)
-    for value in told.aux.values():
+    for key, value in told.aux.items():
         assert value.shape == ()
         assert math.isfinite(value)
-        assert value > 0
+        # An expert may be idle, and a bias starts at zero.
+        assert value > 0 or key.endswith((".load_min", ".bias_range"))
 
 
 def test_mamba_tells_its_steps_decay_and_states_without_padding():

@@ -9,17 +9,20 @@ from braidlm.arch.mixers.base import MixerConfig
 from braidlm.arch.mixers.mamba1 import Mamba1Config
 from braidlm.arch.mixers.mamba2 import Mamba2Config
 from braidlm.arch.mixers.mlp import MLPConfig
+from braidlm.arch.mixers.moe import MoEConfig
 
 KINDS: dict[str, type[MixerConfig]] = {
     "attention": AttentionConfig,
     "mamba1": Mamba1Config,
     "mamba2": Mamba2Config,
     "mlp": MLPConfig,
+    "moe": MoEConfig,
 }
 """Every kind of mixer by name."""
 
 AnyMixer = Annotated[
-    AttentionConfig | Mamba1Config | Mamba2Config | MLPConfig, Field(discriminator="kind")
+    AttentionConfig | Mamba1Config | Mamba2Config | MLPConfig | MoEConfig,
+    Field(discriminator="kind"),
 ]
 
 __all__ = [
@@ -30,5 +33,6 @@ __all__ = [
     "Mamba1Config",
     "Mamba2Config",
     "MixerConfig",
+    "MoEConfig",
     "RopeScaling",
 ]

@@ -21,6 +21,8 @@ class MixerConfig(Config):
 
     role: ClassVar[Role]
     """attention: exact, its cache grows; recurrent: fixed state; channel: no memory at all."""
+    has_own_output: ClassVar[bool] = False
+    """Whether u is (B, T, d_model) already: the mixer projects for itself, and counts it too."""
 
     @property
     @abstractmethod
@@ -40,6 +42,10 @@ class MixerConfig(Config):
     @abstractmethod
     def n_params(self, d_model: int) -> int:
         """Parameters, without the output projection."""
+
+    def output_params(self, d_model: int) -> int:
+        """Parameters of the output projection that a sublayer of its own adds."""
+        return 0 if self.has_own_output else self.width * d_model
 
     def n_active_params(self, d_model: int) -> int:
         """Parameters that one token uses; fewer than all of them only where a router chooses."""

@@ -1,0 +1,148 @@
+"""Every form of the experts against the dense truth, and that against one token at a time."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from braidlm.errors import InputError
+from braidlm.ops import dispatch
+from braidlm.ops.experts import experts
+from tests.ops.compare import assert_same, leaf, relative_l2
+from tests.tolerances import Tolerance
+
+FUNCTIONS = {"silu": F.silu, "gelu": F.gelu, "relu2": lambda h: F.relu(h) ** 2}
+needs_grouped_mm = pytest.mark.skipif(not hasattr(F, "grouped_mm"), reason="torch below 2.10")
+
+
+def inputs(n, k, n_experts, width=6, inner=5, gated=True, dtype=torch.float64, only=None):
+    """Random experts; `only` restricts the choice, so that some have no token."""
+    torch.manual_seed(n)
+    x = leaf(n, width, dtype=dtype)
+    weight = leaf(n, k, dtype=dtype)
+    index = torch.rand(n, only or n_experts).topk(k).indices
+    w_in = leaf(n_experts, inner * (1 + gated), width, dtype=dtype)
+    return x, index, weight, w_in, leaf(n_experts, width, inner, dtype=dtype)
+
+
+@pytest.mark.parametrize("gated", [True, False])
+@pytest.mark.parametrize("activation", FUNCTIONS)
+def test_dense_is_the_formula_token_by_token(activation, gated):
+    x, index, weight, w_in, w_out = inputs(7, 3, 4, gated=gated)
+    rows = []
+    for t in range(7):
+        total = torch.zeros(6, dtype=torch.float64)
+        for j in range(3):
+            h = w_in[index[t, j]] @ x[t]
+            act = FUNCTIONS[activation]
+            h = act(h[:5]) * h[5:] if gated else act(h)
+            total = total + weight[t, j] * (w_out[index[t, j]] @ h)
+        rows.append(total)
+    found = experts(x, index, weight, w_in, w_out, activation=activation, gated=gated, impl="dense")
+    torch.testing.assert_close(found, torch.stack(rows), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("n", "k", "n_experts", "only"),
+    [(1, 1, 1, None), (1, 2, 8, None), (63, 2, 4, None), (65, 3, 16, 3), (200, 4, 4, None)],
+)
+@pytest.mark.parametrize("gated", [True, False])
+def test_sorted_is_dense(n, k, n_experts, only, gated):
+    args = inputs(n, k, n_experts, gated=gated, only=only)
+    x, _, weight, w_in, w_out = args
+
+    def form(impl):
+        return lambda: [experts(*args, gated=gated, activation="gelu", impl=impl)]
+
+    assert_same(form("sorted"), form("dense"), [x, weight, w_in, w_out])
+
+
+@needs_grouped_mm
+@pytest.mark.parametrize(("n", "only"), [(1, None), (65, 3), (200, None)])
+def test_grouped_mm_is_dense_in_fp32(n, only):
+    """Measured: 2e-6 of outputs and gradients."""
+    args = inputs(n, 2, 6, width=16, inner=12, dtype=torch.float32, only=only)
+    x, _, weight, w_in, w_out = args
+
+    def form(impl):
+        return lambda: [experts(*args, impl=impl)]
+
+    wanted = [x, weight, w_in, w_out]
+    assert_same(form("grouped_mm_cpu"), form("dense"), wanted, Tolerance(1e-4, 2e-4))
+
+
+def test_gradients_are_those_of_differences():
+    x, index, weight, w_in, w_out = inputs(4, 2, 3, width=3, inner=2)
+
+    def run(x, weight, w_in, w_out):
+        return experts(x, index, weight, w_in, w_out)
+
+    assert torch.autograd.gradcheck(run, (x, weight, w_in, w_out))
+
+
+def test_an_idle_expert_has_a_gradient_of_zero_and_its_neighbours_are_right():
+    x, index, weight, w_in, w_out = inputs(9, 2, 5, only=3)
+    experts(x, index, weight, w_in, w_out).sum().backward()
+    assert w_in.grad is not None
+    used = [bool(g.abs().max() > 0) for g in w_in.grad]
+    assert used == [True, True, True, False, False]
+
+
+@pytest.mark.parametrize("impl", ["sorted", "dense", "grouped_mm_cpu"])
+def test_bf16_is_as_near_to_the_truth_as_dense_bf16(impl):
+    if impl == "grouped_mm_cpu" and not hasattr(F, "grouped_mm"):
+        pytest.skip("torch below 2.10")
+    args = [t.detach() for t in inputs(100, 2, 4, width=16, inner=24, dtype=torch.float32)]
+    coarse = [t.bfloat16() if i in (0, 3, 4) else t for i, t in enumerate(args)]
+    truth = experts(*(t.double() if t.is_floating_point() else t for t in coarse), impl="dense")
+    own = relative_l2(experts(*coarse, impl=impl), truth)
+    assert own <= 1.5 * relative_l2(experts(*coarse, impl="dense"), truth)
+    assert own < 0.01
+
+
+def test_autocast_decides_the_dtype_of_the_products_and_not_of_the_sum():
+    args = inputs(40, 3, 4, dtype=torch.float32)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = experts(*args)
+    assert found.dtype == torch.bfloat16
+    assert 0 < relative_l2(found, experts(*args).double()) < 0.02
+
+
+def test_sorted_has_the_same_bits_whenever_it_runs():
+    x, index, weight, w_in, w_out = inputs(200, 4, 8, dtype=torch.float32)
+
+    def once():
+        y = experts(x, index, weight, w_in, w_out)
+        return [y, *torch.autograd.grad(y.square().sum(), (x, weight, w_in, w_out))]
+
+    assert all(torch.equal(a, b) for a, b in zip(once(), once(), strict=True))
+
+
+def test_in_the_dense_form_a_token_depends_on_no_other_to_the_bit():
+    x, index, weight, w_in, w_out = inputs(37, 2, 4, dtype=torch.float32)
+    whole = experts(x, index, weight, w_in, w_out, impl="dense")
+    other = torch.randperm(37)
+    index = torch.cat([index[:20], index[other][20:]])
+    moved = torch.cat([x[:20], x[other][20:]])
+    assert torch.equal(experts(moved, index, weight, w_in, w_out, impl="dense")[:20], whole[:20])
+
+
+def test_the_choice_is_recorded_and_refused_with_a_reason():
+    args = inputs(3, 2, 4)
+    dispatch.reset()
+    experts(*args)
+    assert dispatch.used() == {"experts": "sorted"}
+    for impl, reason in (("grouped_mm", "it is for bf16 on a GPU"), ("grouped_mm_cpu", "fp32 and")):
+        with pytest.raises(InputError, match=reason):
+            experts(*args, impl=impl)
+    with pytest.raises(InputError, match="must be one of auto, grouped_mm, sorted"):
+        experts(*args, impl="fast")
+
+
+def test_shapes_that_do_not_fit_are_named():
+    x, index, weight, w_in, w_out = inputs(3, 2, 4)
+    with pytest.raises(ValueError, match=r"w_in has shape \(4, 9, 6\); it must be \(4, 10, 6\)"):
+        experts(x, index, weight, w_in[:, :9], w_out)
+    with pytest.raises(ValueError, match=r"weight has shape \(3, 1\); it must be \(3, 2\)"):
+        experts(x, index, weight[:, :1], w_in, w_out)
+    with pytest.raises(ValueError, match="activation='tanh' must be one of silu, gelu, relu2"):
+        experts(x, index, weight, w_in, w_out, activation="tanh")
