@@ -1,4 +1,4 @@
-"""The residual sublayer: hidden + mix(norm(hidden))."""
+"""The residual sublayer: hidden + mix(norm(hidden)), or hidden + norm(mix(hidden))."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from braidlm.arch import Spec, Sublayer
 from braidlm.mixers.norm import RMSNorm
 from braidlm.mixers.room import reserve
 from braidlm.mixers.telemetry import telemetry
+from braidlm.ops.scaled import scaled
 from braidlm.parallel import Parallel
 from braidlm.segments import Segments
 
@@ -32,10 +33,11 @@ class Single(nn.Module):
     def __init__(self, sublayer: Sublayer, spec: Spec) -> None:
         super().__init__()
         (config,) = sublayer.branches
-        self.mixer = mixers.build(config, spec.d_model, spec.norm_eps)
+        self.factors = (config.in_multiplier, config.out_multiplier)
+        self.mixer = mixers.build(config, spec.d_model, spec.norm_eps, spec.norm_offset)
         self.out_proj = None
         if not config.has_own_output:
-            self.out_proj = nn.Linear(config.width, spec.d_model, bias=False)
+            self.out_proj = nn.Linear(config.width, spec.d_model, bias=config.out_bias)
 
     def reset_parameters(self, std: float, out_std: float) -> None:
         """Draw the initial weights."""
@@ -44,6 +46,8 @@ class Single(nn.Module):
             return
         self.mixer.reset_parameters(std)
         nn.init.normal_(self.out_proj.weight, std=out_std)
+        if self.out_proj.bias is not None:
+            nn.init.zeros_(self.out_proj.bias)
 
     def reserve(self, state: Any, n_tokens: int) -> Any:
         """Return the mixer's state with room for `n_tokens` more per document."""
@@ -51,7 +55,7 @@ class Single(nn.Module):
 
     def telemetry(self, x: Tensor, segments: Segments | None) -> dict[str, Tensor]:
         """Tell what the mixer tells."""
-        return telemetry(self.mixer, x, segments)
+        return telemetry(self.mixer, scaled(x, self.factors[0]), segments)
 
     def forward(
         self,
@@ -66,8 +70,9 @@ class Single(nn.Module):
         `aux` is filled by a mixer with a router, and given only to such a one.
         """
         asked = () if aux is None else (aux,)
+        x = scaled(x, self.factors[0])
         u, state = self.mixer(x, segments, state, return_state, *asked)
-        return u if self.out_proj is None else self.out_proj(u), state
+        return scaled(u if self.out_proj is None else self.out_proj(u), self.factors[1]), state
 
 
 class Block(nn.Module):
@@ -75,7 +80,9 @@ class Block(nn.Module):
 
     def __init__(self, sublayer: Sublayer, spec: Spec) -> None:
         super().__init__()
-        self.norm = RMSNorm(spec.d_model, spec.norm_eps)
+        self.is_post_normed = sublayer.wiring.norm_position == "post"
+        self.residual_multiplier = spec.residual_multiplier
+        self.norm = RMSNorm(spec.d_model, spec.norm_eps, offset=spec.norm_offset)
         self.mix = (Parallel if sublayer.is_parallel else Single)(sublayer, spec)
         self.has_router = not sublayer.is_parallel and isinstance(self.mix.mixer, mixers.MoE)
 
@@ -90,7 +97,7 @@ class Block(nn.Module):
 
     def telemetry(self, stream: Stream, segments: Segments | None) -> dict[str, Tensor]:
         """Tell what the sublayer tells of this stream."""
-        return telemetry(self.mix, self.norm(stream.hidden), segments)
+        return telemetry(self.mix, self._read(stream), segments)
 
     def forward(
         self, stream: Stream, segments: Segments | None, state: Any, return_state: bool
@@ -98,5 +105,9 @@ class Block(nn.Module):
         """Return the stream after this sublayer and the sublayer's new state."""
         aux: dict[str, Tensor] | None = None if stream.aux is None else {}
         asked = (aux,) if self.has_router and aux is not None else ()
-        y, state = self.mix(self.norm(stream.hidden), segments, state, return_state, *asked)
+        y, state = self.mix(self._read(stream), segments, state, return_state, *asked)
+        y = scaled(self.norm(y) if self.is_post_normed else y, self.residual_multiplier)
         return stream._replace(hidden=stream.hidden + y, aux=aux), state
+
+    def _read(self, stream: Stream) -> Tensor:
+        return stream.hidden if self.is_post_normed else self.norm(stream.hidden)

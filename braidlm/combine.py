@@ -13,23 +13,32 @@ from torch import Tensor, nn
 
 from braidlm.arch import Sublayer
 from braidlm.arch.cross import CrossAttention as CrossAttentionConfig
+from braidlm.arch.mixers import MixerConfig
 from braidlm.ops.attention import KVCache, attention, reserve
 from braidlm.ops.rope import apply_rope, rope_frequencies
+from braidlm.ops.scaled import scaled
 from braidlm.segments import Segments, token_positions
 
 
 class Weighted(nn.Module):
     """sum_i c_i W_i v_i, or W sum_i c_i v_i when there is one projection: mean, add, subtract."""
 
-    def __init__(self, coefficients: Sequence[float], widths: Sequence[int], d_model: int) -> None:
+    def __init__(
+        self, coefficients: Sequence[float], branches: Sequence[MixerConfig], d_model: int
+    ) -> None:
         super().__init__()
         self.coefficients = tuple(coefficients)
-        self.out_projs = nn.ModuleList(nn.Linear(w, d_model, bias=False) for w in widths)
+        self.out_multipliers = tuple(b.out_multiplier for b in branches)
+        self.out_projs = nn.ModuleList(
+            nn.Linear(b.width, d_model, bias=b.out_bias) for b in branches
+        )
 
     def reset_parameters(self, std: float, out_std: float) -> None:
         """Draw the projections."""
         for proj in self.out_projs:
             nn.init.normal_(proj.weight, std=out_std)  # pyright: ignore[reportArgumentType]
+            if proj.bias is not None:
+                nn.init.zeros_(proj.bias)  # pyright: ignore[reportArgumentType]
 
     def forward(
         self,
@@ -42,8 +51,8 @@ class Weighted(nn.Module):
         """Combine v_i (B, T, w_i) into (B, T, d_model)."""
         if len(self.out_projs) == 1:
             return self.out_projs[0](self._sum(v, x)), None
-        terms = [proj(u) for proj, u in zip(self.out_projs, v, strict=True)]
-        return self._sum(terms, x), None
+        parts = zip(self.out_projs, v, self.out_multipliers, strict=True)
+        return self._sum([scaled(proj(u), m) for proj, u, m in parts], x), None
 
     def _sum(self, terms: list[Tensor], x: Tensor) -> Tensor:
         total = terms[0] * self.coefficients[0] if self.coefficients[0] != 1 else terms[0]
@@ -58,8 +67,8 @@ class Gated(Weighted):
     Source: Bae et al. 2025 (arXiv 2510.04800), routing probe: a * SSM + (1 - a) * attention.
     """
 
-    def __init__(self, n_gates: int, widths: Sequence[int], d_model: int) -> None:
-        super().__init__((), widths, d_model)
+    def __init__(self, n_gates: int, branches: Sequence[MixerConfig], d_model: int) -> None:
+        super().__init__((), branches, d_model)
         self.gate_proj = nn.Linear(d_model, n_gates)
 
     def reset_parameters(self, std: float, out_std: float) -> None:
@@ -255,7 +264,7 @@ def build(
     if fusion.combine == "concat":
         return Concat(widths, d_model)
     n = len(widths)
-    projected = widths if fusion.projection == "separate" else widths[:1]
+    projected = sublayer.branches if fusion.projection == "separate" else sublayer.branches[:1]
     if fusion.combine == "gate":
         return Gated(fusion.gate_width(sublayer.branches, d_model), projected, d_model)
     coefficients = {"mean": [1 / n] * n, "add": [1.0] * n, "subtract": [1.0, -1.0]}

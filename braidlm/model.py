@@ -13,6 +13,7 @@ from braidlm.blocks import Block, Stream
 from braidlm.mixers.norm import RMSNorm
 from braidlm.mixers.room import reserve
 from braidlm.ops.loss import linear_cross_entropy
+from braidlm.ops.scaled import scaled
 from braidlm.segments import Segments
 
 
@@ -39,10 +40,11 @@ class HybridLM(nn.Module):
     def __init__(self, spec: Spec) -> None:
         super().__init__()
         self.spec = spec
+        self.embedding_multiplier = spec.embedding_multiplier
         self.logits_scale = spec.logits_scale
         self.embedding = nn.Embedding(spec.vocab_size, spec.d_model)
         self.blocks = nn.ModuleList(Block(sublayer, spec) for sublayer in spec.sublayers)
-        self.norm = RMSNorm(spec.d_model, spec.norm_eps)
+        self.norm = RMSNorm(spec.d_model, spec.norm_eps, offset=spec.norm_offset)
         self.lm_head = nn.Linear(spec.d_model, spec.vocab_size, bias=False)
         self.reset_parameters()
 
@@ -92,7 +94,7 @@ class HybridLM(nn.Module):
         """
         if telemetry and state is not None:
             raise ValueError("telemetry = True: needs state = None, a call that begins documents")
-        embedded = self.embedding(tokens)
+        embedded = scaled(self.embedding(tokens), self.embedding_multiplier)
         stream = Stream(embedded, embedded, {} if with_aux else None)
         before = [None] * len(self.blocks) if state is None else state
         after, aux = [], {}
@@ -115,7 +117,7 @@ class HybridLM(nn.Module):
 
     def head(self, hidden: Tensor) -> Tensor:
         """Return logits (..., vocab_size) of hidden states (..., d_model)."""
-        return F.linear(self._scaled(hidden), self.lm_head.weight)
+        return F.linear(self._for_head(hidden), self.lm_head.weight)
 
     @overload
     def loss(
@@ -153,10 +155,10 @@ class HybridLM(nn.Module):
         cross-entropy, and training adds it.
         """
         out = self(tokens, segments, return_state=False, with_aux=with_aux)
-        hidden = self._scaled(out.hidden)
+        hidden = self._for_head(out.hidden)
         loss = linear_cross_entropy(hidden, self.lm_head.weight, targets, reduction=reduction)
         return (loss, out.aux) if with_aux else loss
 
-    def _scaled(self, hidden: Tensor) -> Tensor:
+    def _for_head(self, hidden: Tensor) -> Tensor:
         """Scale what the head reads: cheaper than scaling the logits, which are wider."""
-        return hidden if self.logits_scale == 1.0 else hidden * self.logits_scale
+        return scaled(hidden, self.logits_scale)

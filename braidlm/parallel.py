@@ -17,6 +17,7 @@ from braidlm.mixers.norm import RMSNorm
 from braidlm.mixers.room import reserve
 from braidlm.mixers.telemetry import real, rms, telemetry
 from braidlm.ops.attention import KVCache
+from braidlm.ops.scaled import scaled
 from braidlm.segments import Segments
 
 
@@ -38,11 +39,14 @@ class Parallel(nn.Module):
         assert fusion is not None
         widths = [b.width for b in sublayer.branches]
         self.branches = nn.ModuleList(
-            mixers.build(b, spec.d_model, spec.norm_eps) for b in sublayer.branches
+            mixers.build(b, spec.d_model, spec.norm_eps, spec.norm_offset)
+            for b in sublayer.branches
         )
+        self.in_multipliers = tuple(b.in_multiplier for b in sublayer.branches)
         groups = [b.n_norm_groups if fusion.norm == "group" else 1 for b in sublayer.branches]
+        has_norm = fusion.norm != "none"
         self.norms = nn.ModuleList(
-            RMSNorm(w, spec.norm_eps, g) if fusion.norm != "none" else nn.Identity()
+            RMSNorm(w, spec.norm_eps, g, spec.norm_offset) if has_norm else nn.Identity()
             for w, g in zip(widths, groups, strict=True)
         )
         n_scales = {"none": [], "learned": widths, "scalar": [1]}[fusion.scale]
@@ -75,8 +79,9 @@ class Parallel(nn.Module):
         """What is combined: v_i (B, T, w_i), and the states of the branches."""
         before = state.branches if state is not None else (None,) * len(self.branches)
         outputs, after = [], []
-        for branch, norm, old in zip(self.branches, self.norms, before, strict=True):
-            u, new = branch(x, segments, old, return_state)
+        parts = zip(self.branches, self.in_multipliers, self.norms, before, strict=True)
+        for branch, factor, norm, old in parts:
+            u, new = branch(scaled(x, factor), segments, old, return_state)
             outputs.append(norm(u))
             after.append(new)
         for place, scale in enumerate(self.scales, len(outputs) - len(self.scales)):
@@ -100,6 +105,7 @@ class Parallel(nn.Module):
         for i, branch in enumerate(self.branches):
             silenced = [u if j != i else torch.zeros_like(u) for j, u in enumerate(v)]
             lost = whole - self.combine(silenced, x, segments, None, False)[0]
-            told = telemetry(branch, x, segments) | {"rms": rms(real(lost, segments))}
+            heard = scaled(x, self.in_multipliers[i])
+            told = telemetry(branch, heard, segments) | {"rms": rms(real(lost, segments))}
             found |= {f"branches.{i}.{name}": value for name, value in told.items()}
         return found

@@ -175,4 +175,41 @@ WHOLE = {
 MUP = {"muP": spec("M-*", mup_base_width=8, logits_multiplier=1.5)}
 """A parametrisation that depends on the width."""
 
-ALL = SINGLE | PARALLEL | WHOLE | MUP
+BIASED = {"in_bias": True, "out_bias": True}
+WIRED = {
+    "biases": spec("M*-", mixers={"M": BIASED, "*": BIASED, "-": BIASED}),
+    "biases of branches": spec(
+        "{M*}-", mixers={"M": BIASED, "*": {"out_bias": True}}, fusion={"combine": "subtract"}
+    ),
+    "multipliers (Falcon-H1)": spec(
+        "{M*}-",
+        mixers={
+            "M": {
+                "in_multiplier": 1.5,
+                "out_multiplier": 0.5,
+                "multipliers": [0.5, 2, 0.7, 1.3, 3],
+            },
+            "*": {"in_multiplier": 0.5, "out_multiplier": 2.0, "key_multiplier": 0.25},
+            "-": {"gate_multiplier": 1.5, "out_multiplier": 0.7},
+        },
+        fusion={"combine": "add", "norm": "none"},
+        embedding_multiplier=3.0,
+        logits_multiplier=0.5,
+    ),
+    "residual multiplier (Granite)": spec("M-*-", residual_multiplier=0.25),
+    "limited step sizes": spec("M", mixers={"M": {"dt_limit_min": 0.02, "dt_limit_max": 0.05}}),
+    "norms after attention, offset (OLMo)": spec(
+        "M-*F",
+        mixers={
+            "*": {"norm_position": "post", "qk_norm": "width"},
+            "F": {"kind": "mlp", "d_ff": 24, "norm_position": "post"},
+        },
+        norm_offset=1.0,
+    ),
+    "norm after branches": spec(
+        "P-", parallel={"P": {"branches": "M*", "combine": "add", "norm_position": "post"}}
+    ),
+}
+"""What lies between mixers and the stream: biases, factors, places of norms."""
+
+ALL = SINGLE | PARALLEL | WHOLE | MUP | WIRED

@@ -36,6 +36,8 @@ class Config(BaseModel):
 
     short_forms: ClassVar[tuple[str, ...]] = ()
     """Keys that a short declaration may hold and that `braidlm.arch.defaults` turns into fields."""
+    beside: ClassVar[tuple[str, ...]] = ()
+    """Keys that a file writes beside the fields, and that belong to what holds them."""
 
     @classmethod
     def of(cls, data: Any, where: str = "") -> Self:
@@ -64,7 +66,7 @@ class Config(BaseModel):
         allowed = [field.alias or name for name, field in cls.model_fields.items()]
         for key in data:
             if key not in allowed:
-                allowed += cls.short_forms
+                allowed += (*cls.short_forms, *cls.beside)
                 raise ValueError(
                     f"unknown field '{key}'{nearest(str(key), allowed)}; "
                     f"allowed: {', '.join(allowed)}"
@@ -95,8 +97,10 @@ def _written(path: tuple[int | str, ...], data: Any) -> Iterator[int | str]:
         if isinstance(data, dict) and part not in data and part == data.get("kind"):
             continue
         yield part
-        is_there = part in data if isinstance(data, dict) else isinstance(data, list | tuple)
-        data = data[part] if is_there else None
+        if isinstance(data, list | tuple) and isinstance(part, int):
+            data = data[part] if part < len(data) else None  # a place that is missing
+        else:
+            data = data.get(part) if isinstance(data, dict) else None
 
 
 def sentence(error: ValidationError, where: str = "", data: Any = None) -> str:

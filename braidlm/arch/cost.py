@@ -266,7 +266,8 @@ def _kv_bytes(s: Sublayer, n_tokens: int, dtype_bytes: int) -> int:
 def _output_params(s: Sublayer, d_model: int) -> int:
     """Parameters between the branches and the residual stream."""
     if s.fusion is None:
-        return s.branches[0].output_params(d_model)
+        (mixer,) = s.branches
+        return mixer.output_params(d_model) + mixer.out_bias * d_model
     return s.fusion.n_params(s.branches, d_model)
 
 

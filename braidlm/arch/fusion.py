@@ -145,10 +145,23 @@ class Fusion(Config):
                 "scale = 'learned' weighs every branch"
             )
         self._check_widths([b.width for b in branches])
+        self._check_outputs(branches)
         if self.cross is not None:
             asks, answers = (branches[i].width for i in self.roles(branches))
             self._check_residual("residual", "querying", asks)
             self._check_residual("answer_residual", "answering", answers)
+
+    def _check_outputs(self, branches: Sequence[MixerConfig]) -> None:
+        """Only a projection of its own can have a bias and a factor."""
+        for branch in branches:
+            if self.projection == "joint" and not branch.is_plain_out:
+                name = "out_bias" if branch.out_bias else "out_multiplier"
+                value = str(getattr(branch, name)).lower()
+                raise InputError(
+                    f"{name} = {value} of a branch: the branches of "
+                    f"combine = '{self.combine}', projection = 'joint' have no output projection "
+                    "of their own; use projection = 'separate'"
+                )
 
     def _check_residual(self, field: str, branch: str, width: int) -> None:
         """A stream can be added to the attention's result if it is as wide."""
@@ -197,11 +210,12 @@ class Fusion(Config):
         return branches[0].width if self.projection == "joint" else d_model
 
     def n_params(self, branches: Sequence[MixerConfig], d_model: int) -> int:
-        """Norms, scales, the combining operator's matrices and bias, the output projection(s)."""
+        """Norms, scales, the combining operator's matrices and biases, the output projection(s)."""
         per_channel = (self.norm != "none") + (self.scale == "learned")
         one_by_one = per_channel * sum(b.width for b in branches) + (self.scale == "scalar")
         matrices = sum(a * b for a, b in self._matrices(branches, d_model))
-        return one_by_one + matrices + self.gate_width(branches, d_model)
+        biases = d_model * sum(b.out_bias for b in branches)
+        return one_by_one + matrices + biases + self.gate_width(branches, d_model)
 
     def kv_bytes_per_token(self, dtype_bytes: int = 2) -> int:
         """Bytes of one token's entries in the fusion's own cache."""

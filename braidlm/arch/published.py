@@ -178,6 +178,7 @@ def _only_branch(s: Sublayer) -> MixerConfig:
 
 def _bae_params(mixer: MixerConfig, d_model: int) -> int:
     """Parameters of a block and its output projection, norms and biases left out."""
+    _refuse_biases(mixer)
     if isinstance(mixer, AttentionConfig) and _is_plain(mixer):
         q_and_out = 2 * d_model * mixer.n_heads * mixer.head_dim
         return q_and_out + 2 * d_model * mixer.head_dim * mixer.n_kv_heads
@@ -191,6 +192,15 @@ def _bae_params(mixer: MixerConfig, d_model: int) -> int:
         "gate, norms and sink logit, and mamba2 with n_groups = 1, "
         f"not {_shape(mixer)}; use the exact count"
     )
+
+
+def _refuse_biases(mixer: MixerConfig) -> None:
+    has_in = isinstance(mixer, AttentionConfig | Mamba2Config | MLPConfig) and mixer.in_bias
+    if has_in or mixer.out_bias:
+        raise InputError(
+            f"convention = 'bae': its formulas know no biases of projections, as here "
+            f"({mixer.summary}); use the exact count"
+        )
 
 
 def _is_plain(mixer: AttentionConfig) -> bool:

@@ -13,6 +13,7 @@ from typing import Any
 
 from braidlm.arch.mixers import KINDS
 from braidlm.arch.recipe import Recipe
+from braidlm.arch.wiring import WIRING
 
 PATH = Path(__file__).with_name("recipe.schema.json")
 LETTER = "^[A-Za-z*+-]$"
@@ -22,8 +23,10 @@ def json_schema() -> dict[str, Any]:
     """Return the schema as plain data."""
     schema = Recipe.model_json_schema(by_alias=True)
     parts = schema["$defs"]
+    wiring = {k: parts["Letter"]["properties"][k] for k in WIRING}
     for config in KINDS.values():
         parts[config.__name__].pop("required", None)
+        parts[config.__name__]["properties"] |= wiring  # a file writes them beside the mixer's
     for name, instead in (("Mamba1Config", "d_inner"), ("Mamba2Config", "n_heads")):
         parts[name]["properties"]["expand"] = {
             "description": f"Inner width / d_model; instead of {instead}. Default: 2.",
@@ -71,9 +74,10 @@ def _accept_tables(parts: dict[str, Any]) -> None:
     spec = parts["Spec"]
     spec["required"] = ["pattern"]
     branches = parts["ParallelLetter"]["properties"]["branches"]
+    wiring = {k: parts["ParallelLetter"]["properties"][k] for k in WIRING}
     parts["ParallelTable"] = {
         **parts["Fusion"],
-        "properties": {"branches": branches, **parts["Fusion"]["properties"]},
+        "properties": {"branches": branches, **parts["Fusion"]["properties"], **wiring},
         "required": ["branches"],
         "title": "ParallelTable",
     }

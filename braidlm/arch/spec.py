@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Self
@@ -12,29 +11,17 @@ from pydantic import Field, field_validator, model_validator
 from braidlm.arch import defaults
 from braidlm.arch.config import Config, nearest
 from braidlm.arch.fusion import ATTENDING, Fusion
-from braidlm.arch.mixers import KINDS, AnyMixer, MixerConfig
+from braidlm.arch.letters import (
+    Letter,
+    ParallelLetter,
+    default_kind,
+    mixer_table,
+    parallel_table,
+)
+from braidlm.arch.mixers import KINDS, MixerConfig
 from braidlm.arch.pattern import parse
+from braidlm.arch.wiring import Wiring
 from braidlm.errors import InputError
-
-
-class Letter(Config):
-    """A letter of the pattern and the mixer it names."""
-
-    letter: str = Field(min_length=1, max_length=1)
-    """One of A-Z, a-z, "*", "+", "-"."""
-    mixer: AnyMixer
-    """The mixer."""
-
-
-class ParallelLetter(Config):
-    """A letter of the pattern that names a parallel sublayer with a fusion of its own."""
-
-    letter: str = Field(min_length=1, max_length=1)
-    """One of A-Z, a-z, "*", "+", "-"."""
-    branches: str = Field(min_length=2)
-    """Letters of the branches, e.g. "M*"."""
-    fusion: Fusion
-    """How its branches are combined."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +33,8 @@ class Sublayer:
     letters: tuple[str, ...]
     branches: tuple[MixerConfig, ...]
     fusion: Fusion | None
+    wiring: Wiring
+    """How the letter is wired; a sublayer in braces is wired plainly."""
 
     @property
     def is_parallel(self) -> bool:
@@ -70,6 +59,12 @@ class Spec(Config):
     """Spread of every initial weight matrix. Default: (mup_base_width or d_model) ** -0.5."""
     depth_scaled_init: bool = False
     """Whether output projections start smaller by sqrt(number of sublayers), as in GPT-2."""
+    norm_offset: float = Field(default=0.0, ge=0)
+    """Added to the stored weight of every RMSNorm (a mixer's gated norm apart): 1 in Qwen3-Next."""
+    embedding_multiplier: float = Field(default=1.0, gt=0)
+    """Factor on the embedded tokens (Granite, Falcon-H1). Default: 1."""
+    residual_multiplier: float = Field(default=1.0, gt=0)
+    """Factor on what every sublayer adds to the residual stream (Granite). Default: 1."""
     logits_multiplier: float = Field(default=1.0, gt=0)
     """Factor on the logits. Default: 1."""
     mup_base_width: int = Field(default=0, ge=0)
@@ -110,13 +105,14 @@ class Spec(Config):
         d_model = data.get("d_model", defaults.D_MODEL)
         if not isinstance(d_model, int) or d_model < 1:
             raise InputError(f"d_model = {d_model!r}: must be a whole number of at least 1")
-        parallel = _parallel_table(data.get("parallel", ()))
-        mixers = _mixer_table(data.get("mixers", ()))
+        parallel = parallel_table(data.get("parallel", ()))
+        wirings, mixers = mixer_table(data.get("mixers", ()))
         groups = [*_groups(data), *(tuple(p["branches"]) for p in parallel.values())]
         _refuse_nesting(groups, parallel)
+        _refuse_wired_branches(groups, wirings)
         for letter in sorted({*_used(data), *(x for g in groups for x in g)} - set(parallel)):
             if letter not in mixers:
-                mixers[letter] = {"kind": _default_kind(letter, [*mixers, *parallel])}
+                mixers[letter] = {"kind": default_kind(letter, [*mixers, *parallel])}
         mixers = {
             k: defaults.fill(defaults.of_letter(k, v), d_model, f"mixers.{k}")
             for k, v in mixers.items()
@@ -125,7 +121,11 @@ class Spec(Config):
             "init_std": _init_std(data, d_model),
             **data,
             "mixers": tuple(
-                Letter(letter=k, mixer=_mixer(v, f"mixers.{k}"))  # pyright: ignore[reportArgumentType]
+                Letter(
+                    letter=k,
+                    mixer=_mixer(v, f"mixers.{k}"),  # pyright: ignore[reportArgumentType]
+                    **wirings.get(k, Wiring()).model_dump(),
+                )
                 for k, v in sorted(mixers.items())
             ),
             "parallel": tuple(
@@ -133,6 +133,7 @@ class Spec(Config):
                     letter=k,
                     branches=p["branches"],
                     fusion=_fusion(p["fusion"], [tuple(p["branches"])], mixers, f"parallel.{k}"),
+                    **p["wiring"].model_dump(),
                 )
                 for k, p in sorted(parallel.items())
             ),
@@ -156,15 +157,20 @@ class Spec(Config):
     @cached_property
     def sublayers(self) -> tuple[Sublayer, ...]:
         """Every sublayer, in order."""
-        mixers = {x.letter: x.mixer for x in self.mixers}
+        mixers = {x.letter: x for x in self.mixers}
         parallel = {x.letter: x for x in self.parallel}
         out = []
         for index, names in enumerate(parse(self.pattern).expand()):
             symbol = names[0] if len(names) == 1 else "{" + "".join(names) + "}"
-            fusion = self.fusion if len(names) > 1 else None
-            if len(names) == 1 and names[0] in parallel:
-                names, fusion = tuple(parallel[symbol].branches), parallel[symbol].fusion
-            out.append(Sublayer(index, symbol, names, tuple(mixers[n] for n in names), fusion))
+            if len(names) > 1:
+                fusion, wiring = self.fusion, Wiring()
+            elif symbol in parallel:
+                fusion, wiring = parallel[symbol].fusion, parallel[symbol]
+                names = tuple(parallel[symbol].branches)
+            else:
+                fusion, wiring = None, mixers[symbol]
+            branches = tuple(mixers[n].mixer for n in names)
+            out.append(Sublayer(index, symbol, names, branches, fusion, wiring))
         return tuple(out)
 
     @property
@@ -208,6 +214,21 @@ def _groups(data: dict[str, Any]) -> list[tuple[str, ...]]:
     return [names for names in parse(data["pattern"]).expand() if len(names) > 1]
 
 
+def _refuse_wired_branches(groups: list[tuple[str, ...]], wirings: dict[str, Wiring]) -> None:
+    """A branch reads what its sublayer has read, and what it gives is fused."""
+    plain = Wiring()
+    for group in groups:
+        for letter in group:
+            wiring = wirings.get(letter, plain)
+            for name in type(plain).model_fields:
+                if (value := getattr(wiring, name)) != getattr(plain, name):
+                    raise InputError(
+                        f"mixers.{letter}.{name} = {value!r}: letter '{letter}' is a branch of "
+                        f"'{''.join(group)}'; {name} belongs to a sublayer: declare it in "
+                        "[parallel] for a letter that names these branches"
+                    )
+
+
 def _refuse_nesting(groups: list[tuple[str, ...]], parallel: dict[str, Any]) -> None:
     for group in groups:
         for letter in group:
@@ -216,76 +237,6 @@ def _refuse_nesting(groups: list[tuple[str, ...]], parallel: dict[str, Any]) -> 
                     f"branches '{''.join(group)}': letter '{letter}' names a parallel sublayer; "
                     "a branch must be a mixer"
                 )
-
-
-def _mixer_table(given: Any) -> dict[str, dict[str, Any]]:
-    """Read ``{"A": {...}}`` (TOML) or the stored tuple of letters."""
-    rows = _rows(given, "mixers")
-    table = {}
-    for letter, row in rows.items():
-        _refuse_beside(row, "mixer", {"letter"}, f"mixers.{letter}")
-        fields = row.get("mixer", row)
-        if not isinstance(fields, dict):
-            raise InputError(f"mixers.{letter}.mixer = {fields!r}: must be a table of fields")
-        table[letter] = {k: v for k, v in fields.items() if k != "letter"}
-        if "kind" not in fields:
-            table[letter]["kind"] = _default_kind(letter, [])
-    return table
-
-
-def _parallel_table(given: Any) -> dict[str, dict[str, Any]]:
-    """Read ``{"P": {"branches": "M*", "combine": ...}}`` (TOML) or the stored tuple."""
-    out = {}
-    for letter, row in _rows(given, "parallel").items():
-        branches = row.pop("branches", None)
-        if not isinstance(branches, str) or len(branches) < 2:
-            raise InputError(
-                f"parallel.{letter}.branches = {branches!r}: must name at least two letters"
-            )
-        row.pop("letter", None)
-        _refuse_beside(row, "fusion", set(), f"parallel.{letter}")
-        out[letter] = {"letter": letter, "branches": branches, "fusion": row.get("fusion", row)}
-    return out
-
-
-def _refuse_beside(row: dict[str, Any], stored: str, known: set[str], where: str) -> None:
-    """Refuse fields beside a stored part, which would otherwise be lost without a word."""
-    beside = sorted(map(str, set(row) - {stored} - known))
-    if stored in row and beside:
-        raise InputError(f"{where}: '{beside[0]}' belongs inside '{stored}'")
-
-
-def _rows(given: Any, where: str) -> dict[str, dict[str, Any]]:
-    if isinstance(given, dict):
-        rows = dict(given)
-    elif isinstance(given, (list, tuple)):
-        stored = [x.model_dump() if isinstance(x, Config) else x for x in given]
-        rows = {}
-        for row in stored:
-            letter = row.get("letter") if isinstance(row, dict) else None
-            if not isinstance(letter, str) or letter in rows:
-                raise InputError(f"{where}: every entry must have a letter of its own, not {row!r}")
-            rows[letter] = row
-    else:
-        raise InputError(f"{where} = {given!r}: must be a table of letters")
-    for letter, row in rows.items():
-        if not isinstance(row, dict):
-            raise InputError(f"{where}.{letter} = {row!r}: must be a table of fields")
-        if not re.fullmatch(r"[A-Za-z*+-]", str(letter)):
-            raise InputError(f"{where}.{letter}: a letter is one of A-Z, a-z, '*', '+', '-'")
-    return {letter: dict(row) for letter, row in rows.items()}
-
-
-def _default_kind(letter: str, declared: list[str]) -> str:
-    if letter in defaults.REFUSED:
-        raise InputError(f"letter '{letter}' is {defaults.REFUSED[letter]}")
-    if letter not in defaults.LETTERS:
-        known = ", ".join(sorted({*defaults.LETTERS, *declared}))
-        raise InputError(
-            f"letter '{letter}' names no mixer: declare [mixers.{letter}] with a kind, "
-            f"or use one of {known}"
-        )
-    return defaults.LETTERS[letter]
 
 
 def _mixer(fields: dict[str, Any], where: str) -> MixerConfig:

@@ -8,16 +8,21 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from braidlm.arch.spec import Spec
+from braidlm.arch.wiring import WIRING
 
 
 def model_table(spec: Spec) -> dict[str, Any]:
     """Return a model as the ``[model]`` table of a recipe, every size explicit."""
     data = spec.model_dump(mode="json", exclude_none=True)
+
+    def wiring(row: dict[str, Any]) -> dict[str, Any]:
+        return {k: row[k] for k in WIRING if k in row}
+
     return {
         **{k: v for k, v in data.items() if k not in ("mixers", "parallel")},
-        "mixers": {row["letter"]: row["mixer"] for row in data["mixers"]},
+        "mixers": {row["letter"]: {**row["mixer"], **wiring(row)} for row in data["mixers"]},
         "parallel": {
-            row["letter"]: {"branches": row["branches"], **row["fusion"]}
+            row["letter"]: {"branches": row["branches"], **row["fusion"], **wiring(row)}
             for row in data["parallel"]
         },
     }

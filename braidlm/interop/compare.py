@@ -6,6 +6,7 @@ from typing import Any
 
 from braidlm.arch import Spec, Sublayer
 from braidlm.arch.config import Config
+from braidlm.arch.wiring import WIRING
 
 FREE = frozenset(
     {
@@ -52,6 +53,7 @@ def _facts(sublayer: Sublayer) -> dict[str, Any]:
             fields["softmax_scale"] = fields["softmax_scale"] or fields["head_dim"] ** -0.5
         start = f"branch {i}, " if sublayer.is_parallel else ""
         facts |= {f"{start}{k}": v for k, v in fields.items()}
+    facts |= {name: getattr(sublayer.wiring, name) for name in WIRING}
     if sublayer.fusion is not None:
         facts |= {f"fusion {k}": v for k, v in sublayer.fusion.model_dump().items()}
     return facts

@@ -40,16 +40,16 @@ class Mixer(Protocol):
 
 
 def build(
-    config: MixerConfig, d_model: int, norm_eps: float
+    config: MixerConfig, d_model: int, norm_eps: float, norm_offset: float = 0.0
 ) -> Attention | Mamba1 | Mamba2 | MLP | MoE:
-    """Build the mixer that `config` declares.
+    """Build the mixer that `config` declares, for an input of width `d_model`.
 
     Raises:
         ValueError: for a declaration without a module.
     """
     match config:
         case AttentionConfig():
-            return Attention(config, d_model, norm_eps)
+            return Attention(config, d_model, norm_eps, norm_offset)
         case Mamba1Config():
             return Mamba1(config, d_model)
         case Mamba2Config():

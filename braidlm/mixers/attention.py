@@ -9,6 +9,7 @@ from braidlm.arch.mixers import AttentionConfig
 from braidlm.mixers.norm import RMSNorm
 from braidlm.ops.attention import KVCache, attention, reserve
 from braidlm.ops.rope import LinearScaling, Llama3Scaling, apply_rope, rope_frequencies
+from braidlm.ops.scaled import scaled
 from braidlm.segments import Segments, token_positions
 
 
@@ -22,7 +23,9 @@ class Attention(nn.Module):
     inv_freq: Tensor
     sink_logits: nn.Parameter | None
 
-    def __init__(self, config: AttentionConfig, d_model: int, norm_eps: float) -> None:
+    def __init__(
+        self, config: AttentionConfig, d_model: int, norm_eps: float, norm_offset: float = 0.0
+    ) -> None:
         super().__init__()
         self.n_heads, self.n_kv_heads = config.n_heads, config.n_kv_heads
         self.head_dim, self.v_head_dim = config.head_dim, config.v_head_dim
@@ -35,10 +38,13 @@ class Attention(nn.Module):
         ]
         if config.gate_width:
             self.widths.append(config.gate_width)
-        self.in_proj = nn.Linear(d_model, config.in_proj_width, bias=False)
-        has_norm = config.qk_norm == "head"
-        self.q_norm = RMSNorm(config.head_dim, norm_eps) if has_norm else None
-        self.k_norm = RMSNorm(config.head_dim, norm_eps) if has_norm else None
+        self.in_proj = nn.Linear(d_model, config.in_proj_width, bias=config.in_bias)
+        self.key_multiplier = config.key_multiplier
+        self.q_norm, self.k_norm = (
+            RMSNorm(width, norm_eps, offset=norm_offset) if width else None
+            for width in config.qk_norm_widths
+        )
+        self.norms_heads = config.qk_norm == "head"
         self.softcap = config.softcap
         logits = torch.zeros(config.n_heads) if config.sink_logit else None
         self.register_parameter("sink_logits", None if logits is None else nn.Parameter(logits))
@@ -48,6 +54,8 @@ class Attention(nn.Module):
     def reset_parameters(self, std: float) -> None:
         """Draw the initial weights; recompute the rotary frequencies."""
         nn.init.normal_(self.in_proj.weight, std=std)
+        if self.in_proj.bias is not None:
+            nn.init.zeros_(self.in_proj.bias)
         for norm in (self.q_norm, self.k_norm):
             if norm is not None:
                 norm.reset_parameters()
@@ -74,11 +82,8 @@ class Attention(nn.Module):
         """Map x (B, T, d_model) to u (B, T, n_heads * v_head_dim)."""
         batch, length, _ = x.shape
         q, k, v, *gate = self.in_proj(x).split(self.widths, dim=-1)
-        q = q.view(batch, length, self.n_heads, self.head_dim)
-        k = k.view(batch, length, self.n_kv_heads, self.head_dim)
+        q, k = self._normed(q, scaled(k, self.key_multiplier))
         v = v.view(batch, length, self.n_kv_heads, self.v_head_dim)
-        if self.q_norm is not None and self.k_norm is not None:
-            q, k = self.q_norm(q), self.k_norm(k)
         if self.rope[0]:
             offset = None if state is None else state.length
             positions = token_positions(batch, length, segments, offset, x.device)
@@ -100,6 +105,16 @@ class Attention(nn.Module):
         if gate:  # one factor for a whole head is spread over its channels
             u = u * gate[0].view(batch, length, self.n_heads, -1).sigmoid()
         return u.flatten(2), new_state
+
+    def _normed(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
+        """Projected q, k (B, T, heads * P) -> (B, T, heads, P), normed over P or before the cut."""
+        if self.q_norm is not None and self.k_norm is not None and not self.norms_heads:
+            q, k = self.q_norm(q), self.k_norm(k)
+        q = q.unflatten(-1, (self.n_heads, self.head_dim))
+        k = k.unflatten(-1, (self.n_kv_heads, self.head_dim))
+        if self.q_norm is not None and self.k_norm is not None and self.norms_heads:
+            q, k = self.q_norm(q), self.k_norm(k)
+        return q, k
 
 
 def _scaling(config: AttentionConfig) -> LinearScaling | Llama3Scaling | None:

@@ -60,6 +60,7 @@ class Mamba2(nn.Module):
     """The mixer; its state is a `Mamba2State`."""
 
     compiles = True
+    factors: Tensor | None
 
     def __init__(self, config: Mamba2Config, d_model: int, norm_eps: float) -> None:
         super().__init__()
@@ -70,7 +71,10 @@ class Mamba2(nn.Module):
         self.widths = [config.d_inner, config.conv_width, config.n_heads]
         bc = config.n_groups * config.d_state
         self.conv_widths = [config.d_inner, bc, bc]
-        self.in_proj = nn.Linear(d_model, config.in_proj_width, bias=False)
+        self.in_proj = nn.Linear(d_model, config.in_proj_width, bias=config.in_bias)
+        self.multipliers = config.multipliers
+        self.register_buffer("factors", self._factors(), persistent=False)
+        self.dt_limits = (config.dt_limit_min, config.dt_limit_max)
         self.conv_weight = nn.Parameter(torch.empty(config.conv_width, config.d_conv))
         self.conv_bias = nn.Parameter(torch.empty(config.conv_width)) if config.conv_bias else None
         self.dynamics = Dynamics(config)
@@ -81,6 +85,10 @@ class Mamba2(nn.Module):
     def reset_parameters(self, std: float) -> None:
         """Draw the initial weights; the convolution as torch's own Conv1d does."""
         nn.init.normal_(self.in_proj.weight, std=std)
+        if self.in_proj.bias is not None:
+            nn.init.zeros_(self.in_proj.bias)
+        if self.factors is not None and (factors := self._factors()) is not None:
+            self.factors.copy_(factors)
         bound = self.conv_weight.shape[1] ** -0.5
         nn.init.uniform_(self.conv_weight, -bound, bound)
         if self.conv_bias is not None:
@@ -91,7 +99,22 @@ class Mamba2(nn.Module):
 
     def row_parts(self) -> dict[str, tuple[int, ...]]:
         """Name the matrices that lie above each other in one weight: z, x, B, C, dt, by rows."""
-        return {"in_proj.weight": (self.widths[0], *self.conv_widths, self.widths[2])}
+        return {"in_proj.weight": self._parts()}
+
+    def _parts(self) -> tuple[int, ...]:
+        return (self.widths[0], *self.conv_widths, self.widths[2])
+
+    def _factors(self) -> Tensor | None:
+        """(in_proj_width,): the factor of each of z, x, B, C, dt; None if all are 1."""
+        if all(m == 1.0 for m in self.multipliers):
+            return None
+        pairs = zip(self._parts(), self.multipliers, strict=True)
+        return torch.cat([torch.full((width,), factor) for width, factor in pairs])
+
+    def _project(self, x: Tensor) -> Tensor:
+        """x (B, T, d_model) -> z, x, B, C, dt beside each other."""
+        projected = self.in_proj(x)
+        return projected if self.factors is None else projected * self.factors.to(projected.dtype)
 
     def forward(
         self, x: Tensor, segments: Segments | None, state: Mamba2State | None, return_state: bool
@@ -99,7 +122,7 @@ class Mamba2(nn.Module):
         """Map x (B, T, d_model) to u (B, T, d_inner)."""
         if state is not None and segments is None and x.shape[1] == 1 and is_plain(x):
             return self._step(x, state, return_state)
-        z, xbc, dt = self.in_proj(x).split(self.widths, dim=-1)
+        z, xbc, dt = self._project(x).split(self.widths, dim=-1)
         xbc, conv = causal_conv(
             xbc,
             self.conv_weight,
@@ -117,7 +140,7 @@ class Mamba2(nn.Module):
 
     def telemetry(self, x: Tensor, segments: Segments | None) -> dict[str, Tensor]:
         """Tell the mean dt and decay exp(A dt) over tokens and heads, and the final states' rms."""
-        dt, A = self._rates(self.in_proj(x).split(self.widths, dim=-1)[-1])
+        dt, A = self._rates(self._project(x).split(self.widths, dim=-1)[-1])
         _, state = self(x, segments, None, True)
         assert state is not None
         dt = real(dt, segments)
@@ -128,6 +151,8 @@ class Mamba2(nn.Module):
         """dt (..., n_heads) as projected -> the step sizes and A (n_heads,), at least fp32."""
         precise = state_dtype(dt.dtype)
         dt = F.softplus(dt.to(precise) + self.dynamics.dt_bias.to(precise))
+        if self.dt_limits != (0.0, None):
+            dt = dt.clamp(*self.dt_limits)
         return dt, -torch.exp(self.dynamics.A_log.to(precise))
 
     def _step(
@@ -138,7 +163,7 @@ class Mamba2(nn.Module):
         A narrow model of one row spends its time on calling operations, not in them.
         """
         wide = state.ssm.dtype
-        z, xbc, dt = self.in_proj(x).to(wide).split(self.widths, dim=-1)
+        z, xbc, dt = self._project(x).to(wide).split(self.widths, dim=-1)
         xbc, conv = conv_step(xbc, self.conv_weight, self.conv_bias, state.conv)
         heads, b, c = F.silu(xbc).split(self.conv_widths, dim=-1)
         heads = heads.unflatten(-1, (self.n_heads, self.head_dim))

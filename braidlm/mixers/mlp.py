@@ -6,11 +6,12 @@ from torch import Tensor, nn
 
 from braidlm.arch.mixers import MLPConfig
 from braidlm.ops.activation import ACTIVATIONS
+from braidlm.ops.scaled import scaled
 from braidlm.segments import Segments
 
 
 class MLP(nn.Module):
-    """u = act(gate) * up if gated, else act(up); the block's projection goes down."""
+    """u = act(m gate) * up if gated, else act(up); the block's projection goes down."""
 
     compiles = True
 
@@ -18,11 +19,14 @@ class MLP(nn.Module):
         super().__init__()
         self.gated = config.gated
         self.activation = ACTIVATIONS[config.activation]
-        self.in_proj = nn.Linear(d_model, config.d_ff * (1 + config.gated), bias=False)
+        self.gate_multiplier = config.gate_multiplier
+        self.in_proj = nn.Linear(d_model, config.in_proj_width, bias=config.in_bias)
 
     def reset_parameters(self, std: float) -> None:
         """Draw the initial weights."""
         nn.init.normal_(self.in_proj.weight, std=std)
+        if self.in_proj.bias is not None:
+            nn.init.zeros_(self.in_proj.bias)
 
     def row_parts(self) -> dict[str, tuple[int, ...]]:
         """Name the matrices that lie above each other in one weight, by their rows: gate, up."""
@@ -36,4 +40,4 @@ class MLP(nn.Module):
         if not self.gated:
             return self.activation(self.in_proj(x)), None
         gate, up = self.in_proj(x).chunk(2, dim=-1)
-        return self.activation(gate) * up, None
+        return self.activation(scaled(gate, self.gate_multiplier)) * up, None

@@ -7,19 +7,23 @@ from braidlm.ops.norm import rms_norm
 
 
 class RMSNorm(nn.Module):
-    """RMSNorm over the last axis, in `n_groups` equal groups of channels."""
+    """RMSNorm over the last axis, in `n_groups` equal groups of channels.
 
-    def __init__(self, width: int, eps: float, n_groups: int = 1) -> None:
+    The channels' factors are `offset` + weight.
+    """
+
+    def __init__(self, width: int, eps: float, n_groups: int = 1, offset: float = 0.0) -> None:
         super().__init__()
         self.eps = eps
         self.n_groups = n_groups
+        self.offset = offset
         self.weight = nn.Parameter(torch.empty(width))
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
         """Start as a norm without gain."""
-        nn.init.ones_(self.weight)
+        nn.init.constant_(self.weight, 1.0 - self.offset)
 
     def forward(self, x: Tensor) -> Tensor:
         """Norm x (..., width)."""
-        return rms_norm(x, self.weight, self.eps, n_groups=self.n_groups)
+        return rms_norm(x, self.weight, self.eps, offset=self.offset, n_groups=self.n_groups)

@@ -197,6 +197,7 @@ def test_a_repeated_pattern_costs_that_many_units(unit, n, context):
     assert executed[1] - head == n * (executed[0] - head)
 
 
+BIASED = {"in_bias": True, "out_bias": True}
 CROSS = {"combine": "cross_attention", "norm": "group", "scale": "learned"}
 SPECS = {
     "mamba2": declare("M2", MAMBA),
@@ -234,6 +235,12 @@ SPECS = {
     "cross attention, longer window": declare("{M*}", fusion=CROSS | {"cross": {"window": 40}}),
     "merge attention, window": declare(
         "{**}M", fusion={"combine": "merge_attention", "cross": {"window": 4}}
+    ),
+    "biases": declare("M*-", {k: m | BIASED for k, m in (HEADS | MAMBA | {"-": {}}).items()}),
+    "biases of branches, norms of all heads": declare(
+        "{M*}",
+        {"M": MAMBA["M"] | BIASED, "*": HEADS["*"] | BIASED | {"qk_norm": "width"}},
+        fusion={"combine": "gate"},
     ),
     "two fusions": declare("{M*}P", parallel={"P": {"branches": "*M", "combine": "concat"}}),
 }

@@ -23,6 +23,9 @@ MIXERS = {
 }
 
 
+BIASED = {"in_bias": True, "out_bias": True, "in_multiplier": 0.5, "out_multiplier": 2.0}
+
+
 def tiny(pattern, **fields):
     mixers = {letter: m for letter, m in MIXERS.items() if letter in pattern}
     return Spec.of(
@@ -89,6 +92,9 @@ SPECS = {
         fusion={"combine": "merge_attention", "cross": {"window": 6}},
     ),
     "untied": tiny("M*", tie_embeddings=False),
+    "biases and factors": tiny(
+        "M*-", mixers={letter: MIXERS[letter] | BIASED for letter in "M*-"}, residual_multiplier=0.5
+    ),
 }
 
 

@@ -151,6 +151,13 @@ def test_nvidia_counts_the_cache_of_a_cross_attention():
             "gate per head; use",
         ),
         ("bae", {"pattern": "W", "mixers": {"W": {"sink_logit": True}}}, 1, "sink logit; use the"),
+        (
+            "bae",
+            {"pattern": "M", "mixers": {"M": {"in_bias": True}}},
+            1,
+            "no biases of projections",
+        ),
+        ("bae", {"pattern": "-", "mixers": {"-": {"out_bias": True}}}, 1, "no biases of"),
     ],
 )
 def test_what_a_formula_does_not_cover_is_refused(convention, given, context, message):

@@ -23,6 +23,7 @@ LIMITS = {
     "minLength": lambda v, x: len(v) >= x,
     "maxLength": lambda v, x: len(v) <= x,
     "minItems": lambda v, x: len(v) >= x,
+    "maxItems": lambda v, x: len(v) <= x,
     "enum": lambda v, x: v in x,
     "const": lambda v, x: v == x,
     "pattern": lambda v, x: re.search(x, v) is not None,
@@ -100,6 +101,9 @@ def changed(**tables):
         {"mixers": {"M": {"width": 256}, "*": {"width": 128}}},
         {"parallel": {"P": {"branches": "M*", "combine": "concat"}}},
         {"fusion": {"combine": "cross_attention", "cross": {"n_kv_heads": 1}}},
+        {"mixers": {"*": {"norm_position": "post", "in_bias": True}}},
+        {"parallel": {"P": {"branches": "M*", "norm_position": "post"}}},
+        {"mixers": {"M": {"multipliers": [1, 0.5, 2.0, 1, 1], "dt_limit_max": 0.1}}},
     ],
 )
 def test_short_forms_are_accepted(model):
@@ -116,6 +120,8 @@ def test_short_forms_are_accepted(model):
         ("model", {"mixers": {"M": {"d_sate": 3}}}),
         ("model", {"mixers": {"MM": {}}}),
         ("model", {"parallel": {"P": {"combine": "add"}}}),
+        ("model", {"mixers": {"M": {"multipliers": [1.0, 1.0, 1.0, 1.0]}}}),
+        ("model", {"mixers": {"M": {"norm_position": "both"}}}),
         ("model", {"fusion": {"combine": "max"}}),
         ("train", {"steps": "4"}),
         ("train", {"schedule": "linear"}),

@@ -54,7 +54,7 @@ def test_a_window_that_cannot_be_is_refused(fields, message):
         ({"softcap": 0.0}, "mixers.*.softcap = 0.0: input should be greater than 0"),
         ({"softcap": "50"}, "mixers.*.softcap = '50'"),
         ({"sink_logit": 1}, "mixers.*.sink_logit = 1: input should be a valid boolean"),
-        ({"qk_norm": True}, "mixers.*.qk_norm = True: input should be 'none' or 'head'"),
+        ({"qk_norm": True}, "mixers.*.qk_norm = True: input should be 'none', 'head' or 'width'"),
         ({"output_gate": "x"}, "output_gate = 'x': input should be 'none', 'head' or 'channel'"),
         ({"soft_cap": 50.0}, "unknown field 'soft_cap' (did you mean 'softcap'?)"),
     ],

@@ -74,10 +74,14 @@ class AttentionConfig(MixerConfig):
     """Whether each query head has a learned logit in the softmax's denominator (gpt-oss)."""
     softcap: float | None = Field(default=None, gt=0)
     """Scores become softcap * tanh(score / softcap): 50 in Gemma 2. Default: none."""
-    qk_norm: Literal["none", "head"] = "none"
-    """head: RMSNorm of each query and key head before the rotation (Qwen3). Default: none."""
+    qk_norm: Literal["none", "head", "width"] = "none"
+    """RMSNorm of queries and keys before the rotation: of each head (Qwen3) or of all (OLMo)."""
     output_gate: Literal["none", "head", "channel"] = "none"
     """u times sigmoid(W_g x), a factor per head or per channel (Qwen3-Next). Default: none."""
+    in_bias: bool = False
+    """Whether the q, k, v and gate projections have a bias (Qwen2). Default: false."""
+    key_multiplier: float = Field(default=1.0, gt=0)
+    """Factor on the keys as they leave their projection (Falcon-H1). Default: 1."""
 
     @model_validator(mode="after")
     def _heads_divide(self) -> Self:
@@ -119,11 +123,11 @@ class AttentionConfig(MixerConfig):
 
     @property
     def _options(self) -> str:
-        norm = ", qk norm" if self.qk_norm == "head" else ""
+        norm = {"none": "", "head": ", qk norm", "width": ", qk norm over all heads"}[self.qk_norm]
         sink = ", sink logit" if self.sink_logit else ""
         cap = "" if self.softcap is None else f", cap {self.softcap:g}"
         gate = "" if self.output_gate == "none" else f", gate per {self.output_gate}"
-        return norm + sink + cap + gate
+        return norm + sink + cap + gate + (", bias" if self.in_bias else "")
 
     @property
     def n_norm_groups(self) -> int:
@@ -134,6 +138,14 @@ class AttentionConfig(MixerConfig):
     def kv_width(self) -> int:
         """Channels of one token's keys and values together."""
         return self.n_kv_heads * (self.head_dim + self.v_head_dim)
+
+    @property
+    def qk_norm_widths(self) -> tuple[int, int]:
+        """Channels of the norms of queries and of keys; 0 without them."""
+        n_q, n_k = {"none": (0, 0), "head": (1, 1), "width": (self.n_heads, self.n_kv_heads)}[
+            self.qk_norm
+        ]
+        return n_q * self.head_dim, n_k * self.head_dim
 
     @property
     def gate_width(self) -> int:
@@ -147,8 +159,8 @@ class AttentionConfig(MixerConfig):
 
     def n_params(self, d_model: int) -> int:
         """Parameters of the q, k, v and gate projections, of both norms and of the sink logits."""
-        norms = 2 * self.head_dim if self.qk_norm == "head" else 0
-        return d_model * self.in_proj_width + norms + self.n_heads * self.sink_logit
+        projections = (d_model + self.in_bias) * self.in_proj_width
+        return projections + sum(self.qk_norm_widths) + self.n_heads * self.sink_logit
 
     def kv_bytes_per_token(self, dtype_bytes: int = 2) -> int:
         """Bytes of one token's keys and values."""

@@ -2,16 +2,19 @@
 
 A mixer reads x (B, T, d_model) and yields u (B, T, width) *before* an output projection; the
 block owns that projection, so one declaration serves a sublayer of its own and a branch of a
-parallel one. All figures here leave the output projection out; `arch.cost` adds it.
+parallel one. All figures here leave the output projection and its bias out; `arch.cost` adds them.
 """
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Self
+
+from pydantic import Field, model_validator
 
 from braidlm.arch.config import Config
 from braidlm.arch.mixers.tiles import computed_pairs, visible_pairs
+from braidlm.arch.wiring import WIRING
 
 Role = Literal["attention", "recurrent", "channel"]
 
@@ -23,6 +26,19 @@ class MixerConfig(Config):
     """attention: exact, its cache grows; recurrent: fixed state; channel: no memory at all."""
     has_own_output: ClassVar[bool] = False
     """Whether u is (B, T, d_model) already: the mixer projects for itself, and counts it too."""
+    beside: ClassVar[tuple[str, ...]] = WIRING
+    in_multiplier: float = Field(default=1.0, gt=0)
+    """Factor on the normed input (Falcon-H1). Default: 1."""
+    out_multiplier: float = Field(default=1.0, gt=0)
+    """Factor on the output projection's result (Falcon-H1). Default: 1."""
+    out_bias: bool = False
+    """Whether the output projection has a bias. Default: false."""
+
+    @model_validator(mode="after")
+    def _only_a_blocks_projection_has_a_bias(self) -> Self:
+        if self.out_bias and self.has_own_output:
+            raise ValueError("out_bias = true: this mixer projects for itself, without a bias")
+        return self
 
     @property
     @abstractmethod
@@ -39,12 +55,17 @@ class MixerConfig(Config):
         """Groups of a per-head group norm over u: the number of heads."""
         return 1
 
+    @property
+    def is_plain_out(self) -> bool:
+        """Whether the output projection is a matrix and nothing else."""
+        return self.out_multiplier == 1.0 and not self.out_bias
+
     @abstractmethod
     def n_params(self, d_model: int) -> int:
         """Parameters, without the output projection."""
 
     def output_params(self, d_model: int) -> int:
-        """Parameters of the output projection that a sublayer of its own adds."""
+        """Entries of the output projection's matrix that a sublayer of its own adds."""
         return 0 if self.has_own_output else self.width * d_model
 
     def n_active_params(self, d_model: int) -> int:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
 from braidlm.arch.mixers.base import MixerConfig, Role, matmul_flops
+
+Factor = Annotated[float, Field(gt=0)]
 
 
 class Mamba2Config(MixerConfig):
@@ -45,6 +47,14 @@ class Mamba2Config(MixerConfig):
     """Smallest initial step size. Default: 0.0001."""
     norm: Literal["gate_first", "norm_first", "none"] = "gate_first"
     """gate_first: RMSNorm(y SiLU(z)) (Mamba-2); norm_first: RMSNorm(y) SiLU(z); none: no norm."""
+    in_bias: bool = False
+    """Whether the input projection has a bias. Default: false."""
+    multipliers: tuple[Factor, ...] = Field(default=(1.0,) * 5, min_length=5, max_length=5)
+    """Factors on z, x, B, C and dt as they leave the input projection (Falcon-H1). Default: 1."""
+    dt_limit_min: float = Field(default=0.0, ge=0)
+    """Smallest step size, at every token (Zamba2: 0.001). Default: 0."""
+    dt_limit_max: float | None = Field(default=None, gt=0)
+    """Largest step size, at every token. Default: none."""
 
     @model_validator(mode="after")
     def _shapes_agree(self) -> Self:
@@ -55,6 +65,11 @@ class Mamba2Config(MixerConfig):
                 raise ValueError(
                     f"{low} = {getattr(self, low)}: must not exceed {high} = {getattr(self, high)}"
                 )
+        if self.dt_limit_max is not None and self.dt_limit_max < self.dt_limit_min:
+            raise ValueError(
+                f"dt_limit_min = {self.dt_limit_min}: must not exceed "
+                f"dt_limit_max = {self.dt_limit_max}"
+            )
         return self
 
     @property
@@ -71,7 +86,9 @@ class Mamba2Config(MixerConfig):
     def summary(self) -> str:
         """Heads, state and groups."""
         groups = "" if self.n_groups == 1 else f", {self.n_groups} groups"
-        return f"mamba2, {self.n_heads} heads of {self.head_dim}, state {self.d_state}{groups}"
+        bias = ", bias" if self.in_bias else ""
+        heads = f"{self.n_heads} heads of {self.head_dim}"
+        return f"mamba2, {heads}, state {self.d_state}{groups}{bias}"
 
     @property
     def n_norm_groups(self) -> int:
@@ -89,10 +106,10 @@ class Mamba2Config(MixerConfig):
         return self.d_inner + self.conv_width + self.n_heads
 
     def n_params(self, d_model: int) -> int:
-        """Input projection, convolution, A_log, D, dt_bias and the gated norm."""
+        """Input projection and its bias, convolution, A_log, D, dt_bias and the gated norm."""
         conv = self.conv_width * (self.d_conv + self.conv_bias)
         norm = 0 if self.norm == "none" else self.d_inner
-        return d_model * self.in_proj_width + conv + 3 * self.n_heads + norm
+        return (d_model + self.in_bias) * self.in_proj_width + conv + 3 * self.n_heads + norm
 
     def state_bytes(self, dtype_bytes: int = 4, conv_columns: int | None = None) -> int:
         """The SSM state (n_heads, head_dim, d_state) and the convolution's last inputs."""

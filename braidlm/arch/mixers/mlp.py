@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from braidlm.arch.mixers.base import MixerConfig, Role, matmul_flops
 
@@ -21,6 +21,21 @@ class MLPConfig(MixerConfig):
     """silu (with gated = true this is SwiGLU), gelu (exact), or relu2, the squared ReLU."""
     gated: bool = True
     """Whether a second projection gates the first."""
+    in_bias: bool = False
+    """Whether the up and gate projections have a bias. Default: false."""
+    gate_multiplier: float = Field(default=1.0, gt=0)
+    """Factor on the gate before its activation (Falcon-H1); gated alone. Default: 1."""
+
+    @model_validator(mode="after")
+    def _only_a_gate_is_multiplied(self) -> Self:
+        if self.gate_multiplier != 1.0 and not self.gated:
+            raise ValueError(f"gate_multiplier = {self.gate_multiplier:g}: needs gated = true")
+        return self
+
+    @property
+    def in_proj_width(self) -> int:
+        """Outputs of the input projection: gate, if there is one, and up."""
+        return self.d_ff * (1 + self.gated)
 
     @property
     def width(self) -> int:
@@ -30,15 +45,16 @@ class MLPConfig(MixerConfig):
     @property
     def summary(self) -> str:
         """Inner width and activation."""
-        return f"mlp, d_ff {self.d_ff}, {'gated ' if self.gated else ''}{self.activation}"
+        bias = ", bias" if self.in_bias else ""
+        return f"mlp, d_ff {self.d_ff}, {'gated ' if self.gated else ''}{self.activation}{bias}"
 
     def n_params(self, d_model: int) -> int:
-        """Parameters of the up projection, and of the gate's if there is one."""
-        return d_model * self.d_ff * (1 + self.gated)
+        """Parameters of the up projection, and of the gate's if there is one, and their biases."""
+        return (d_model + self.in_bias) * self.in_proj_width
 
     def model_flops(self, d_model: int, n_tokens: int) -> int:
         """The up and gate projections."""
-        return matmul_flops(n_tokens, (d_model, self.d_ff * (1 + self.gated)))
+        return matmul_flops(n_tokens, (d_model, self.in_proj_width))
 
     def executed_matmul_flops(self, d_model: int, batch: int, n_tokens: int) -> int:
         """The same products as the canonical count."""

@@ -1,0 +1,139 @@
+"""Tiny configurations of transformers whose wiring is not the plain one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from braidlm.arch import Spec
+from tests.judges import wired_families as families
+from tests.judges import wired_maps as maps
+from tests.judges.wired_parts import Names
+
+COMMON = {"vocab_size": 37, "num_hidden_layers": 2}
+IDS = {"pad_token_id": None, "bos_token_id": None, "eos_token_id": None}
+"""A padding id would cut the gradient of one row of their embedding."""
+ATTENTION = {"num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 27}
+LLAMA = {**COMMON, **IDS, **ATTENTION, "hidden_size": 20, "head_dim": 10}
+MAMBA2 = {
+    **COMMON,
+    **IDS,
+    "num_hidden_layers": 3,
+    "hidden_size": 15,
+    "num_heads": 6,
+    "head_dim": 5,
+    "state_size": 7,
+    "n_groups": 3,
+    "chunk_size": 8,
+}
+SSM = {"mamba_n_heads": 6, "mamba_d_state": 7, "mamba_n_groups": 3, "mamba_chunk_size": 8}
+BAMBA = {
+    **COMMON,
+    **IDS,
+    **ATTENTION,
+    **SSM,
+    "num_hidden_layers": 3,
+    "hidden_size": 16,
+    "mamba_expand": 3,
+    "mamba_d_head": 8,
+    "mamba_d_conv": 3,
+    "attn_layer_indices": [1],
+}
+FALCON = {
+    **COMMON,
+    **IDS,
+    **ATTENTION,
+    **SSM,
+    "hidden_size": 20,
+    "head_dim": 10,
+    "mamba_d_ssm": 30,
+    "mamba_d_head": 5,
+}
+BIASES = {"attention_bias": True, "mlp_bias": True}
+MULTIPLIERS = {
+    "embedding_multiplier": 1.5,
+    "lm_head_multiplier": 0.25,
+    "key_multiplier": 0.5,
+    "attention_in_multiplier": 1.25,
+    "attention_out_multiplier": 0.75,
+    "ssm_in_multiplier": 0.625,
+    "ssm_out_multiplier": 1.75,
+    "ssm_multipliers": [0.5, 1.5, 0.75, 2.0, 1.25],
+    "mlp_multipliers": [0.875, 0.375],
+}
+"""Exact in fp32, in which the judge holds some of them."""
+GRANITE = {
+    **COMMON,
+    **IDS,
+    **ATTENTION,
+    **SSM,
+    "num_hidden_layers": 3,
+    "hidden_size": 24,
+    "mamba_expand": 2,
+    "mamba_d_head": 8,
+    "num_local_experts": 0,
+    "shared_intermediate_size": 27,
+    "layer_types": ["linear_attention", "full_attention", "linear_attention"],
+    "embedding_multiplier": 6.0,
+    "residual_multiplier": 0.3,
+    "attention_multiplier": 0.2,
+    "logits_scaling": 3.0,
+}
+NEMOTRON = {
+    "vocab_size": 37,
+    **IDS,
+    **ATTENTION,
+    "hidden_size": 20,
+    "head_dim": 10,
+    "layers_block_type": ["linear_attention", "mlp", "full_attention", "linear_attention", "mlp"],
+    "mamba_num_heads": 6,
+    "mamba_head_dim": 5,
+    "ssm_state_size": 7,
+    "n_groups": 3,
+    "chunk_size": 8,
+    "time_step_min": 0.25,
+}
+"""Steps are kept above time_step_min; 0.25 is among those that the weights make."""
+OLMO = {
+    **COMMON,
+    **IDS,
+    **ATTENTION,
+    "hidden_size": 24,
+    "sliding_window": 5,
+    "layer_types": ["sliding_attention", "full_attention"],
+}
+QWEN = {**COMMON, **IDS, **ATTENTION, "hidden_size": 24}
+CASES: dict[str, tuple[str, dict[str, Any]]] = {
+    "llama, biases": ("Llama", {**LLAMA, **BIASES}),
+    "mamba2, biases, limited steps": (
+        "Mamba2",
+        {**MAMBA2, "use_bias": True, "time_step_limit": (0.1, 0.6)},
+    ),
+    "bamba, biases": ("Bamba", {**BAMBA, **BIASES, "mamba_proj_bias": True}),
+    "falcon_h1, multipliers": ("FalconH1", {**FALCON, **MULTIPLIERS}),
+    "falcon_h1, biases and multipliers": (
+        "FalconH1",
+        {**FALCON, **MULTIPLIERS, **BIASES, "projectors_bias": True, "mamba_proj_bias": True},
+    ),
+    "granite, dense": ("GraniteMoeHybrid", GRANITE),
+    "granite, dense, rope, biases": (
+        "GraniteMoeHybrid",
+        {**GRANITE, "position_embedding_type": "rope", "attention_bias": True},
+    ),
+    "nemotron_h, dense": ("NemotronH", NEMOTRON),
+    "nemotron_h, dense, biases": ("NemotronH", {**NEMOTRON, "use_bias": True, "mlp_bias": True}),
+    "olmo3": ("Olmo3", OLMO),
+    "qwen2": ("Qwen2", QWEN),
+    "qwen3": ("Qwen3", {**QWEN, "head_dim": 10}),
+}
+FAMILIES: dict[str, tuple[Callable[[Any], Spec], Callable[[Any], Names]]] = {
+    "Llama": (maps.llama_spec, maps.llama_names),
+    "Mamba2": (maps.mamba2_spec, maps.mamba2_names),
+    "Bamba": (maps.bamba_spec, maps.bamba_names),
+    "FalconH1": (maps.falcon_h1_spec, maps.falcon_h1_names),
+    "GraniteMoeHybrid": (families.granite_spec, families.granite_names),
+    "NemotronH": (families.nemotron_h_spec, families.nemotron_h_names),
+    "Olmo3": (families.olmo3_spec, families.olmo3_names),
+    "Qwen2": (families.qwen_spec, maps.llama_names),
+    "Qwen3": (families.qwen_spec, maps.llama_names),
+}
