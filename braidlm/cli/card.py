@@ -8,11 +8,15 @@ from typing import Any, TypeVar
 
 from braidlm.arch.cost import Cost, SublayerCost, cost
 from braidlm.arch.published import Convention, Published, PublishedSublayer, differences, published
+from braidlm.arch.reads import batch_reads, has_experts
 from braidlm.arch.spec import Spec, Sublayer
 from braidlm.cli.table import count, flops, ranges, shorten, size, table, tokens
 
 CONTEXTS = (2**10, 2**13, 2**16, 2**18, 2**20)
 """Contexts of the decode table: 1K, 8K, 64K, 256K, 1M."""
+
+BATCHES = (1, 8, 64, 512)
+"""Rows of the table of experts."""
 
 LEFT = ("symbol", "mixer", "at")
 """Columns of text."""
@@ -42,6 +46,11 @@ def exact(spec: Spec, context: int) -> dict[str, Any]:
         **_head(spec, context, "exact"),
         "totals": {name: getattr(whole, name) for name in names},
         "contexts": [_at(cost(spec, n)) for n in _contexts(context)],
+        **(
+            {"batches": [asdict(batch_reads(spec, n)) for n in BATCHES]}
+            if has_experts(spec)
+            else {}
+        ),
         "sublayers": _rows(spec, whole.sublayers),
     }
 
@@ -89,9 +98,8 @@ def exact_text(spec: Spec, context: int, each: bool) -> str:
         )
 
     rows = _lines(spec, whole.sublayers, figures, each)
-    return "\n".join(
-        (_title(spec), table(head, rows, LEFT), _totals(spec, whole), _decode(spec, context))
-    )
+    parts = [_title(spec), table(head, rows, LEFT), _totals(spec, whole), _decode(spec, context)]
+    return "\n".join([*parts, _experts(spec)] if has_experts(spec) else parts)
 
 
 def published_text(convention: Convention, spec: Spec, context: int, each: bool) -> str:
@@ -192,7 +200,7 @@ def _totals(spec: Spec, c: Cost) -> str:
         ("state", _or_none(c.state_bytes, "per sequence, fp32")),
     ]
     if c.n_active_params != c.n_params:
-        rows.insert(1, ("active", f"{count(c.n_active_params)} per token"))
+        rows.insert(2, ("active", f"{count(c.n_active_params)} per token"))
     return _pairs(rows)
 
 
@@ -246,6 +254,23 @@ def _decode(spec: Spec, context: int) -> str:
         for c in costs
     ]
     head = ("context", "cache", "FLOP", "weights", "KV read", "state r+w", "bytes per decode step")
+    return table(head, rows)
+
+
+def _experts(spec: Spec) -> str:
+    """Return how many experts of a layer, and bytes of weights, decode steps of batches read."""
+    reads = [batch_reads(spec, n) for n in BATCHES]
+    letters = list(reads[0].distinct_experts)
+    head = ("batch", *(f"experts of {x}" for x in letters), "weights per decode step", "per row")
+    rows = [
+        (
+            f"{r.batch:,}",
+            *(f"{r.distinct_experts[x]:.1f}" for x in letters),
+            size(r.weight_bytes),
+            size(r.weight_bytes // r.batch),
+        )
+        for r in reads
+    ]
     return table(head, rows)
 
 

@@ -1,10 +1,13 @@
 """The declaration of experts: its defaults, what it refuses, and its costs by hand."""
 
+import random
+
 import pytest
 
 from braidlm.arch import Spec
 from braidlm.arch.cost import cost, executed_matmul_flops, sublayer_costs
 from braidlm.arch.mixers import MoEConfig
+from braidlm.arch.reads import batch_reads, has_experts
 from braidlm.arch.widen import widen
 from braidlm.errors import InputError
 
@@ -141,3 +144,34 @@ def test_every_width_grows_with_the_model():
     assert isinstance(found, MoEConfig)
     assert (found.d_ff, found.d_shared, found.d_latent) == (20, 24, 8)
     assert (found.n_experts, found.top_k) == (8, 2)
+
+
+def test_a_batch_reads_each_expert_once_however_many_use_it():
+    spec = declare({"n_experts": 8, "top_k": 2, "d_ff": 10}, pattern="EE-")
+    one = batch_reads(spec, 1)
+    assert one.distinct_experts == {"E": pytest.approx(2.0)}
+    assert one.weight_bytes == cost(spec, 1).decode_weight_bytes
+    two = batch_reads(spec, 2)
+    more = 8 * (1 - 0.75**2) - 2
+    assert two.weight_bytes == one.weight_bytes + 2 * round(2 * more * 3 * 16 * 10)
+    everything = batch_reads(spec, 10_000)
+    assert everything.weight_bytes == 2 * cost(spec, 1).n_params
+    assert has_experts(spec)
+    assert not has_experts(Spec.parse("M-"))
+    with pytest.raises(InputError, match="batch = 0: must be at least 1 row"):
+        batch_reads(spec, 0)
+
+
+def test_untied_every_row_reads_its_own_line_of_the_embedding():
+    spec = Spec.parse("E", d_model=16, vocab_size=100)
+    untied = Spec.of({**spec.model_dump(), "tie_embeddings": False})
+    per_row = batch_reads(untied, 5).weight_bytes - batch_reads(spec, 5).weight_bytes
+    assert per_row == 2 * 5 * 16
+
+
+def test_the_expected_number_is_that_of_even_choices():
+    """Against a draw: 4000 batches of 5 tokens, 2 of 8 experts each."""
+    draw = random.Random(0)
+    seen = [len({e for _ in range(5) for e in draw.sample(range(8), 2)}) for _ in range(4000)]
+    expected = mixer({"n_experts": 8, "top_k": 2}).expected_experts(5)
+    assert sum(seen) / 4000 == pytest.approx(expected, rel=0.01)

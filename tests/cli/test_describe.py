@@ -59,6 +59,19 @@ def test_each_sublayer_or_each_kind(braid):
     assert len(re.findall(r"^[M*-] +1 ", braid("(M-)3*-", "--each"), re.M)) == 8
 
 
+def test_experts_are_counted_in_all_and_by_token_and_by_batch(braid):
+    out = braid("ME*E", "--d-model", "512")
+    assert re.search(r"^E +2 +moe, 2 of 8 experts, d_ff 704, gated silu ", out, re.M)
+    assert re.search(r"^parameters +36\.46 M", out, re.M), out
+    assert re.search(r"^active +23\.49 M per token", out, re.M), out
+    batches = re.findall(r"^ *(1|8|64|512) +(\S+) +\S+ \S+ +\S+ \S+$", out, re.M)
+    assert [n for _, n in batches] == ["2.0", "7.2", "8.0", "8.0"]
+    found = json.loads(braid("ME*E", "--json"))["batches"]
+    assert [row["batch"] for row in found] == [1, 8, 64, 512]
+    assert "batches" not in json.loads(braid("M*", "--json"))
+    assert "experts of" not in braid("M*")
+
+
 def test_a_parallel_sublayer_lists_its_branches(braid):
     out = braid("{M*}-", "--set", "model.fusion.combine=cross_attention")
     assert "cross_attention (rms norm, 8 heads of 64, joint projection)" in out
