@@ -216,6 +216,22 @@ SPECS = {
     ),
     "gate per head": declare("*", {"*": HEADS["*"] | {"output_gate": "head"}}),
     "hybrid, untied": declare("(M-*-)2", HEADS | MAMBA, tie_embeddings=False),
+    "experts": declare("E-"),
+    "experts, every option": declare(
+        "E",
+        {
+            "E": {
+                "n_experts": 6,
+                "top_k": 3,
+                "d_ff": 10,
+                "d_shared": 7,
+                "shared_gate": True,
+                "d_latent": 5,
+                "balance": "bias",
+            }
+        },
+        tie_embeddings=False,
+    ),
     "plain mlp": declare("-", {"-": {"gated": False, "activation": "relu2"}}),
     "mean": declare("{M*}-", HEADS | MAMBA),
     "add, learned, no norm": declare(

@@ -62,6 +62,21 @@ SPECS = {
     "capped scores": tiny("C"),
     "window, capped scores": tiny("W", mixers={"W": MIXERS["X"] | {"softcap": 2.0}}),
     "norms and gate": tiny("N"),
+    "experts": tiny("E*", mixers=MIXERS | {"E": {"n_experts": 4, "d_ff": 12}}),
+    "experts, every option": tiny(
+        "E",
+        mixers={
+            "E": {
+                "n_experts": 9,
+                "top_k": 3,
+                "d_ff": 10,
+                "d_shared": 7,
+                "shared_gate": True,
+                "d_latent": 5,
+                "gated": False,
+            }
+        },
+    ),
     "plain mlp": tiny("--", mixers={"-": {"d_ff": 24, "gated": False, "activation": "gelu"}}),
     "hybrid": tiny("(MM-*-)2"),
     "mean": tiny("{M*}-"),
@@ -124,6 +139,12 @@ def test_forward(name, n_tokens):
 def test_forward_and_backward(name, n_tokens):
     spec = SPECS[name]
     assert counted(spec, 3, n_tokens, True) == executed_training_flops(spec, 3, n_tokens)
+
+
+def test_experts_that_are_idle_run_no_product():
+    """Three tokens of two of 64 experts: what the dense form would run is many times more."""
+    spec = tiny("E", mixers={"E": {"n_experts": 64, "d_ff": 12}})
+    assert counted(spec, 1, 3, True) == executed_training_flops(spec, 1, 3)
 
 
 def test_the_loss_of_training_runs_the_same_products():
