@@ -123,6 +123,27 @@ def test_the_exact_count_differs_from_baes_by_named_terms_alone(name):
     assert terms == {name: count for name, count in by_hand.items() if count}
 
 
+def test_samba_421m():
+    """The paper's names give whole millions; 12 layers of 1536 by hand."""
+    exact = cost(load_spec(FOLDER / "samba-421m.toml"), 8192)
+    mamba = 1536 * 6144 + 3072 * (96 + 32) + 96 * 3072 + 3072 * 1536 + 3072 * (4 + 1 + 16 + 2)
+    attention, mlp = 4 * 1536 * 1536, 3 * 1536 * 4096
+    by_hand = 32000 * 1536 + 6 * (mamba + attention) + 12 * mlp + 25 * 1536
+    assert exact.n_params == by_hand == 421_793_280
+    assert exact.kv_bytes == 6 * 2048 * 2 * 2 * 1536
+    assert exact.state_bytes == 6 * 4 * 3072 * (16 + 3)
+
+
+@pytest.mark.parametrize(
+    ("d_model", "n_layers", "millions"),
+    [(768, 24, 129.1), (1024, 48, 371.5), (2048, 48, 1372.2), (2560, 64, 2768.3)],
+)
+def test_mambas_own_sizes(d_model, n_layers, millions):
+    """The checkpoints of state-spaces: 130M, 370M, 1.4B, 2.8B; vocabulary 50280, tied."""
+    spec = Spec.parse(f"(S){n_layers}", d_model=d_model, vocab_size=50280)
+    assert round(cost(spec, 1).n_params / 1e6, 1) == millions
+
+
 def test_nvidia_counts_the_cache_of_a_cross_attention():
     spec = Spec.of({"pattern": "{M*}", "fusion": {"combine": "cross_attention"}})
     paper = published("nvidia", spec, 100)

@@ -63,6 +63,27 @@ FALCON = {
     "mamba_d_ssm": 30,
     "mamba_d_head": 5,
 }
+MAMBA1 = {
+    **COMMON,
+    **IDS,
+    "num_hidden_layers": 3,
+    "hidden_size": 15,
+    "state_size": 5,
+    "time_step_rank": 3,
+}
+JAMBA = {
+    **COMMON,
+    **IDS,
+    **ATTENTION,
+    "num_hidden_layers": 3,
+    "hidden_size": 16,
+    "num_experts": 1,
+    "attn_layer_period": 3,
+    "attn_layer_offset": 1,
+    "mamba_d_state": 5,
+    "mamba_d_conv": 3,
+    "mamba_dt_rank": 3,
+}
 LINEAR = {"rope_type": "linear", "rope_theta": 500.0, "factor": 3.0}
 LLAMA3 = {
     "rope_type": "llama3",
@@ -85,6 +106,13 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
         "Mamba2",
         {**MAMBA2, "tie_word_embeddings": True, "use_conv_bias": False, "n_groups": 1},
     ),
+    "mamba": ("Mamba", MAMBA1),
+    "mamba untied, no bias": (
+        "Mamba",
+        {**MAMBA1, "tie_word_embeddings": False, "use_conv_bias": False, "expand": 1},
+    ),
+    "falcon_mamba": ("FalconMamba", {**MAMBA1, "mixer_rms_eps": 0.01, "conv_kernel": 3}),
+    "jamba": ("Jamba", JAMBA),
     "bamba": ("Bamba", BAMBA),
     "falcon_h1 without norm": ("FalconH1", FALCON),
     "falcon_h1 norm first": ("FalconH1", {**FALCON, "mamba_rms_norm": True}),
