@@ -49,6 +49,8 @@ def _facts(sublayer: Sublayer) -> dict[str, Any]:
         fields = _plain(branch)
         if fields.get("position") == "none":  # nothing is rotated
             fields = {k: v for k, v in fields.items() if not k.startswith("rope_")}
+        if fields.get("dt_bc_norm") == "none":
+            del fields["dt_bc_norm_eps"]
         if "softmax_scale" in fields:
             fields["softmax_scale"] = fields["softmax_scale"] or fields["head_dim"] ** -0.5
         start = f"branch {i}, " if sublayer.is_parallel else ""

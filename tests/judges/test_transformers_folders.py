@@ -15,8 +15,8 @@ from tests.judges.judging import distance
 from tests.judges.transformers_pairs import CASES, judged, model_of, our_logits, tokens
 
 transformers = pytest.importorskip("transformers", minversion="5.15.1")
-SHIPPED = 2e-5
-"""Logits have a standard deviation of 1; measured 5e-6 in fp32."""
+SHIPPED = 5e-5
+"""Logits have a standard deviation of 1; measured in fp32 2.4e-5 for Mamba, 5e-6 for others."""
 
 
 def stored(folder: Path) -> dict[str, torch.Tensor]:

@@ -18,16 +18,12 @@ from braidlm.laws.widened import Widened
 from braidlm.mixers.mamba1 import Mamba1State
 from braidlm.ops.selective_scan import selective_scan
 from tests.judges.judging import distance
-from tests.judges.transformers_mamba1 import falcon_mamba_spec, jamba_spec, mamba_spec
 from tests.judges.transformers_pairs import (
     EXACT,
-    JAMBA,
-    MAMBA1,
     differences,
     judged,
     pair,
     tokens,
-    transformers,
 )
 from tests.ops.compare import Results, assert_same
 from tests.tolerances import Tolerance
@@ -165,18 +161,3 @@ def test_the_comparison_has_teeth(case, spoil):
         logits, grads = differences(p, tokens(2, 29))
     assert logits > 1e-4
     assert grads > 1e-4
-
-
-@pytest.mark.parametrize(
-    ("family", "fields", "to_spec", "field"),
-    [
-        ("Mamba", {**MAMBA1, "use_bias": True}, mamba_spec, "use_bias"),
-        ("FalconMamba", {**MAMBA1, "use_bias": True}, falcon_mamba_spec, "use_bias"),
-        ("Jamba", {**JAMBA, "num_experts": 2}, jamba_spec, "num_experts"),
-        ("Jamba", {**JAMBA, "mamba_proj_bias": True}, jamba_spec, "mamba_proj_bias"),
-    ],
-)
-def test_a_setting_that_we_do_not_compute_is_refused(family, fields, to_spec, field):
-    config = getattr(transformers, f"{family}Config")(**fields)
-    with pytest.raises(ValueError, match=field):
-        to_spec(config)

@@ -75,7 +75,7 @@ JAMBA = {
     **COMMON,
     **IDS,
     **ATTENTION,
-    "num_hidden_layers": 3,
+    "num_hidden_layers": 5,
     "hidden_size": 16,
     "num_experts": 1,
     "attn_layer_period": 3,
