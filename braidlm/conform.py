@@ -18,9 +18,13 @@ from braidlm.arch.recipe import load_spec
 from braidlm.checkpoint import load_model
 from braidlm.device import choose_device
 from braidlm.errors import InputError
+from braidlm.laws import hf_load
 from braidlm.laws.catalogue import Law, choose, tolerance_of
 from braidlm.laws.gap import Plan, lengths_around
+from braidlm.laws.hf import TransformersSubject
+from braidlm.laws.hf_load import is_ours
 from braidlm.laws.hybrid import HybridSubject
+from braidlm.laws.lively import enliven
 from braidlm.laws.subject import Subject
 from braidlm.laws.verdict import Verdict, judge
 from braidlm.model import HybridLM
@@ -98,13 +102,15 @@ def check(
     seed: int = 0,
     tolerance: float | None = None,
     random_weights: bool = False,
+    tiny: bool = False,
     on_law: Callable[[Verdict], None] | None = None,
 ) -> Report:
     """Hold the laws against a model.
 
     Args:
-        model: a `HybridLM`, a `Subject`, or the path of a run or checkpoint; with random weights
-            also a recipe or a pattern.
+        model: a `HybridLM`, a causal model of transformers, a `Subject`, or the path of a run, of
+            a checkpoint, or of a folder of transformers; with random weights also a recipe, a
+            pattern, a `config.json`, or the name of a family such as "mamba2".
         laws: names, see `braidlm.laws.catalogue`; None: all.
         device: where a model that is loaded runs; a model that is passed stays where it is.
         dtype: "fp32", "fp64" (throughout) or "bf16" weights.
@@ -112,6 +118,7 @@ def check(
         seed: of the tokens, and of a fresh model's weights.
         tolerance: in units of the logits' spread, instead of the dtype's own.
         random_weights: draw the weights of a declaration; nothing but it is read.
+        tiny: shrink a configuration of transformers to odd widths of about 20.
         on_law: is told each verdict as it is reached.
 
     Raises:
@@ -119,7 +126,7 @@ def check(
     """
     chosen = choose(laws)
     _check_settings(dtype, lengths, tolerance)
-    subject = _subject(model, device, seed if random_weights else None).typed(DTYPES[dtype])
+    subject = _subject(model, device, seed, random_weights, tiny).typed(DTYPES[dtype])
     plan = Plan(tuple(lengths) if lengths else lengths_around(subject.span), seed)
     verdicts: list[Verdict] = []
     for law in chosen:
@@ -179,13 +186,20 @@ def _check_settings(dtype: str, lengths: Sequence[int] | None, tolerance: float 
         raise InputError(f"tolerance = {tolerance}: must be 0 or more")
 
 
-def _subject(model: Any, device: str, seed: int | None) -> Subject:
-    """Return what is judged; with a seed its weights are drawn."""
+def _subject(model: Any, device: str, seed: int, is_random: bool, is_tiny: bool) -> Subject:
     if isinstance(model, HybridLM):
         return HybridSubject(model)
-    if isinstance(model, (str, Path)):
-        return _loaded(model, device) if seed is None else _drawn(model, device, seed)
-    return model
+    if not isinstance(model, (str, Path)):
+        is_foreign = hasattr(model, "config") and hasattr(model, "generate")
+        return TransformersSubject(model, type(model).__name__) if is_foreign else model
+    if is_tiny and not is_random:
+        raise InputError("--tiny: weights of another size do not fit; give --random-weights too")
+    if is_ours(model):
+        if is_tiny:
+            raise InputError(f"--tiny: {model} is no configuration of transformers")
+        return _drawn(model, device, seed) if is_random else _loaded(model, device)
+    place = choose_device(device)
+    return hf_load.draw(model, place, seed, is_tiny) if is_random else hf_load.load(model, place)
 
 
 def _loaded(path: str | Path, device: str) -> Subject:
@@ -194,8 +208,7 @@ def _loaded(path: str | Path, device: str) -> Subject:
 
 
 def _drawn(source: str | Path, device: str, seed: int) -> Subject:
-    spec = load_spec(source)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = HybridLM(spec)
-    return HybridSubject(model.to(choose_device(device)), f"{source}, random weights")
+    with torch.device("cpu"):
+        model = HybridLM(load_spec(source))
+    enliven(model, seed)
+    return HybridSubject(model.to(choose_device(device)), f"{source} (random weights)")

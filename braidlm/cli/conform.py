@@ -20,7 +20,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument(
         "model",
         metavar="MODEL",
-        help="a run or checkpoint; with --random-weights also a recipe or a pattern",
+        help="a run, a checkpoint or a folder of transformers; with --random-weights also a "
+        "recipe, a pattern, a config.json or a family such as mamba2",
     )
     parser.add_argument(
         "--laws", type=_words, metavar="A,B", help="only these (default: every one)"
@@ -41,6 +42,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     parser.add_argument(
         "--random-weights", action="store_true", help="draw the weights; needs only the declaration"
+    )
+    parser.add_argument(
+        "--tiny", action="store_true", help="shrink a configuration of transformers"
     )
     parser.add_argument("-o", "--out", type=Path, metavar="FILE", help="write an HTML page as well")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
@@ -63,6 +67,7 @@ def run(args: argparse.Namespace) -> int:
         seed=args.seed,
         tolerance=args.tolerance,
         random_weights=args.random_weights,
+        tiny=args.tiny,
         on_law=None if args.json else lambda v: print(conform.sentence(v), flush=True),
     )
     data = found.to_dict()

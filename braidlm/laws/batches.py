@@ -17,9 +17,9 @@ def batch(subject: Subject, plan: Plan) -> Iterator[Gap]:
     """Rows of one length: each gets what it gets alone."""
     for length in plan.lengths:
         tokens = plan.tokens(subject, N_ROWS, length)
-        together, _ = subject(tokens)
+        together, _ = subject(tokens, keep=False)
         for row in range(N_ROWS):
-            alone, _ = subject(tokens[row : row + 1])
+            alone, _ = subject(tokens[row : row + 1], keep=False)
             yield gap(f"row {row} of {N_ROWS}, {length} tokens", together[row], alone[0])
 
 
@@ -75,6 +75,6 @@ def packed(subject: Subject, plan: Plan) -> Iterator[Gap]:
         together = subject.pack(tokens, lengths)[0]
         rows = zip(tokens[0].split(lengths), together.split(lengths), strict=True)
         for index, (document, found) in enumerate(rows):
-            alone, _ = subject(document[None])
+            alone, _ = subject(document[None], keep=False)
             case = f"document {index} of {', '.join(map(str, lengths))} tokens in one row"
             yield gap(case, found, alone[0])

@@ -39,11 +39,11 @@ class HybridSubject:
         self.span = _span(model.spec)
 
     def __call__(
-        self, tokens: Tensor, mask: Tensor | None = None, cache: Any = None
+        self, tokens: Tensor, mask: Tensor | None = None, cache: Any = None, keep: bool = True
     ) -> tuple[Tensor, Any]:
         """Continue from a state."""
         segments = None if mask is None else Segments.from_mask(mask)
-        out = self.model(tokens, segments, cache)
+        out = self.model(tokens, segments, cache, return_state=keep)
         return self.model.head(out.hidden), out.state
 
     def pack(self, tokens: Tensor, lengths: Sequence[int]) -> Tensor:

@@ -19,11 +19,11 @@ def causality(subject: Subject, plan: Plan) -> Iterator[Gap]:
     """Change one token: the logits before it stay."""
     for length in plan.lengths:
         tokens = plan.tokens(subject, 1, length)
-        before, _ = subject(tokens)
+        before, _ = subject(tokens, keep=False)
         for at in _changed(length, subject.span):
             changed = tokens.clone()
             changed[0, at] = (changed[0, at] + 1) % subject.vocab_size
-            after, _ = subject(changed)
+            after, _ = subject(changed, keep=False)
             case = f"{length} tokens, token {at} changed"
             yield gap(case, after[0, :at], before[0, :at])
 
@@ -38,13 +38,13 @@ def steps(subject: Subject, plan: Plan) -> Iterator[Gap]:
     """Prefill, then one token at a time: the logits of one full forward."""
     for length in plan.lengths:
         tokens = plan.tokens(subject, 1, length)
-        whole, _ = subject(tokens)
+        whole, _ = subject(tokens, keep=False)
         for prefill in _prefills(length, subject.span):
             n = min(length - prefill, MAX_STEPS)
             found, _ = in_parts(subject, tokens, (prefill, *[1] * n))
-            case = f"{prefill} tokens, then {n} steps"
+            case = f"a prefill of {prefill}, then {n} single steps"
             end = prefill + n
-            yield gap(case, found[0, prefill:], whole[0, prefill:end], prefill)
+            yield gap(case, found[0], whole[0, :end])
 
 
 def _prefills(length: int, span: int) -> list[int]:
@@ -56,21 +56,21 @@ def continuation(subject: Subject, plan: Plan) -> Iterator[Gap]:
     """Prefill, then all other tokens in one call: the logits of one full forward."""
     for length in plan.lengths:
         tokens = plan.tokens(subject, 1, length)
-        whole, _ = subject(tokens)
+        whole, _ = subject(tokens, keep=False)
         for prefill in _prefills(length, subject.span):
             if length - prefill < 2:
                 continue
             parts = (prefill, length - prefill)
             found, _ = in_parts(subject, tokens, parts)
-            case = f"{prefill} tokens, then {parts[1]} in one call"
-            yield gap(case, found[0, prefill:], whole[0, prefill:], prefill)
+            case = f"a prefill of {prefill}, then {parts[1]} in one call"
+            yield gap(case, found[0], whole[0])
 
 
 def carried(subject: Subject, plan: Plan) -> Iterator[Gap]:
     """Segments with carried state, single tokens among them: the logits of one full forward."""
     for length in plan.lengths:
         tokens = plan.tokens(subject, 1, length)
-        whole, _ = subject(tokens)
+        whole, _ = subject(tokens, keep=False)
         parts = _parts(length, subject.span)
         found, _ = in_parts(subject, tokens, parts)
         yield gap(f"segments of {', '.join(map(str, parts))} tokens", found[0], whole[0])
@@ -87,10 +87,10 @@ def _parts(length: int, span: int) -> tuple[int, ...]:
 def chunks(subject: Subject, plan: Plan) -> Iterator[Gap]:
     """Other chunk sizes give the same logits."""
     tokens = plan.tokens(subject, 1, plan.longest)
-    whole, _ = subject(tokens)
+    whole, _ = subject(tokens, keep=False)
     span = subject.span
     for size in sorted({max(1, span // 2), span + 3, 2 * span}):
-        found, _ = subject.rechunked(size)(tokens)
+        found, _ = subject.rechunked(size)(tokens, keep=False)
         case = f"{plan.longest} tokens in chunks of {size} instead of the configured size"
         yield gap(case, found[0], whole[0])
 

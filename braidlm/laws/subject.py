@@ -47,8 +47,13 @@ class Subject(Protocol):
     continues_right_padding: bool
     """Whether its documentation lets a right-padded batch be continued."""
 
+    @property
+    def model(self) -> nn.Module:
+        """The module that holds its weights."""
+        ...
+
     def __call__(
-        self, tokens: Tensor, mask: Tensor | None = None, cache: Any = None
+        self, tokens: Tensor, mask: Tensor | None = None, cache: Any = None, keep: bool = True
     ) -> tuple[Tensor, Any]:
         """Continue from a cache.
 
@@ -56,9 +61,10 @@ class Subject(Protocol):
             tokens: (B, T) int64.
             mask: (B, T) bool, true at real tokens of this call; None: all are.
             cache: what an earlier call returned; it may be written in place.
+            keep: whether the new cache is wanted; training does without.
 
         Returns:
-            Logits (B, T, V), and the cache after the last token.
+            Logits (B, T, V), and the cache after the last token, or None.
         """
         ...
 
@@ -110,5 +116,5 @@ def rechunked(model: AnyModel, chunk_size: int) -> AnyModel:
     if not chunked:
         raise NotApplicableError("no mixer has a chunk size of its own")
     for module in chunked:
-        module.chunk_size = chunk_size  # pyright: ignore[reportAttributeAccessIssue]
+        setattr(module, "chunk_size", chunk_size)  # noqa: B010 (no module declares it)
     return model

@@ -93,7 +93,7 @@ def _in_fp64(law: Law, subject: Subject, plan: Plan) -> float | None:
     try:
         with torch.no_grad():
             return max(gap.largest for gap in law.measure(subject.typed(torch.float64), plan))
-    except (RuntimeError, ValueError, TypeError):
+    except (NotApplicableError, RuntimeError, ValueError, TypeError):
         return None
 
 

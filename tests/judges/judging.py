@@ -7,35 +7,10 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from braidlm.laws.lively import enliven
 from braidlm.laws.widened import Widened
 
 __all__ = ["Widened", "distance", "enliven", "gradients", "probe", "relative"]
-
-
-@torch.no_grad()
-def enliven(model: nn.Module, seed: int = 0) -> None:
-    """Give every parameter a value that matters: no norm is 1, no bias 0, no decay forgets at once.
-
-    Parameters are told apart by the names that mamba_ssm, transformers and others share.
-    """
-    generator = torch.Generator().manual_seed(seed)
-
-    def uniform(parameter: Tensor, low: float, high: float) -> Tensor:
-        return low + (high - low) * torch.rand(parameter.shape, generator=generator)
-
-    for name, parameter in model.named_parameters():
-        if name.endswith("A_log"):
-            value = uniform(parameter, 0.02, 2.0).log()
-        elif name.endswith("dt_bias"):
-            value = uniform(parameter, -3.0, 0.5)
-        elif parameter.dim() == 1:
-            value = uniform(parameter, 0.5, 1.5) * torch.where(
-                uniform(parameter, 0.0, 1.0) < 0.8, 1.0, -1.0
-            )
-        else:
-            value = torch.randn(parameter.shape, generator=generator)
-            value = value * parameter[0].numel() ** -0.5
-        parameter.copy_(value)
 
 
 def probe(shape: tuple[int, ...], seed: int = 1) -> Tensor:

@@ -1,0 +1,101 @@
+"""The laws over families of transformers: what holds, what is broken, what is refused."""
+
+from __future__ import annotations
+
+import json
+import os
+
+import pytest
+import torch
+
+from braidlm import conform
+from braidlm.errors import InputError
+from braidlm.laws import hf_load
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+transformers = pytest.importorskip("transformers", minversion="5.15.1")
+
+SHORT = {"random_weights": True, "tiny": True, "lengths": (8, 21)}
+SEQUENCES = ["causality", "chunks", "batch", "steps", "continuation", "left_padding"]
+
+
+def failing(family, laws, **settings):
+    report = conform.check(family, laws=laws, **{**SHORT, **settings})
+    return {v.law for v in report.failed}
+
+
+@pytest.mark.parametrize("family", ["llama", "mamba2"])
+def test_a_sound_family_obeys(family):
+    assert failing(family, SEQUENCES, dtype="fp64") == set()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["bamba", "falcon_h1", "granitemoehybrid", "qwen3"])
+def test_more_sound_families_obey(family):
+    assert failing(family, SEQUENCES, dtype="fp64") == set()
+
+
+def test_selective_scans_lose_their_state_when_many_tokens_continue():
+    """Each call of several tokens starts from nothing: transformers 5.23 and before."""
+    report = conform.check("mamba", laws=["steps", "continuation"], **SHORT)
+    assert report["steps"].status == "pass"
+    verdict = report["continuation"]
+    assert verdict.status == "fail"
+    assert verdict.first_position == 1
+    assert verdict.in_fp64 is not None
+    assert verdict.in_fp64 > 0.1
+
+
+class TestLoading:
+    @pytest.fixture
+    def folder(self, tmp_path):
+        subject = hf_load.draw("llama", torch.device("cpu"), 0, tiny=True)
+        subject.model.save_pretrained(tmp_path / "llama")
+        return tmp_path / "llama"
+
+    def test_a_folder_is_read_and_its_weights_are_accounted_for(self, folder):
+        report = conform.check(folder, laws=["batch", "accounting"], lengths=(5,))
+        assert report.ok
+        assert report["accounting"].n_cases == 3
+
+    def test_a_weight_that_the_file_lacks_is_told(self, folder):
+        from safetensors.torch import load_file, save_file
+
+        weights = load_file(folder / "model.safetensors")
+        del weights["model.norm.weight"]
+        save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+        verdict = conform.check(folder, laws=["accounting"])["accounting"]
+        assert verdict.status == "fail"
+        assert "model.norm.weight" in verdict.case
+
+    def test_a_configuration_alone_gives_random_weights(self, folder):
+        report = conform.check(
+            folder / "config.json", laws=["batch"], lengths=(5,), random_weights=True
+        )
+        assert report.ok
+        assert "random weights" in report.model
+
+    def test_code_beside_a_checkpoint_is_never_executed(self, folder):
+        config = json.loads((folder / "config.json").read_text())
+        config |= {"model_type": "mine", "auto_map": {"AutoConfig": "evil.Config"}}
+        (folder / "config.json").write_text(json.dumps(config))
+        (folder / "evil.py").write_text("raise SystemExit('executed')")
+        for is_random in (False, True):
+            with pytest.raises(InputError, match=r"'mine' is not part of transformers.*never exec"):
+                conform.check(folder, random_weights=is_random)
+
+    @pytest.mark.parametrize(
+        ("settings", "says"),
+        [
+            ({"model": "gpt2", "random_weights": True, "tiny": True}, "no tiny sizes.*'gpt2'"),
+            ({"model": "llama", "tiny": True}, "give --random-weights"),
+            ({"model": "M*", "random_weights": True, "tiny": True}, "no configuration of transf"),
+        ],
+    )
+    def test_what_cannot_be_is_refused(self, settings, says):
+        with pytest.raises(InputError, match=says):
+            conform.check(**settings)
+
+    def test_a_model_that_is_passed_is_judged_as_it_is(self):
+        model = hf_load.draw("mamba2", torch.device("cpu"), 0, tiny=True).model
+        assert conform.check(model, laws=["chunks"], lengths=(9,)).ok
