@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from braidlm.arch import Spec, Sublayer
@@ -27,15 +28,22 @@ def difference(ours: Spec, theirs: Spec) -> tuple[int, str] | None:
     for a, b in zip(ours.sublayers, theirs.sublayers, strict=True):
         mine, yours = _facts(a), _facts(b)
         for name in mine | yours:
-            if mine.get(name) != yours.get(name):
+            if not _same(mine.get(name), yours.get(name)):
                 where = f"sublayer {a.index} ({a.symbol}): {name} = {mine.get(name)!r}"
                 return a.index, f"{where}; only {yours.get(name)!r} can be said"
     mine, yours = (_plain(x) | {"logits_scale": x.logits_scale} for x in (ours, theirs))
     for name in mine | yours:
-        if mine.get(name) != yours.get(name):
+        if not _same(mine.get(name), yours.get(name)):
             reason = f"{name} = {mine.get(name)!r}; only {yours.get(name)!r} can be said"
             return len(ours.sublayers), reason
     return None
+
+
+def _same(mine: Any, yours: Any) -> bool:
+    """Whether two values are one; a factor may have been written as its inverse."""
+    if isinstance(mine, float) and isinstance(yours, float):
+        return math.isclose(mine, yours, rel_tol=1e-14)
+    return mine == yours
 
 
 def _plain(config: Config) -> dict[str, Any]:

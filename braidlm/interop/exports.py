@@ -12,7 +12,7 @@ from braidlm.arch import Recipe, Spec
 from braidlm.errors import InputError
 from braidlm.files import read_json, write_json
 from braidlm.interop import folder, weights
-from braidlm.interop.choose import OWN, for_spec
+from braidlm.interop.choose import OWN, for_spec, of_config
 from braidlm.interop.imports import TRAVELLING
 from braidlm.interop.names import entries
 from braidlm.interop.own import own_about, own_config, own_names
@@ -21,7 +21,7 @@ from braidlm.tensors import Held, Shards, Source
 
 FORMATS = ("hf", OWN)
 IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
-KEPT = (*IDS, "max_position_embeddings", "initializer_range")
+KEPT = frozenset({*IDS, "max_position_embeddings", "initializer_range"})
 """Fields of an imported configuration that go out with the model again."""
 
 
@@ -107,7 +107,8 @@ def _write(
         plan = entries(chosen, spec)
         about, named = weights.theirs_about(source, plan), weights.to_theirs(source, plan)
     dtype = source.about["embedding.weight"].dtype
-    config |= {"dtype": str(dtype).removeprefix("torch."), **dict.fromkeys(IDS), **extra}
+    head = {"dtype": str(dtype).removeprefix("torch."), **dict.fromkeys(IDS)}
+    config = {**head, **extra, **config}
     with folder.Writing(path) as temporary:
         write_json(temporary / folder.CONFIG, dict(sorted(config.items())))
         folder.write_weights(temporary, about, named, max_shard_bytes)
@@ -130,10 +131,20 @@ def _along(place: Path, recipe: Recipe) -> list[Path]:
 def _extra(along: Sequence[Path], recipe: Recipe) -> dict[str, Any]:
     """Return fields that decide nothing of the model: ids of special tokens, lengths."""
     config = next((file for file in along if file.name == folder.CONFIG), None)
-    if config is not None:
-        found = read_json(config)
-        return {key: found[key] for key in KEPT if key in found} if isinstance(found, dict) else {}
-    return {"max_position_embeddings": recipe.data.seq_len} | special_ids(recipe)
+    if config is None:
+        return {"max_position_embeddings": recipe.data.seq_len} | special_ids(recipe)
+    found = read_json(config)
+    return {k: v for k, v in found.items() if k in KEPT | _harmless(found, recipe.spec)}
+
+
+def _harmless(config: Mapping[str, Any], spec: Spec) -> frozenset[str]:
+    """Return the fields of an imported configuration that may go out as they came in."""
+    try:
+        family = of_config(config, folder.CONFIG)
+        is_same = family.spec(config) == spec
+    except InputError:
+        return frozenset()
+    return family.harmless if is_same else frozenset()
 
 
 def special_ids(recipe: Recipe) -> dict[str, int]:

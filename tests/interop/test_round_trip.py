@@ -124,7 +124,6 @@ def test_a_model_of_ours_finds_its_family(pattern, fields, family):
         ("*-*-**", {}, r"llama: sublayer 4 \(\* \* \.\.\.\) begins no layer of it"),
         ("*-", {"mixers": {"*": {"sink_logit": True}}}, r"sublayer 0 \(\*\): sink_logit = True"),
         ("{M*}-", {"fusion": {"combine": "gate"}}, r"sublayer 0 \(\{M\*\}\): fusion"),
-        ("*-", {"logits_multiplier": 2.0}, "logits_scale = 2.0"),
         ("M", {"mixers": {"M": {"width": 48, "head_dim": 12}}}, "no whole multiple of d_model"),
     ],
 )
@@ -133,6 +132,13 @@ def test_a_model_that_no_family_expresses_names_what_and_where(pattern, fields, 
     with pytest.raises(InputError, match=reason) as refusal:
         for_spec(spec)
     assert "'--format braid-hf' holds any declaration" in str(refusal.value)
+
+
+def test_a_family_that_is_asked_for_says_what_it_cannot():
+    spec = Spec.of({"pattern": "*-", "d_model": 64, "vocab_size": 31, "logits_multiplier": 2.0})
+    with pytest.raises(InputError, match=r"^llama: logits_scale = 2\.0; only 1\.0 can be said"):
+        for_spec(spec, "llama")
+    assert for_spec(spec)[0].model_type == "granitemoehybrid"
 
 
 @given(st.lists(st.integers(1, 4), min_size=1, max_size=4), st.randoms())

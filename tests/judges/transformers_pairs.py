@@ -93,6 +93,33 @@ LLAMA3 = {
     "high_freq_factor": 4.0,
     "original_max_position_embeddings": 16,
 }
+NEMOTRON = {
+    **IDS,
+    **ATTENTION,
+    "vocab_size": 37,
+    "hidden_size": 15,
+    "head_dim": 6,
+    "layers_block_type": ["linear_attention", "mlp", "full_attention", "linear_attention"],
+    "mamba_num_heads": 6,
+    "mamba_head_dim": 5,
+    "n_groups": 3,
+    "ssm_state_size": 7,
+    "chunk_size": 8,
+}
+GRANITE = {
+    **COMMON,
+    **IDS,
+    **ATTENTION,
+    **SSM,
+    "num_hidden_layers": 3,
+    "hidden_size": 16,
+    "mamba_expand": 3,
+    "layer_types": ["linear_attention", "full_attention", "linear_attention"],
+    "num_local_experts": 0,
+    "shared_intermediate_size": 27,
+    "logits_scaling": 3.0,
+    "attention_multiplier": 0.4,
+}
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "llama": ("Llama", LLAMA),
     "llama tied, multi-query": (
@@ -114,6 +141,10 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "falcon_mamba": ("FalconMamba", {**MAMBA1, "mixer_rms_eps": 0.01, "conv_kernel": 3}),
     "jamba": ("Jamba", JAMBA),
     "bamba": ("Bamba", BAMBA),
+    "qwen3": ("Qwen3", LLAMA),
+    "nemotron_h": ("NemotronH", NEMOTRON),
+    "granite": ("GraniteMoeHybrid", GRANITE),
+    "granite, rope": ("GraniteMoeHybrid", {**GRANITE, "position_embedding_type": "rope"}),
     "falcon_h1 without norm": ("FalconH1", FALCON),
     "falcon_h1 norm first": ("FalconH1", {**FALCON, "mamba_rms_norm": True}),
     "falcon_h1 gate first": (

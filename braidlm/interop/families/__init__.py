@@ -2,15 +2,21 @@
 
 from braidlm.interop.families.bamba import BAMBA
 from braidlm.interop.families.falcon_h1 import FALCON_H1
+from braidlm.interop.families.granitemoehybrid import GRANITE
 from braidlm.interop.families.jamba import JAMBA
 from braidlm.interop.families.llama import LLAMA
 from braidlm.interop.families.mamba import FALCON_MAMBA, MAMBA
 from braidlm.interop.families.mamba2 import MAMBA2
+from braidlm.interop.families.nemotron_h import NEMOTRON_H
 from braidlm.interop.families.qwen3 import QWEN3
 from braidlm.interop.family import Family
 
 FAMILIES: dict[str, Family] = {
-    f.model_type: f for f in (LLAMA, QWEN3, MAMBA, FALCON_MAMBA, JAMBA, MAMBA2, BAMBA, FALCON_H1)
+    family.model_type: family
+    for family in (
+        *(LLAMA, QWEN3, MAMBA, FALCON_MAMBA, JAMBA, MAMBA2, BAMBA, FALCON_H1),
+        *(NEMOTRON_H, GRANITE),
+    )
 }
 """By `model_type`; an export takes the first that expresses the model."""
 

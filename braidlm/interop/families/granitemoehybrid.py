@@ -1,0 +1,91 @@
+"""Granite 4: Mamba-2 or attention, then a gated MLP, in every layer; factors at many places."""
+
+from typing import Any
+
+from braidlm.interop.family import Ends, Family, Letter, Place, rows
+from braidlm.interop.fields import Coded, Flat, Foreign, Must, Same, Words
+from braidlm.interop.layout import Listed
+from braidlm.interop.tables import (
+    ATTENTION,
+    BAMBA_DEFAULTS,
+    ENDS,
+    MAMBA2,
+    bamba_mixer,
+    expansion,
+    heads,
+    rope,
+    square_heads,
+)
+
+WORDS = {
+    "linear_attention": "mamba",
+    "mamba": "mamba",
+    "full_attention": "attention",
+    "attention": "attention",
+}
+MLP = Place("-", "post_attention_layernorm", ("shared_mlp",))
+
+
+def _read_logits(config: Foreign) -> Flat:
+    scaling = config.get("logits_scaling")
+    if not isinstance(scaling, int | float) or not scaling > 0:
+        raise config.error("logits_scaling", scaling, "a number greater than 0")
+    return {"logits_multiplier": 1.0 / scaling}
+
+
+def _write_scale(ours: Flat) -> dict[str, Any]:
+    if "*.head_dim" not in ours:
+        return {}
+    return {"attention_multiplier": ours["*.softmax_scale"] or ours["*.head_dim"] ** -0.5}
+
+
+GRANITE = Family(
+    model_type="granitemoehybrid",
+    architecture="GraniteMoeHybridForCausalLM",
+    ends=Ends("model.embed_tokens.weight", "model.norm.weight", "model.layers"),
+    letters={
+        "M": Letter("mamba2", MAMBA2),
+        "*": Letter("attention", ATTENTION, out="o_proj"),
+        "-": Letter("mlp", {"in_proj.weight": rows("input_linear.weight")}, out="output_linear"),
+    },
+    layers={
+        "mamba": (Place("M", "input_layernorm", ("mamba",)), MLP),
+        "attention": (Place("*", "input_layernorm", ("self_attn",)), MLP),
+    },
+    layout=Listed("layer_types", WORDS, also=("layers_block_type",)),
+    fields=(
+        *ENDS,
+        Same("rms_norm_eps", "norm_eps"),
+        *heads(),
+        square_heads(),
+        Words("position_embedding_type", "*.position", ((None, "none"), ("rope", "rope"))),
+        rope(),
+        Coded(lambda c: {"*.softmax_scale": float(c.get("attention_multiplier"))}, _write_scale),
+        Must("attention_bias", False),
+        *bamba_mixer(),
+        expansion("mamba_expand"),
+        Must("num_local_experts", 0),
+        Same("shared_intermediate_size", "-.d_ff"),
+        Must("hidden_act", "silu"),
+        Must("embedding_multiplier", 1.0),
+        Must("residual_multiplier", 1.0),
+        Coded(_read_logits, lambda ours: {"logits_scaling": 1.0 / ours["logits_multiplier"]}),
+    ),
+    defaults=BAMBA_DEFAULTS
+    | {
+        "tie_word_embeddings": False,
+        "rms_norm_eps": 1e-6,
+        "num_key_value_heads": lambda config: config.get("num_attention_heads"),
+        "position_embedding_type": None,
+        "attention_multiplier": 1.0,
+        "attention_bias": False,
+        "num_local_experts": 8,
+        "shared_intermediate_size": 1024,
+        "hidden_act": "silu",
+        "embedding_multiplier": 1.0,
+        "residual_multiplier": 1.0,
+        "logits_scaling": 1.0,
+        "layer_types": lambda c: ["linear_attention"] * c.whole("num_hidden_layers"),
+    },
+    harmless=frozenset({"num_experts_per_tok", "intermediate_size", "init_method"}),
+)
