@@ -55,6 +55,7 @@ class TestImports:
         """One interpreter imports module after module and names the first that goes too far."""
         names = [".".join(p.relative_to(ROOT).with_suffix("").parts) for p in SOURCES]
         names = [n.removesuffix(".__init__") for n in names if not n.endswith("__main__")]
+        names = [n for n in names if not n.startswith("braidlm.hf")]  # asked for by that import
         if rooms:
             names = [n for n in names if n.split(".")[1:2] and n.split(".")[1] in rooms]
         assert len(names) > 20

@@ -15,7 +15,7 @@ from braidlm.interop import folder, weights
 from braidlm.interop.choose import OWN, for_spec, of_config
 from braidlm.interop.imports import TRAVELLING
 from braidlm.interop.names import entries
-from braidlm.interop.own import own_about, own_config, own_names
+from braidlm.interop.own import own_config, own_entries
 from braidlm.model import HybridLM
 from braidlm.tensors import Held, Shards, Source
 
@@ -100,12 +100,11 @@ def _write(
     if format == OWN:
         if family is not None:
             raise InputError(f"family = '{family}': belongs to format = 'hf' alone")
-        config = own_config(spec)
-        about, named = own_about(source), own_names(source)
+        config, plan = own_config(spec), own_entries(spec)
     else:
         chosen, config = for_spec(spec, family)
         plan = entries(chosen, spec)
-        about, named = weights.theirs_about(source, plan), weights.to_theirs(source, plan)
+    about, named = weights.theirs_about(source, plan), weights.to_theirs(source, plan)
     dtype = source.about["embedding.weight"].dtype
     head = {"dtype": str(dtype).removeprefix("torch."), **dict.fromkeys(IDS)}
     config = {**head, **extra, **config}

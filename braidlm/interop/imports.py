@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,6 +17,7 @@ from braidlm.checkpoint import cast_weights
 from braidlm.interop import folder, weights
 from braidlm.interop.choose import of_config
 from braidlm.interop.names import Entry, entries
+from braidlm.interop.own import MODEL_TYPE, PREFIX, own_entries, own_spec
 from braidlm.model import HybridLM
 from braidlm.runs import Run, capture_env
 from braidlm.tensors import Source
@@ -38,7 +41,6 @@ class Loaded(NamedTuple):
 
 class _Found(NamedTuple):
     family: str
-    config: dict[str, Any]
     spec: Spec
     entries: list[Entry]
     source: Source
@@ -135,12 +137,23 @@ def recipe_of(spec: Spec, name: str, tokenizer: str | None) -> Recipe:
 def _found(path: Path, weights_only_pickle: bool) -> _Found:
     config = folder.read_config(path)
     where = str(path / folder.CONFIG)
+    name, spec, plan, known = _described(config, where)
+    source = folder.source(path, weights_only_pickle=weights_only_pickle)
+    skipped = weights.check(source, plan, known, str(path))
+    return _Found(name, spec, plan, source, skipped)
+
+
+def _described(
+    config: Mapping[str, Any], where: str
+) -> tuple[str, Spec, list[Entry], tuple[str, ...]]:
+    """Return the family's name, the model, its map, and patterns of tensors to pass over."""
+    if config.get("model_type") == MODEL_TYPE:
+        spec = own_spec(config, where)
+        return MODEL_TYPE, spec, own_entries(spec), (re.escape(PREFIX) + "lm_head.weight",)
     family = of_config(config, where)
     spec = family.spec(config, where)
-    source = folder.source(path, weights_only_pickle=weights_only_pickle)
-    plan = entries(family, spec)
-    skipped = weights.check(source, plan, family, str(path))
-    return _Found(family.model_type, config, spec, plan, source, skipped)
+    head = re.escape(family.ends.head)  # stored beside the embedding that it is
+    return family.model_type, spec, entries(family, spec), (*family.skipped, head)
 
 
 def _stored(name: str, found: torch.dtype, wanted: torch.dtype | None) -> torch.dtype:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Mapping
 from typing import Any
 
-from torch import Tensor
-
 from braidlm.arch import Spec
-from braidlm.tensors import About, Source
+from braidlm.checkpoint import unique_tensors
+from braidlm.errors import InputError
+from braidlm.interop.names import Entry, shell
 
 MODEL_TYPE = "braid"
 PREFIX = "model."
@@ -24,12 +24,19 @@ def own_config(spec: Spec) -> dict[str, Any]:
     }
 
 
-def own_about(source: Source) -> dict[str, About]:
-    """Return shape and dtype of each tensor under its name there."""
-    return {PREFIX + name: about for name, about in source.about.items()}
+def own_spec(config: Mapping[str, Any], where: str) -> Spec:
+    """Read the declaration of such a configuration.
+
+    Raises:
+        InputError: it has none, or one that cannot be.
+    """
+    try:
+        return Spec.of(config.get("spec"))
+    except InputError as error:
+        raise InputError(f"{where}: spec: {error}") from None
 
 
-def own_names(source: Source) -> Iterator[tuple[str, Tensor]]:
-    """Yield each tensor under its name there."""
-    for name in source.about:
-        yield PREFIX + name, source.read(name)
+def own_entries(spec: Spec) -> list[Entry]:
+    """Return the map of names: one tensor there for each of ours."""
+    shapes = {name: tuple(t.shape) for name, t in unique_tensors(shell(spec)).items()}
+    return [Entry(name, shape, {PREFIX + name: shape}) for name, shape in shapes.items()]

@@ -11,17 +11,23 @@ from torch import Tensor, nn
 
 from braidlm.checkpoint import unique_tensors
 from braidlm.errors import InputError
-from braidlm.interop.family import Family
 from braidlm.interop.names import Entry
 from braidlm.tensors import About, Source
 
 
-def check(source: Source, entries: Sequence[Entry], family: Family, where: str) -> list[str]:
+def check(
+    source: Source, entries: Sequence[Entry], skipped: Sequence[str], where: str
+) -> list[str]:
     """Compare what is there with what the map needs.
 
+    Args:
+        source: the tensors.
+        entries: the map.
+        skipped: patterns of names that are no part of the model.
+        where: of the tensors, for messages.
+
     Returns:
-        The tensors that are passed over, by name: those that the family lists as no part of the
-        model, and the head of a model whose head is the embedding.
+        The tensors that are passed over, by name.
 
     Raises:
         InputError: naming the first tensor that is missing, has another shape, or is unexpected.
@@ -36,9 +42,8 @@ def check(source: Source, entries: Sequence[Entry], family: Family, where: str) 
         if not found.dtype.is_floating_point:
             raise InputError(f"{where}: tensor '{name}' has dtype {found.dtype}, expected floats")
     extra = [name for name in source.about if name not in needed]
-    known = [*family.skipped, re.escape(family.ends.head)]
     for name in extra:
-        if not any(re.fullmatch(pattern, name) for pattern in known):
+        if not any(re.fullmatch(pattern, name) for pattern in skipped):
             shape = source.about[name].shape
             raise InputError(f"{where}: tensor '{name}' of shape {shape} is unexpected")
     return extra
