@@ -64,7 +64,8 @@ def product_weight(node) -> torch.Tensor | None:
     leaves = [n for n, _ in node.next_functions if n is not None]
     leaves = [n.next_functions[0][0] if n.name() == "TBackward0" else n for n in leaves]
     leaves = [n.next_functions[0][0] if n.name() == "UnbindBackward0" else n for n in leaves]
-    return next((n.variable for n in leaves if hasattr(n, "variable")), None)
+    weights = (n.variable for n in leaves if hasattr(n, "variable"))
+    return next((weight for weight in weights if weight.dim() > 1), None)  # not a bias
 
 
 @pytest.mark.parametrize("name", ALL)

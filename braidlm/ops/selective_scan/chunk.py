@@ -86,7 +86,8 @@ class _Scan(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, d_y: Tensor, d_final: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         n = len(Inputs._fields)
-        inputs, entering = Inputs(*ctx.saved_tensors[:n]), ctx.saved_tensors[n:]
+        saved = ctx.saved_tensors  # once: activation checkpointing unpacks no tensor twice
+        inputs, entering = Inputs(*saved[:n]), saved[n:]
         d = Inputs(*(v.new_zeros(v.shape) for v in inputs))
         d = d._replace(A=torch.zeros_like(entering[0]))
         carry = torch.zeros_like(entering[0])
