@@ -57,9 +57,9 @@ def cuts_inside_heads(node) -> bool:
 
 
 def product_weight(node) -> torch.Tensor | None:
-    while any(word in node.name() for word in ("View", "Reshape", "Transpose", "ToCopy")):
+    while any(word in node.name() for word in ("View", "Reshape", "Transpose", "ToCopy", "Mul")):
         node = node.next_functions[0][0]
-    if "Mm" not in node.name():
+    if not any(word in node.name() for word in ("MmBackward", "Addmm")):
         return None
     leaves = [n for n, _ in node.next_functions if n is not None]
     leaves = [n.next_functions[0][0] if n.name() == "TBackward0" else n for n in leaves]
