@@ -9,6 +9,7 @@ from braidlm.arch import Spec
 
 MAMBA: dict[str, Any] = {"n_heads": 4, "head_dim": 4, "d_state": 6, "chunk_size": 8}
 MAMBA1: dict[str, Any] = {"d_inner": 10, "d_state": 3, "dt_rank": 2, "chunk_size": 8}
+DELTA: dict[str, Any] = {"n_heads": 2, "head_dim": 4, "v_head_dim": 6, "chunk_size": 8}
 ATTENTION: dict[str, Any] = {"n_heads": 4, "head_dim": 4, "n_kv_heads": 2}
 WINDOW = {"W": {**ATTENTION, "window": 5}}
 MOE: dict[str, Any] = {"n_experts": 6, "top_k": 2, "d_ff": 10}
@@ -16,7 +17,7 @@ MOE: dict[str, Any] = {"n_experts": 6, "top_k": 2, "d_ff": 10}
 
 def spec(pattern: str, **fields: Any) -> Spec:
     """A spec of width 16 and vocabulary 31."""
-    mixers = {"M": MAMBA, "S": MAMBA1, "*": ATTENTION, "-": {"d_ff": 24}, "E": MOE}
+    mixers = {"M": MAMBA, "S": MAMBA1, "G": DELTA, "*": ATTENTION, "-": {"d_ff": 24}, "E": MOE}
     for letter, changes in fields.pop("mixers", {}).items():
         mixers[letter] = {**mixers.get(letter, {}), **changes}
     return Spec.of(
@@ -35,6 +36,41 @@ SINGLE = {
     ),
     "mamba1 normed without weights (FalconMamba)": spec(
         "S-", mixers={"S": {"dt_bc_norm": "rms_unweighted", "d_conv": 3}}
+    ),
+    "gated deltanet": spec("G"),
+    "gated deltanet, grouped values (Qwen3-Next)": spec("G", mixers={"G": {"n_v_heads": 4}}),
+    "gated deltanet, negative eigenvalues (OLMo-Hybrid)": spec(
+        "G", mixers={"G": {"allow_negative_eigenvalues": True, "norm_eps": 1e-3}}
+    ),
+    "gated deltanet, sigmoid gate, bias, other rates": spec(
+        "G",
+        mixers={
+            "G": {
+                "gate_activation": "sigmoid",
+                "conv_bias": True,
+                "d_conv": 2,
+                "A_init_min": 0.01,
+                "A_init_max": 2.0,
+                "dt_max": 1.0,
+            }
+        },
+    ),
+    "kda": spec("K", mixers={"K": {**DELTA, "kind": "kda"}}),
+    "kda, grouped, other ranks, no bias, silu": spec(
+        "K",
+        mixers={
+            "K": {
+                **DELTA,
+                "kind": "kda",
+                "n_v_heads": 4,
+                "v_head_dim": 3,
+                "decay_rank": 2,
+                "gate_rank": 5,
+                "gate_bias": False,
+                "gate_activation": "silu",
+                "allow_negative_eigenvalues": True,
+            }
+        },
     ),
     "attention rope": spec("*"),
     "attention nope, multi-query": spec("*", mixers={"*": {"position": "none", "n_kv_heads": 1}}),
@@ -162,6 +198,8 @@ FUSIONS = {
 PARALLEL = {name: spec("{M*}-", fusion=fusion) for name, fusion in FUSIONS.items()} | {
     "mamba1 beside attention": spec("{S*}W", fusion={"combine": "concat"}, mixers=WINDOW),
     "three branches": spec("{M*-}", fusion={"combine": "mean"}),
+    "delta rule and attention": spec("{G*}-", fusion={"combine": "mean", "norm": "rms"}),
+    "delta rule and attention, cross": spec("{*G}", fusion={"combine": "cross_attention"}),
     "two fusions": spec("P{*M}", parallel={"P": {"branches": "M*", "combine": "concat"}}),
 }
 
@@ -169,6 +207,7 @@ WHOLE = {
     "Samba's unit": spec("S-W-", mixers=WINDOW),
     "sequential hybrid": spec("(M-)2*-"),
     "hybrid of experts": spec("ME*E-", depth_scaled_init=True),
+    "delta hybrid": spec("(G-)2*-"),
     "parallel hybrid, untied": spec("M-{M*}-", tie_embeddings=False, depth_scaled_init=True),
 }
 

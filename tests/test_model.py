@@ -109,7 +109,7 @@ class TestTying:
         torch.testing.assert_close(model.head(hidden), expected)
 
 
-@pytest.mark.parametrize("name", [*WHOLE, *WIRED, "cross-attention (Lee)", "two fusions"])
+@pytest.mark.parametrize("name", [*WHOLE, *WIRED, "kda", "cross-attention (Lee)", "two fusions"])
 def test_a_model_built_without_memory_is_completed_by_a_reset(name):
     """No parameter, buffer or tie is left as `to_empty` makes it."""
     with torch.device("meta"):

@@ -15,6 +15,7 @@ from braidlm.errors import InputError
 LETTERS: dict[str, str] = {
     "M": "mamba2",
     "S": "mamba1",
+    "G": "gated_deltanet",
     "*": "attention",
     "W": "attention",
     "-": "mlp",
@@ -60,12 +61,26 @@ TABLE: tuple[tuple[str, str, str], ...] = (
     ("mamba1", "width", "expand * d_model (the inner width, stored as d_inner)"),
     ("mamba1", "d_inner", "expand * d_model"),
     ("mamba1", "dt_rank", "d_model / 16, rounded up"),
+    ("gated_deltanet", "expand, expand_v", "0.75 (keys / d_model) and 2 (v_head_dim / head_dim)"),
+    ("gated_deltanet", "head_dim", "largest divisor of expand * d_model up to 96, or as mamba2"),
+    ("kda", "expand, expand_v", "1 and 1"),
+    ("kda", "head_dim", "largest divisor of expand * d_model up to 128, or as mamba2"),
+    ("gated_deltanet, kda", "n_heads", "expand * d_model / head_dim"),
+    ("gated_deltanet, kda", "n_v_heads, v_head_dim", "n_heads and expand_v * head_dim"),
+    ("gated_deltanet, kda", "width", "expand * expand_v * d_model (n_v_heads * v_head_dim)"),
+    ("kda", "decay_rank, gate_rank", "v_head_dim"),
     ("cross", "n_heads, n_kv_heads, head_dim", "those of the attention branch"),
     ("cross", "query", "attention, in a cross attention"),
 )
 """Rows (what, field, default) of sizes that depend on others; the schema has the fixed ones."""
 
 Fields = dict[str, Any]
+
+_EITHER = (
+    *(("expand", "width"), ("expand_v", "v_head_dim")),
+    *(("width", "v_head_dim"), ("width", "n_v_heads")),
+)
+"""Pairs of which a delta rule's declaration holds at most one."""
 
 
 def of_letter(letter: str, fields: Fields) -> Fields:
@@ -135,7 +150,7 @@ def _mamba2(fields: Fields, d_model: int, where: str) -> Fields:
         return fields
     if {"expand", "n_heads", "head_dim"} <= set(fields):
         raise InputError(f"{where}: give two of expand, n_heads and head_dim, not all three")
-    _heads(fields, _expand(fields, where) * d_model, "expand * d_model", where)
+    _heads(fields, _factor(fields, "expand", 2, where) * d_model, "expand * d_model", where)
     return fields
 
 
@@ -147,18 +162,48 @@ def _mamba1(fields: Fields, d_model: int, where: str) -> Fields:
     if (width := _width(fields, where)) is not None:
         return {**fields, "d_inner": width}
     if "d_inner" not in fields:
-        inner = _expand(fields, where) * d_model
+        inner = _factor(fields, "expand", 2, where) * d_model
         fields["d_inner"] = _whole(inner, 1, f"{where}.expand", "expand * d_model", "d_inner")
     return fields
 
 
-def _expand(fields: Fields, where: str) -> float:
-    """Take the short form `expand`: inner width / d_model."""
-    expand = fields.pop("expand", 2)
-    is_number = isinstance(expand, int | float) and not isinstance(expand, bool)
-    if not is_number or not 0 < expand < math.inf:
-        raise InputError(f"{where}.expand = {expand!r}: must be a finite number greater than 0")
-    return expand
+def _delta(fields: Fields, d_model: int, where: str) -> Fields:
+    """The two mixers by the delta rule: keys of expand * d_model, values expand_v times as wide."""
+    expand, expand_v, largest = (1, 1, 128) if fields["kind"] == "kda" else (0.75, 2, 96)
+    for one, other in _EITHER:
+        if {one, other} <= set(fields):
+            raise InputError(f"{where}: give {one} or {other}, not both")
+    ratio = _factor(fields, "expand_v", expand_v, where)
+    if (width := _width(fields, where)) is not None:
+        inner, name = width / ratio, "width / expand_v"
+    elif {"expand", "n_heads", "head_dim"} <= set(fields):
+        raise InputError(f"{where}: give two of expand, n_heads and head_dim, not all three")
+    else:
+        inner, name = _factor(fields, "expand", expand, where) * d_model, "expand * d_model"
+    if not {"n_heads", "head_dim"} & set(fields):
+        channels = range(largest, 0, -1) if inner % 1 == 0 and inner >= 1 else (1,)
+        fields["head_dim"] = next(n for n in channels if inner % n == 0 or n == 1)
+    _heads(fields, inner, name, where)
+    fields.setdefault("n_v_heads", fields["n_heads"])
+    if "v_head_dim" not in fields:
+        value = ratio * fields["head_dim"]
+        if value % 1:
+            raise InputError(
+                f"{where}.expand_v = {ratio:g}: times head_dim = {fields['head_dim']} must be a "
+                "whole number, or give v_head_dim"
+            )
+        fields["v_head_dim"] = int(value)
+    ranks = ("decay_rank", "gate_rank") if fields["kind"] == "kda" else ()
+    return {**dict.fromkeys(ranks, fields["v_head_dim"]), **fields}
+
+
+def _factor(fields: Fields, name: str, default: float, where: str) -> float:
+    """Take a short form that is a ratio of widths."""
+    factor = fields.pop(name, default)
+    is_number = isinstance(factor, int | float) and not isinstance(factor, bool)
+    if not is_number or not 0 < factor < math.inf:
+        raise InputError(f"{where}.{name} = {factor!r}: must be a finite number greater than 0")
+    return factor
 
 
 def _width(fields: Fields, where: str) -> int | None:
@@ -196,4 +241,6 @@ _FILLERS: dict[str, Callable[[Fields, int, str], Fields]] = {
     "mamba1": _mamba1,
     "moe": _moe,
     "mamba2": _mamba2,
+    "gated_deltanet": _delta,
+    "kda": _delta,
 }

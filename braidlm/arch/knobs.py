@@ -69,8 +69,9 @@ def scaled(data: Data, field: str, step: int, factor: Fraction) -> list[Setting]
 def heads(data: Data, factor: Fraction) -> list[Setting]:
     """Return settings of the mixers' inner widths, ascending, all at one ratio.
 
-    Heads change and their channels do not. Queries per KV head stay as they are; so does the
-    number of groups. A mixer that declares its width without heads keeps the step of that width.
+    Heads change and their channels do not. Queries per KV head and value heads per key head stay
+    as they are; so does the number of groups. A mixer that declares its width without heads keeps
+    the step of that width.
     """
     sizes: dict[str, int] = {}
     units: dict[str, int] = {}
@@ -82,7 +83,7 @@ def heads(data: Data, factor: Fraction) -> list[Setting]:
         return []
     ratios = (Fraction(n, sizes[finest]) for n in _multiples(sizes[finest], units[finest], factor))
     found = (_setting(sizes, units, ratio, factor) for ratio in ratios)
-    return _distinct(_with_kv_heads(data, s) for s in found if s is not None)
+    return _distinct(_with_other_heads(data, s) for s in found if s is not None)
 
 
 def widths(data: Data, factor: Fraction) -> list[Setting]:
@@ -143,13 +144,14 @@ def _unit(path: str, fields: Data) -> int:
     return fields.get("n_groups", 1)
 
 
-def _with_kv_heads(data: Data, setting: Setting) -> Setting:
-    """Add the KV heads that keep each attention's queries per KV head."""
+def _with_other_heads(data: Data, setting: Setting) -> Setting:
+    """Add the heads that keep each mixer's queries per KV head and value heads per key head."""
     values = dict(setting)
     for path, fields in places(data):
         new = values.get(f"{path}.n_heads")
-        if new is not None and "n_kv_heads" in fields:
-            values[f"{path}.n_kv_heads"] = new * fields["n_kv_heads"] // fields["n_heads"]
+        for other in ("n_kv_heads", "n_v_heads"):
+            if new is not None and other in fields:
+                values[f"{path}.{other}"] = new * fields[other] // fields["n_heads"]
     return tuple(sorted(values.items()))
 
 

@@ -17,6 +17,24 @@ from braidlm.arch.wiring import WIRING
 
 PATH = Path(__file__).with_name("recipe.schema.json")
 LETTER = "^[A-Za-z*+-]$"
+SHORT_FORMS: dict[str, dict[str, Any]] = {
+    "expand": {
+        "description": "Inner width (delta rules: of the keys) / d_model; instead of n_heads.",
+        "exclusiveMinimum": 0,
+        "type": "number",
+    },
+    "expand_v": {
+        "description": "v_head_dim / head_dim; instead of v_head_dim.",
+        "exclusiveMinimum": 0,
+        "type": "number",
+    },
+    "width": {
+        "description": "Channels of all heads; instead of n_heads or head_dim.",
+        "exclusiveMinimum": 0,
+        "type": "integer",
+    },
+}
+"""What `braidlm.arch.defaults` takes instead of a size."""
 
 
 def json_schema() -> dict[str, Any]:
@@ -27,23 +45,8 @@ def json_schema() -> dict[str, Any]:
     for config in KINDS.values():
         parts[config.__name__].pop("required", None)
         parts[config.__name__]["properties"] |= wiring  # a file writes them beside the mixer's
-    for name, instead in (("Mamba1Config", "d_inner"), ("Mamba2Config", "n_heads")):
-        parts[name]["properties"]["expand"] = {
-            "description": f"Inner width / d_model; instead of {instead}. Default: 2.",
-            "exclusiveMinimum": 0,
-            "type": "number",
-        }
-    widths = {
-        "AttentionConfig": "Channels of all heads; instead of n_heads or head_dim.",
-        "Mamba1Config": "Inner width; another name of d_inner.",
-        "Mamba2Config": "Channels of all heads; instead of n_heads or head_dim.",
-    }
-    for name, description in widths.items():
-        parts[name]["properties"]["width"] = {
-            "description": description,
-            "exclusiveMinimum": 0,
-            "type": "integer",
-        }
+        for name in config.short_forms:
+            parts[config.__name__]["properties"][name] = dict(SHORT_FORMS[name])
     parts["CrossAttention"].pop("required", None)
     mixer = parts["Letter"]["properties"]["mixer"]
     parts["Letter"]["properties"]["mixer"] = {

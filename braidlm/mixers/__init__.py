@@ -11,6 +11,8 @@ from torch import Tensor
 
 from braidlm.arch.mixers import (
     AttentionConfig,
+    GatedDeltaNetConfig,
+    KDAConfig,
     Mamba1Config,
     Mamba2Config,
     MixerConfig,
@@ -18,6 +20,8 @@ from braidlm.arch.mixers import (
     MoEConfig,
 )
 from braidlm.mixers.attention import Attention
+from braidlm.mixers.gated_deltanet import GatedDeltaNet
+from braidlm.mixers.kda import KDA
 from braidlm.mixers.mamba1 import Mamba1
 from braidlm.mixers.mamba2 import Mamba2
 from braidlm.mixers.mlp import MLP
@@ -41,7 +45,7 @@ class Mixer(Protocol):
 
 def build(
     config: MixerConfig, d_model: int, norm_eps: float, norm_offset: float = 0.0
-) -> Attention | Mamba1 | Mamba2 | MLP | MoE:
+) -> Attention | GatedDeltaNet | KDA | Mamba1 | Mamba2 | MLP | MoE:
     """Build the mixer that `config` declares, for an input of width `d_model`.
 
     Raises:
@@ -52,6 +56,10 @@ def build(
             return Attention(config, d_model, norm_eps, norm_offset)
         case Mamba1Config():
             return Mamba1(config, d_model)
+        case GatedDeltaNetConfig():
+            return GatedDeltaNet(config, d_model, norm_eps)
+        case KDAConfig():
+            return KDA(config, d_model, norm_eps)
         case Mamba2Config():
             return Mamba2(config, d_model, norm_eps)
         case MLPConfig():
@@ -61,4 +69,14 @@ def build(
     raise ValueError(f"no module implements {type(config).__name__}")
 
 
-__all__ = ["MLP", "Attention", "Mamba1", "Mamba2", "Mixer", "MoE", "build"]
+__all__ = [
+    "KDA",
+    "MLP",
+    "Attention",
+    "GatedDeltaNet",
+    "Mamba1",
+    "Mamba2",
+    "Mixer",
+    "MoE",
+    "build",
+]

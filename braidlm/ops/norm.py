@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -37,6 +37,26 @@ def rms_norm(
         return _normalise(x, weight, eps, offset, n_groups)
 
 
+def l2_norm(x: Tensor, eps: float = 1e-6) -> Tensor:
+    """y = x / sqrt(sum(x^2) + eps), the sum over the last axis: unit length, and zero stays zero.
+
+    Args:
+        x: (..., D).
+        eps: added to the sum of squares.
+
+    Returns:
+        (..., D) in the dtype of `x`.
+
+    Source: Yang et al. (arXiv 2406.06484), section 3.3, for the keys of a delta rule; the eps is
+        that of the authors' code.
+    """
+    width = x.shape[-1]
+    with dispatch.own_precision(x):
+        # The root of a sum is that of a mean times the root of the width.
+        scale = x.new_full((width,), width**-0.5, dtype=state_dtype(x.dtype))
+        return _normalise(x, scale, eps / width, 0.0, 1)
+
+
 def gated_rms_norm(
     x: Tensor,
     gate: Tensor,
@@ -45,8 +65,9 @@ def gated_rms_norm(
     *,
     n_groups: int = 1,
     norm_before_gate: bool = False,
+    activation: Literal["silu", "sigmoid"] = "silu",
 ) -> Tensor:
-    """rms_norm(x * silu(gate)), or rms_norm(x) * silu(gate) if `norm_before_gate`.
+    """rms_norm(x * f(gate)), or rms_norm(x) * f(gate) if `norm_before_gate`; f is SiLU or sigmoid.
 
     Args:
         x: (..., D).
@@ -55,6 +76,7 @@ def gated_rms_norm(
         eps: added to the mean square.
         n_groups: the D channels are normalised in this many equal, contiguous groups.
         norm_before_gate: whether the gate multiplies the normalised value.
+        activation: f.
 
     Returns:
         (..., D) in the dtype of `x`.
@@ -68,7 +90,8 @@ def gated_rms_norm(
     _check("gated_rms_norm", x, weight, n_groups)
     check_shape("gated_rms_norm", "gate", gate, tuple(x.shape))
     with dispatch.own_precision(x):
-        wide, opening = x.to(state_dtype(x.dtype)), F.silu(gate.to(state_dtype(x.dtype)))
+        wide, opening = x.to(state_dtype(x.dtype)), gate.to(state_dtype(x.dtype))
+        opening = F.silu(opening) if activation == "silu" else torch.sigmoid(opening)
         if norm_before_gate:
             return (_normalise(wide, weight, eps, 0.0, n_groups) * opening).to(x.dtype)
         return _normalise(wide * opening, weight, eps, 0.0, n_groups).to(x.dtype)

@@ -18,10 +18,11 @@ _NAMES = {
     "mamba2": "Mamba-2",
     "mamba1": "Mamba-1",
     "gated_deltanet": "Gated DeltaNet",
+    "kda": "Kimi delta attention",
     "mlp": "MLP",
     "moe": "MoE",
 }
-_SHORT = {"window_attention": "window", "mla": "MLA", "gated_deltanet": "GDN"}
+_SHORT = {"window_attention": "window", "mla": "MLA", "gated_deltanet": "GDN", "kda": "KDA"}
 _CLASSES = {
     "attention": "attention",
     "window_attention": "window",
@@ -29,6 +30,7 @@ _CLASSES = {
     "mamba2": "mamba",
     "mamba1": "scan",
     "gated_deltanet": "delta",
+    "kda": "delta",
     "mlp": "channel",
     "moe": "experts",
 }

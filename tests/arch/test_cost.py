@@ -123,6 +123,52 @@ def test_mamba1_without_bias_and_with_norms():
         assert row.model_flops == plain.model_flops
 
 
+DELTA = {"n_heads": 2, "n_v_heads": 4, "head_dim": 5, "v_head_dim": 6, "d_conv": 3}
+
+
+def test_gated_deltanet_by_hand():
+    (row,) = sublayer_costs(declare("G", {"G": DELTA}), 10)
+    keys, values = 10, 24
+    conv = 2 * keys + values
+    projections = 16 * (conv + values + 2 * 4) + values * 16
+    assert row.n_params == projections + conv * 3 + 2 * 4 + 6 + 16
+    assert (row.kv_bytes, row.state_bytes) == (0, 4 * (4 * 5 * 6 + 2 * conv))
+    recurrence = 4 * (7 * 5 * 6 + 2 * 6)
+    assert row.model_flops == 10 * (2 * projections + 2 * 3 * conv + recurrence)
+    assert row.decode_flops * 10 == row.model_flops
+    biased = {"G": DELTA | {"conv_bias": True, "allow_negative_eigenvalues": True}}
+    assert sublayer_costs(declare("G", biased), 10)[0].n_params == row.n_params + conv
+
+
+def test_kda_by_hand():
+    kda = DELTA | {"kind": "kda", "decay_rank": 3, "gate_rank": 7}
+    (row,) = sublayer_costs(declare("K", {"K": kda}), 10)
+    conv = 2 * 10 + 24
+    matrices = 16 * (conv + 3 + 7 + 4) + 3 * 4 * 5 + 7 * 24 + 24 * 16
+    assert row.n_params == matrices + conv * 3 + 4 + 4 * 5 + 24 + 6 + 16
+    assert row.state_bytes == 4 * (4 * 5 * 6 + 2 * conv)
+    recurrence = 4 * (7 * 5 * 6 + 2 * 6)
+    assert row.model_flops == 10 * (2 * matrices + 2 * 3 * conv + recurrence)
+    unbiased = {"K": kda | {"gate_bias": False}}
+    assert sublayer_costs(declare("K", unbiased), 10)[0].n_params == row.n_params - 24
+
+
+def test_the_published_shapes_of_delta_rules():
+    """About 6 d^2 (Gated DeltaNet), OLMo-Hybrid's 30 heads, Qwen3-Next's 16 and 32 of 128."""
+    (paper,) = Spec.parse("G", d_model=2048).sublayers[0].branches
+    assert 5.95 < (paper.n_params(2048) + paper.width * 2048) / 2048**2 < 6.1
+    (olmo,) = Spec.parse("G", d_model=3840).sublayers[0].branches
+    assert olmo.summary == "gated_deltanet, 30 heads of 96, values of 192"
+    shape = {"n_heads": 16, "n_v_heads": 32, "head_dim": 128, "v_head_dim": 128}
+    spec = Spec.of({"pattern": "G", "d_model": 2048, "mixers": {"G": shape}})
+    (qwen,) = spec.sublayers[0].branches
+    assert qwen.summary == "gated_deltanet, 16 heads of 128, 32 values of 128"
+    assert qwen.n_params(2048) == 2048 * 12288 + 2048 * 64 + 8192 * 4 + 2 * 32 + 128
+    assert qwen.state_bytes() == 4 * (32 * 128 * 128 + 3 * 8192)
+    kimi = Spec.of({"pattern": "K", "d_model": 2304, "mixers": {"K": {"kind": "kda"}}})
+    assert kimi.mixers[0].mixer.summary == "kda, 18 heads of 128, values of 128"
+
+
 def test_mlp_by_hand():
     gated, plain = sublayer_costs(
         declare("-F", {"-": {"d_ff": 24}, "F": {"kind": "mlp", "d_ff": 24, "gated": False}}), 7
@@ -205,6 +251,11 @@ SPECS = {
     "mamba1": declare("S2-", SCAN),
     "mamba1, norms": declare("S", {"S": SCAN["S"] | {"dt_bc_norm": "rms", "conv_bias": False}}),
     "mamba1, beside attention": declare("{S*}", HEADS | SCAN),
+    "gated deltanet": declare("G-G", {"G": DELTA}),
+    "gated deltanet, defaults": declare("G"),
+    "kda": declare("K", {"K": DELTA | {"kind": "kda", "decay_rank": 3, "gate_rank": 7}}),
+    "kda, defaults, no bias": declare("K", {"K": {"kind": "kda", "gate_bias": False}}),
+    "delta rule beside attention": declare("{G*}", {"G": DELTA} | HEADS),
     "attention": declare("*", HEADS),
     "window": declare("W*", HEADS | WINDOW),
     "attention, every option": declare(

@@ -12,6 +12,8 @@ from braidlm.model import HybridLM
 MIXERS = {
     "M": {"head_dim": 8, "n_groups": 2, "d_state": 6, "chunk_size": 8},
     "Z": {"kind": "mamba1", "d_state": 5, "dt_rank": 3, "chunk_size": 8},
+    "G": {"n_heads": 2, "n_v_heads": 4, "head_dim": 6, "v_head_dim": 5, "chunk_size": 8},
+    "K": {"kind": "kda", "n_heads": 2, "head_dim": 6, "n_v_heads": 4, "chunk_size": 20},
     "*": {"head_dim": 8, "n_kv_heads": 2},
     "A": {"kind": "attention", "head_dim": 8, "v_head_dim": 4},
     "W": {"head_dim": 8, "n_kv_heads": 2, "window": 5},
@@ -53,6 +55,9 @@ SPECS = {
     "mamba2": tiny("M-"),
     "mamba1": tiny("Z-"),
     "mamba1, norms": tiny("Z", mixers={"Z": MIXERS["Z"] | {"dt_bc_norm": "rms"}}),
+    "gated deltanet": tiny("G-"),
+    "kda": tiny("K-"),
+    "delta hybrid": tiny("{G*}K"),
     "attention": tiny("*-"),
     "values narrower than keys": tiny("A"),
     "window": tiny("W-"),
@@ -118,6 +123,7 @@ LENGTHS = [
     ("mamba1", 1),
     ("hybrid", 8),
     ("hybrid", 16),
+    *(("delta hybrid", 1), ("gated deltanet", 8), ("kda", 19), ("kda", 40)),
     *((name, 5) for name in SPECS),
 ]
 """Below, at and past the chunk of 8; `PADDED` is past it and no multiple of it."""
@@ -135,7 +141,7 @@ def test_forward(name, n_tokens):
     assert counted(spec, 2, n_tokens, False) == executed_matmul_flops(spec, 2, n_tokens)
 
 
-@pytest.mark.parametrize(("name", "n_tokens"), LENGTHS[:4] + PADDED)
+@pytest.mark.parametrize(("name", "n_tokens"), LENGTHS[:8] + PADDED)
 def test_forward_and_backward(name, n_tokens):
     spec = SPECS[name]
     assert counted(spec, 3, n_tokens, True) == executed_training_flops(spec, 3, n_tokens)

@@ -1,8 +1,11 @@
 """A model at another width: inner widths in proportion, everything else as it was."""
 
+from fractions import Fraction
+
 import pytest
 
 from braidlm.arch import Spec
+from braidlm.arch.knobs import heads, with_setting
 from braidlm.arch.toml import model_table
 from braidlm.arch.widen import widen
 from braidlm.errors import InputError
@@ -27,6 +30,16 @@ def test_states_channels_and_the_vocabulary_stay():
     assert (attention["n_heads"], attention["n_kv_heads"], attention["head_dim"]) == (16, 8, 4)
     assert (table["mixers"]["-"]["d_ff"], table["vocab_size"]) == (96, 31)
     assert "softmax_scale" not in attention
+
+
+def test_value_heads_stay_a_multiple_of_key_heads():
+    grouped = spec("G", mixers={"G": {"n_v_heads": 4}})
+    gdn = model_table(widen(grouped, 48))["mixers"]["G"]
+    assert (gdn["n_heads"], gdn["n_v_heads"], gdn["head_dim"]) == (6, 12, 4)
+    table = model_table(grouped)
+    for setting in heads(table, Fraction(2)):
+        wide = with_setting(table, setting)["mixers"]["G"]
+        assert wide["n_v_heads"] == 2 * wide["n_heads"]
 
 
 def test_the_scale_falls_as_one_over_head_dim_where_channels_must_shrink():

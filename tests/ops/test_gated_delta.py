@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+from braidlm.arch.mixers.kda import LEAF
 from braidlm.ops.gated_delta import gated_delta
-from braidlm.ops.gated_delta.scores import LEAF
 from braidlm.segments import Segments
 from tests.ops.compare import (
     assert_near,

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from braidlm.ops.norm import gated_rms_norm, rms_norm
+from braidlm.ops.norm import gated_rms_norm, l2_norm, rms_norm
 from tests.ops.compare import assert_near, assert_same, leaf, relative_l2, with_gradients
 from tests.tolerances import BF16_L2, FORMS_FP32
 
@@ -43,6 +43,35 @@ def test_the_gate_comes_before_or_after(norm_before_gate):
         return (gated_rms_norm(x, gate, weight, 1e-5, norm_before_gate=norm_before_gate),)
 
     assert_same(ours, judge, [x, gate, weight])
+
+
+def test_the_gate_may_be_a_sigmoid():
+    x, gate, weight = leaf(3, 2, 4), leaf(3, 2, 4), leaf(4)
+
+    def judge():
+        return (F.rms_norm(x, (4,), weight, 1e-5) * torch.sigmoid(gate),)
+
+    def ours():
+        y = gated_rms_norm(x, gate, weight, 1e-5, norm_before_gate=True, activation="sigmoid")
+        return (y,)
+
+    assert_same(ours, judge, [x, gate, weight])
+
+
+def test_unit_length_has_an_eps_beside_the_sum():
+    x = leaf(3, 2, 5)
+
+    def judge():
+        return (x / torch.sqrt(x.square().sum(-1, keepdim=True) + 0.1),)
+
+    assert_same(lambda: (l2_norm(x, 0.1),), judge, [x])
+    with torch.no_grad():
+        assert_near(l2_norm(x, 0.1), judge()[0])
+    assert_near(l2_norm(x.detach()).norm(dim=-1), torch.ones(3, 2, dtype=torch.float64), FORMS_FP32)
+    zero = torch.zeros(4, requires_grad=True)
+    l2_norm(zero).sum().backward()
+    assert zero.grad is not None
+    assert bool(zero.grad.isfinite().all())
 
 
 def test_gradcheck():

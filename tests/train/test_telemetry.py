@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from braidlm.arch import Recipe
-from braidlm.arch.mixers import Mamba1Config, Mamba2Config
+from braidlm.arch.mixers import DeltaConfig, Mamba1Config, Mamba2Config
 from braidlm.model import HybridLM
 from braidlm.runs import Run
 from braidlm.segments import Segments
@@ -34,7 +34,7 @@ def rows(path: Path) -> list[dict]:
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_the_answer_is_the_same_and_every_mamba_and_branch_tells(name):
+def test_the_answer_is_the_same_and_every_recurrence_and_branch_tells(name):
     model = HybridLM(ALL[name]).requires_grad_(False)
     told = model(TOKENS, SEGMENTS, telemetry=True)
     plain = model(TOKENS, SEGMENTS)
@@ -46,6 +46,8 @@ def test_the_answer_is_the_same_and_every_mamba_and_branch_tells(name):
             place = f"blocks.{i}" + (f".branches.{j}" if sublayer.is_parallel else "")
             if isinstance(branch, Mamba1Config | Mamba2Config):
                 expected |= {f"{place}.{word}" for word in ("dt", "decay", "state_rms")}
+            if isinstance(branch, DeltaConfig):
+                expected |= {f"{place}.{word}" for word in ("beta", "decay", "state_rms")}
             if sublayer.is_parallel:
                 expected.add(f"{place}.rms")
     assert expected <= set(told.aux)
@@ -87,6 +89,25 @@ def test_mamba_1_tells_means_over_channels_and_columns():
     torch.testing.assert_close(out.aux["blocks.0.decay"], decay.mean())
     states = out.state[0].ssm
     torch.testing.assert_close(out.aux["blocks.0.state_rms"], states.square().mean().sqrt())
+
+
+@pytest.mark.parametrize("name", ["gated deltanet", "kda"])
+def test_a_delta_rule_tells_its_strength_decay_and_states_without_padding(name):
+    model = HybridLM(ALL[name])
+    mixer = model.get_submodule("blocks.0.mix.mixer")
+    x = model.get_submodule("blocks.0.norm")(model.embedding(TOKENS))
+    rows = x @ mixer.get_parameter("in_proj.weight").T
+    dt, b = rows[..., :-2], rows[..., -2:]
+    dt = dt[..., -2:] if name != "kda" else mixer.get_submodule("decay_proj")(dt[..., -6:])
+    dt = F.softplus(dt + mixer.get_parameter("dynamics.dt_bias")).unflatten(-1, (2, -1))
+    decay = torch.exp(-mixer.get_parameter("dynamics.A_log").exp()[:, None] * dt)
+    out = model(TOKENS, SEGMENTS, telemetry=True)
+    beta = torch.sigmoid(b)
+    torch.testing.assert_close(out.aux["blocks.0.beta"], beta[SEGMENTS.is_real].mean())
+    torch.testing.assert_close(out.aux["blocks.0.decay"], decay[SEGMENTS.is_real].mean())
+    memory = out.state[0].memory
+    assert len(memory) == 4
+    torch.testing.assert_close(out.aux["blocks.0.state_rms"], memory.square().mean().sqrt())
 
 
 def test_a_branchs_contribution_is_what_it_adds_to_the_output():

@@ -6,6 +6,9 @@ from pydantic import Field
 
 from braidlm.arch.mixers.attention import AttentionConfig, RopeScaling
 from braidlm.arch.mixers.base import MixerConfig
+from braidlm.arch.mixers.delta import DeltaConfig
+from braidlm.arch.mixers.gated_deltanet import GatedDeltaNetConfig
+from braidlm.arch.mixers.kda import KDAConfig
 from braidlm.arch.mixers.mamba1 import Mamba1Config
 from braidlm.arch.mixers.mamba2 import Mamba2Config
 from braidlm.arch.mixers.mlp import MLPConfig
@@ -14,6 +17,8 @@ from braidlm.arch.mixers.moe import MoEConfig
 KINDS: dict[str, type[MixerConfig]] = {
     "attention": AttentionConfig,
     "mamba1": Mamba1Config,
+    "gated_deltanet": GatedDeltaNetConfig,
+    "kda": KDAConfig,
     "mamba2": Mamba2Config,
     "mlp": MLPConfig,
     "moe": MoEConfig,
@@ -21,7 +26,13 @@ KINDS: dict[str, type[MixerConfig]] = {
 """Every kind of mixer by name."""
 
 AnyMixer = Annotated[
-    AttentionConfig | Mamba1Config | Mamba2Config | MLPConfig | MoEConfig,
+    AttentionConfig
+    | GatedDeltaNetConfig
+    | KDAConfig
+    | Mamba1Config
+    | Mamba2Config
+    | MLPConfig
+    | MoEConfig,
     Field(discriminator="kind"),
 ]
 
@@ -29,6 +40,9 @@ __all__ = [
     "KINDS",
     "AnyMixer",
     "AttentionConfig",
+    "DeltaConfig",
+    "GatedDeltaNetConfig",
+    "KDAConfig",
     "MLPConfig",
     "Mamba1Config",
     "Mamba2Config",

@@ -8,10 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from braidlm.arch.mixers.kda import LEAF
 from braidlm.ops.gated_delta.blocks import Blocks
-
-LEAF = 8
-"""Tokens below which a decay per channel is taken pair by pair."""
 
 
 def scores(blocks: Blocks) -> tuple[Tensor, Tensor]:
