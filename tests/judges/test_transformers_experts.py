@@ -6,7 +6,7 @@ Only their blocks of experts are built, with random weights, and given random hi
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import pytest
@@ -202,7 +202,7 @@ def pair(case: Case, dtype: torch.dtype = torch.float64) -> Pair:
     return Pair(ours.to(dtype), theirs.to(dtype), case.names)
 
 
-def _stacked(parts: tuple[str, ...], tensors: dict[str, Tensor]) -> Tensor:
+def _stacked(parts: tuple[str, ...], tensors: Mapping[str, Tensor]) -> Tensor:
     return torch.cat([tensors[part] for part in parts])
 
 

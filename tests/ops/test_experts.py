@@ -146,3 +146,35 @@ def test_shapes_that_do_not_fit_are_named():
         experts(x, index, weight[:, :1], w_in, w_out)
     with pytest.raises(ValueError, match="activation='tanh' must be one of silu, gelu, relu2"):
         experts(x, index, weight, w_in, w_out, activation="tanh")
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+class TestOnAGpu:
+    """Forms in bf16 against the dense truth in fp64, every gradient."""
+
+    @staticmethod
+    def results(args, impl):
+        index, graded = args[1], [args[0], *args[2:]]
+        leaves = [t.detach().requires_grad_() for t in graded]
+        y = experts(leaves[0], index, *leaves[1:], impl=impl)
+        probe = torch.randn(y.shape, generator=torch.Generator().manual_seed(1)).to(y)
+        return [y, *torch.autograd.grad((y * probe).sum(), leaves)]
+
+    @pytest.mark.parametrize(("n", "only"), [(1, None), (300, 5), (1000, None)])
+    @pytest.mark.parametrize("impl", ["grouped_mm", "sorted"])
+    def test_bf16_is_as_near_to_the_truth_as_dense_bf16(self, impl, n, only):
+        args = inputs(n, 4, 16, width=64, inner=48, dtype=torch.float32, only=only)
+        args = [t.detach().cuda() for t in args]
+        coarse = [t.bfloat16() if i in (0, 3, 4) else t for i, t in enumerate(args)]
+        truth = self.results([t.double() if t.is_floating_point() else t for t in coarse], "dense")
+        ours, dense = self.results(coarse, impl), self.results(coarse, "dense")
+        for found, other, exact in zip(ours, dense, truth, strict=True):
+            assert relative_l2(found, exact) <= 1.5 * relative_l2(other, exact)
+
+    def test_gradients_have_the_same_bits_whenever_they_are_computed(self):
+        args = inputs(1000, 4, 16, width=64, inner=48, dtype=torch.float32)
+        args = [t.detach().cuda() for t in args]
+        coarse = [t.bfloat16() if i in (0, 3, 4) else t for i, t in enumerate(args)]
+        one, other = (self.results(coarse, "grouped_mm") for _ in range(2))
+        assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+        assert dispatch.used()["experts"]

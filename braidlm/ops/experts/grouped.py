@@ -6,38 +6,39 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from braidlm.ops.dispatch import state_dtype
-from braidlm.ops.experts.expert import Activation, expert
+from braidlm.ops.experts.expert import Activation
+from braidlm.ops.experts.order import by_expert, gathered, spread
 
 
 def experts_sorted(
     x: Tensor, index: Tensor, weight: Tensor, w_in: Tensor, w_out: Tensor, activation: Activation
 ) -> Tensor:
     """One pair of products per expert that has tokens; asks the host how many each has."""
-    order = index.flatten().argsort(stable=True)
+    order = by_expert(index)
     counts = torch.bincount(index.flatten(), minlength=w_in.shape[0]).tolist()
-    rows = x.index_select(0, order // index.shape[1]).split(counts)
+    rows = spread(x, order).split(counts)
+    shares = weight.flatten().index_select(0, order.order).split(counts)
+    found = []
     # `unbind` has one gradient for the whole stack; indexing would have a whole one per expert.
-    stacks = zip(rows, w_in.unbind(), w_out.unbind(), strict=True)
-    found = [expert(part, a, b, activation) for part, a, b in stacks if len(part)]
-    return _gathered(torch.cat(found), order, weight, x.dtype)
+    for part, share, a, b in zip(rows, shares, w_in.unbind(), w_out.unbind(), strict=True):
+        if len(part):
+            found.append(F.linear(_weighed(activation(F.linear(part, a)), share), b))
+    return gathered(torch.cat(found), order)
 
 
 def experts_grouped_mm(
     x: Tensor, index: Tensor, weight: Tensor, w_in: Tensor, w_out: Tensor, activation: Activation
 ) -> Tensor:
     """Two grouped products of torch over all experts; of one shape, whatever was chosen."""
-    flat = index.flatten()
-    order = flat.argsort(stable=True)
+    order = by_expert(index)
     every = torch.arange(w_in.shape[0], device=x.device)
-    ends = torch.searchsorted(flat[order], every, right=True).to(torch.int32)
-    rows = x.index_select(0, order // index.shape[1])
-    h = activation(F.grouped_mm(rows, w_in.transpose(1, 2), offs=ends))
-    out = F.grouped_mm(h, w_out.transpose(1, 2), offs=ends)
-    return _gathered(out, order, weight, x.dtype)
+    experts = index.flatten().index_select(0, order.order)
+    ends = torch.searchsorted(experts, every, right=True).to(torch.int32)
+    h = activation(F.grouped_mm(spread(x, order), w_in.transpose(1, 2), offs=ends))
+    h = _weighed(h, weight.flatten().index_select(0, order.order))
+    return gathered(F.grouped_mm(h, w_out.transpose(1, 2), offs=ends), order)
 
 
-def _gathered(out: Tensor, order: Tensor, weight: Tensor, dtype: torch.dtype) -> Tensor:
-    """Bring rows (N k, D) back into the tokens' order and add each token's, in order of choice."""
-    back = out.index_select(0, order.argsort()).view(*weight.shape, -1)
-    return (back.to(state_dtype(dtype)) * weight[..., None]).sum(1).to(dtype)
+def _weighed(h: Tensor, weight: Tensor) -> Tensor:
+    """Scale rows h (n, F) by weight (n,): here, because what goes down is often wider."""
+    return (h * weight[:, None]).to(h.dtype)
