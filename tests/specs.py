@@ -11,13 +11,28 @@ MAMBA: dict[str, Any] = {"n_heads": 4, "head_dim": 4, "d_state": 6, "chunk_size"
 MAMBA1: dict[str, Any] = {"d_inner": 10, "d_state": 3, "dt_rank": 2, "chunk_size": 8}
 DELTA: dict[str, Any] = {"n_heads": 2, "head_dim": 4, "v_head_dim": 6, "chunk_size": 8}
 ATTENTION: dict[str, Any] = {"n_heads": 4, "head_dim": 4, "n_kv_heads": 2}
+MLA: dict[str, Any] = {
+    "n_heads": 3,
+    "kv_lora_rank": 10,
+    "qk_nope_head_dim": 4,
+    "qk_rope_head_dim": 2,
+    "v_head_dim": 5,
+}
 WINDOW = {"W": {**ATTENTION, "window": 5}}
 MOE: dict[str, Any] = {"n_experts": 6, "top_k": 2, "d_ff": 10}
 
 
 def spec(pattern: str, **fields: Any) -> Spec:
     """A spec of width 16 and vocabulary 31."""
-    mixers = {"M": MAMBA, "S": MAMBA1, "G": DELTA, "*": ATTENTION, "-": {"d_ff": 24}, "E": MOE}
+    mixers = {
+        "M": MAMBA,
+        "S": MAMBA1,
+        "G": DELTA,
+        "*": ATTENTION,
+        "+": MLA,
+        "-": {"d_ff": 24},
+        "E": MOE,
+    }
     for letter, changes in fields.pop("mixers", {}).items():
         mixers[letter] = {**mixers.get(letter, {}), **changes}
     return Spec.of(
@@ -119,6 +134,21 @@ SINGLE = {
             }
         },
     ),
+    "latent attention (DeepSeek-V3)": spec("+", mixers={"+": {"q_lora_rank": 7}}),
+    "latent attention, nope (Kimi Linear)": spec("+-", mixers={"+": {"position": "none"}}),
+    "latent attention, no shared key, own scale": spec(
+        "+", mixers={"+": {"qk_rope_head_dim": 0, "softmax_scale": 0.6}}
+    ),
+    "latent attention, scaled rope": spec(
+        "+",
+        mixers={
+            "+": {
+                "kv_lora_rank": 3,
+                "qk_rope_head_dim": 6,
+                "rope_scaling": {"kind": "llama3", "factor": 4.0, "original_length": 16},
+            }
+        },
+    ),
     "mlp gelu": spec("-*", mixers={"-": {"activation": "gelu", "gated": False}}),
     "mlp squared relu": spec("-M", mixers={"-": {"activation": "relu2", "gated": False}}),
     "experts": spec("E*"),
@@ -197,6 +227,7 @@ FUSIONS = {
 
 PARALLEL = {name: spec("{M*}-", fusion=fusion) for name, fusion in FUSIONS.items()} | {
     "mamba1 beside attention": spec("{S*}W", fusion={"combine": "concat"}, mixers=WINDOW),
+    "latent attention beside Mamba-2": spec("{M+}", fusion={"combine": "cross_attention"}),
     "three branches": spec("{M*-}", fusion={"combine": "mean"}),
     "delta rule and attention": spec("{G*}-", fusion={"combine": "mean", "norm": "rms"}),
     "delta rule and attention, cross": spec("{*G}", fusion={"combine": "cross_attention"}),

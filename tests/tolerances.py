@@ -23,6 +23,7 @@ BF16_L2 = {
     "attention": 5e-3,
     "attention options": 6.5e-3,
     "sink logit": 2e-2,
+    "latent attention": 5e-3,
     "rms_norm": 3e-3,
     "gated_rms_norm": 3e-3,
     "gated_delta": 4e-3,

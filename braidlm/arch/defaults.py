@@ -18,6 +18,7 @@ LETTERS: dict[str, str] = {
     "G": "gated_deltanet",
     "*": "attention",
     "W": "attention",
+    "+": "mla",
     "-": "mlp",
     "E": "moe",
 }
@@ -49,6 +50,11 @@ TABLE: tuple[tuple[str, str, str], ...] = (
     ("attention", "n_kv_heads", "n_heads"),
     ("attention", "v_head_dim", "head_dim"),
     ("attention", "window", "512 for letter W, else none"),
+    ("mla", "v_head_dim", "d_model / n_heads if that is given, else min(64, d_model)"),
+    ("mla", "n_heads", "d_model / v_head_dim"),
+    ("mla", "kv_lora_rank", "4 v_head_dim"),
+    ("mla", "qk_nope_head_dim", "v_head_dim"),
+    ("mla", "qk_rope_head_dim", "v_head_dim / 2, down to an even number"),
     ("mlp", "d_ff", "8/3 d_model, up to a multiple of 64, if gated; else 4 d_model"),
     ("moe", "d_ff", "the MLP's / top_k, up to a multiple of 8"),
     ("moe", "aux_coef, aux_over", "0.01, batch, with balance = aux_loss"),
@@ -111,6 +117,9 @@ def fill(fields: Fields, d_model: int, where: str) -> Fields:
 
 def fill_cross(cross: Fields, attention: Fields, combine: str) -> Fields:
     """Complete a fusion's own attention with the shape of the attention branch; that one asks."""
+    if attention.get("kind") == "mla":
+        heads = attention["n_heads"]
+        attention = {"n_heads": heads, "n_kv_heads": heads, "head_dim": attention["v_head_dim"]}
     shape = {k: attention[k] for k in ("n_heads", "n_kv_heads", "head_dim") if k in attention}
     query = {"query": "attention"} if combine == "cross_attention" else {}
     return {**query, **shape, **{k: v for k, v in cross.items() if v is not None}}
@@ -121,6 +130,17 @@ def _attention(fields: Fields, d_model: int, where: str) -> Fields:
     _heads(fields, *((d_model, "d_model") if width is None else (width, "width")), where)
     fields.setdefault("n_kv_heads", fields["n_heads"])
     fields.setdefault("v_head_dim", fields["head_dim"])
+    return fields
+
+
+def _mla(fields: Fields, d_model: int, where: str) -> Fields:
+    """Heads that together are as wide as the model; latents in the proportions of DeepSeek-V2."""
+    _heads(fields, d_model, "d_model", where, "v_head_dim")
+    width = fields["v_head_dim"]
+    if isinstance(width, int):
+        fields.setdefault("kv_lora_rank", 4 * width)
+        fields.setdefault("qk_nope_head_dim", width)
+        fields.setdefault("qk_rope_head_dim", width // 4 * 2)
     return fields
 
 
@@ -216,14 +236,14 @@ def _width(fields: Fields, where: str) -> int | None:
     return width
 
 
-def _heads(fields: Fields, inner: float, name: str, where: str) -> None:
-    """Give `n_heads` or `head_dim`, whichever is missing, so that together they make `inner`."""
-    if "n_heads" in fields and "head_dim" not in fields:
-        fields["head_dim"] = _whole(inner, fields["n_heads"], f"{where}.n_heads", name, "head_dim")
+def _heads(fields: Fields, inner: float, name: str, where: str, channels: str = "head_dim") -> None:
+    """Give `n_heads` or its channels, whichever is missing, so that together they make `inner`."""
+    if "n_heads" in fields and channels not in fields:
+        fields[channels] = _whole(inner, fields["n_heads"], f"{where}.n_heads", name, channels)
         return
-    head_dim = fields.setdefault("head_dim", min(64, int(inner)))
+    head_dim = fields.setdefault(channels, min(64, int(inner)))
     if "n_heads" not in fields:
-        fields["n_heads"] = _whole(inner, head_dim, f"{where}.head_dim", name, "n_heads")
+        fields["n_heads"] = _whole(inner, head_dim, f"{where}.{channels}", name, "n_heads")
 
 
 def _whole(total: float, part: Any, field: str, name: str, other: str) -> int:
@@ -237,6 +257,7 @@ def _whole(total: float, part: Any, field: str, name: str, other: str) -> int:
 
 _FILLERS: dict[str, Callable[[Fields, int, str], Fields]] = {
     "attention": _attention,
+    "mla": _mla,
     "mlp": _mlp,
     "mamba1": _mamba1,
     "moe": _moe,

@@ -16,7 +16,7 @@ from braidlm.errors import InputError
 _WIDTHS = ("d_ff", "d_inner", "d_shared", "d_latent")
 _HEADS = ("n_heads", "n_kv_heads", "n_v_heads")
 _CHANNELS = ("head_dim", "v_head_dim")
-_RANKS = ("dt_rank",)
+_RANKS = ("dt_rank", "kv_lora_rank", "q_lora_rank")
 """Widths between two projections; they need not divide anything, so they are rounded up."""
 
 

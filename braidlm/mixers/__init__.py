@@ -16,6 +16,7 @@ from braidlm.arch.mixers import (
     Mamba1Config,
     Mamba2Config,
     MixerConfig,
+    MLAConfig,
     MLPConfig,
     MoEConfig,
 )
@@ -24,6 +25,7 @@ from braidlm.mixers.gated_deltanet import GatedDeltaNet
 from braidlm.mixers.kda import KDA
 from braidlm.mixers.mamba1 import Mamba1
 from braidlm.mixers.mamba2 import Mamba2
+from braidlm.mixers.mla import MLA
 from braidlm.mixers.mlp import MLP
 from braidlm.mixers.moe import MoE
 from braidlm.segments import Segments
@@ -45,7 +47,7 @@ class Mixer(Protocol):
 
 def build(
     config: MixerConfig, d_model: int, norm_eps: float, norm_offset: float = 0.0
-) -> Attention | GatedDeltaNet | KDA | Mamba1 | Mamba2 | MLP | MoE:
+) -> Attention | GatedDeltaNet | KDA | Mamba1 | Mamba2 | MLA | MLP | MoE:
     """Build the mixer that `config` declares, for an input of width `d_model`.
 
     Raises:
@@ -62,6 +64,8 @@ def build(
             return KDA(config, d_model, norm_eps)
         case Mamba2Config():
             return Mamba2(config, d_model, norm_eps)
+        case MLAConfig():
+            return MLA(config, d_model, norm_eps, norm_offset)
         case MLPConfig():
             return MLP(config, d_model)
         case MoEConfig():
@@ -71,6 +75,7 @@ def build(
 
 __all__ = [
     "KDA",
+    "MLA",
     "MLP",
     "Attention",
     "GatedDeltaNet",

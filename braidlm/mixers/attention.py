@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from braidlm.arch.mixers import AttentionConfig
+from braidlm.arch.mixers import AttentionConfig, RopeScaling
 from braidlm.mixers.norm import RMSNorm
 from braidlm.ops.attention import KVCache, attention, reserve
 from braidlm.ops.rope import LinearScaling, Llama3Scaling, apply_rope, rope_frequencies
@@ -30,7 +30,7 @@ class Attention(nn.Module):
         self.n_heads, self.n_kv_heads = config.n_heads, config.n_kv_heads
         self.head_dim, self.v_head_dim = config.head_dim, config.v_head_dim
         self.scale, self.window, self.n_sinks = config.softmax_scale, config.window, config.n_sinks
-        self.rope = (config.rope_dim, config.rope_theta, _scaling(config))
+        self.rope = (config.rope_dim, config.rope_theta, scaling(config.rope_scaling))
         self.widths = [
             config.n_heads * config.head_dim,
             config.n_kv_heads * config.head_dim,
@@ -117,8 +117,8 @@ class Attention(nn.Module):
         return q, k
 
 
-def _scaling(config: AttentionConfig) -> LinearScaling | Llama3Scaling | None:
-    s = config.rope_scaling
+def scaling(s: RopeScaling | None) -> LinearScaling | Llama3Scaling | None:
+    """Return a declared stretching as `ops.rope` takes it."""
     if s is None:
         return None
     if s.kind == "linear":

@@ -169,6 +169,44 @@ def test_the_published_shapes_of_delta_rules():
     assert kimi.mixers[0].mixer.summary == "kda, 18 heads of 128, values of 128"
 
 
+LATENT = {
+    "n_heads": 3,
+    "kv_lora_rank": 7,
+    "qk_nope_head_dim": 5,
+    "qk_rope_head_dim": 4,
+    "v_head_dim": 6,
+}
+
+
+def test_latent_attention_by_hand():
+    (row,) = sublayer_costs(declare("+", {"+": LATENT}), 10)
+    q, down, up, o = 16 * 3 * 9, 16 * (7 + 4), 7 * 3 * (5 + 6), 3 * 6 * 16
+    assert row.n_params == q + down + up + o + 7 + 16
+    assert row.kv_bytes_per_token == 2 * (7 + 4)
+    assert (row.kv_bytes, row.state_bytes) == (10 * 22, 0)
+    pairs = 10 * 11 // 2
+    assert row.model_flops == 2 * 10 * (q + down + up + o) + pairs * 3 * 2 * (9 + 6)
+    assert row.decode_flops == 2 * (q + down + up + o) + 10 * 3 * 2 * (9 + 6)
+    (latent,) = sublayer_costs(declare("+", {"+": LATENT | {"q_lora_rank": 8}}), 10)
+    assert latent.n_params - row.n_params == 16 * 8 + 8 + 8 * 3 * 9 - q
+    assert latent.kv_bytes == row.kv_bytes
+
+
+def test_latent_attention_holds_what_deepseek_v3_says():
+    """70 KB per token in bf16 over 61 layers, and 187.1M parameters of attention in each."""
+    sizes = {
+        "n_heads": 128,
+        "kv_lora_rank": 512,
+        "q_lora_rank": 1536,
+        "qk_nope_head_dim": 128,
+        "qk_rope_head_dim": 64,
+        "v_head_dim": 128,
+    }
+    c = cost(declare("+61", {"+": sizes}, d_model=7168), 4096)
+    assert c.kv_bytes_per_token == 61 * 2 * 576 == 70_272
+    assert c.sublayers[0].n_params - 7168 == 187_107_328
+
+
 def test_mlp_by_hand():
     gated, plain = sublayer_costs(
         declare("-F", {"-": {"d_ff": 24}, "F": {"kind": "mlp", "d_ff": 24, "gated": False}}), 7
@@ -309,6 +347,7 @@ SPECS = {
         {"M": MAMBA["M"] | BIASED, "*": HEADS["*"] | BIASED | {"qk_norm": "width"}},
         fusion={"combine": "gate"},
     ),
+    "latent attention": declare("+-+", {"+": LATENT | {"q_lora_rank": 8}}),
     "two fusions": declare("{M*}P", parallel={"P": {"branches": "*M", "combine": "concat"}}),
 }
 

@@ -21,6 +21,7 @@ MIXERS = {
     "S": {"kind": "attention", "head_dim": 8, "n_kv_heads": 2, "sink_logit": True},
     "C": {"kind": "attention", "head_dim": 8, "v_head_dim": 4, "softcap": 2.0, "sink_logit": True},
     "N": {"kind": "attention", "head_dim": 8, "qk_norm": "head", "output_gate": "channel"},
+    "+": {"n_heads": 3, "v_head_dim": 8, "qk_rope_head_dim": 6, "kv_lora_rank": 20},
     "-": {"d_ff": 24},
 }
 
@@ -67,6 +68,10 @@ SPECS = {
     "capped scores": tiny("C"),
     "window, capped scores": tiny("W", mixers={"W": MIXERS["X"] | {"softcap": 2.0}}),
     "norms and gate": tiny("N"),
+    "latent attention": tiny("+-"),
+    "latent attention, latent queries, wide values": tiny(
+        "+", mixers={"+": {**MIXERS["+"], "q_lora_rank": 9, "v_head_dim": 16}}
+    ),
     "experts": tiny("E*", mixers=MIXERS | {"E": {"n_experts": 4, "d_ff": 12}}),
     "experts, every option": tiny(
         "E",

@@ -11,6 +11,7 @@ from braidlm.arch.mixers.gated_deltanet import GatedDeltaNetConfig
 from braidlm.arch.mixers.kda import KDAConfig
 from braidlm.arch.mixers.mamba1 import Mamba1Config
 from braidlm.arch.mixers.mamba2 import Mamba2Config
+from braidlm.arch.mixers.mla import MLAConfig
 from braidlm.arch.mixers.mlp import MLPConfig
 from braidlm.arch.mixers.moe import MoEConfig
 
@@ -20,6 +21,7 @@ KINDS: dict[str, type[MixerConfig]] = {
     "gated_deltanet": GatedDeltaNetConfig,
     "kda": KDAConfig,
     "mamba2": Mamba2Config,
+    "mla": MLAConfig,
     "mlp": MLPConfig,
     "moe": MoEConfig,
 }
@@ -31,6 +33,7 @@ AnyMixer = Annotated[
     | KDAConfig
     | Mamba1Config
     | Mamba2Config
+    | MLAConfig
     | MLPConfig
     | MoEConfig,
     Field(discriminator="kind"),
@@ -43,6 +46,7 @@ __all__ = [
     "DeltaConfig",
     "GatedDeltaNetConfig",
     "KDAConfig",
+    "MLAConfig",
     "MLPConfig",
     "Mamba1Config",
     "Mamba2Config",

@@ -58,9 +58,9 @@ def attention_sdpa(
         extended = _extend(cache, k, v, segments, window) if return_state else None
     else:
         extended = _extend(cache, k, v, segments, window)
-        over = _over_cache if window is None else _step_over_ring
+        over = over_cache if window is None else _step_over_ring
         o = over(asked, cache.length, extended, scoring)
-    o = o if segments is None else _to_rows(o, segments)
+    o = o if segments is None else to_rows(o, segments)
     return o, (extended if return_state else None)
 
 
@@ -133,7 +133,7 @@ def _assembled(pieces: Pieces, q: Tensor, v_width: int) -> Tensor:
     return o.view(*q.shape[:3], v_width)
 
 
-def _to_rows(o: Tensor, segments: Segments) -> Tensor:
+def to_rows(o: Tensor, segments: Segments) -> Tensor:
     """(n_docs, L, H, Dv) by document -> (B, T, H, Dv), zeros at padding."""
     index, is_real = places(segments)
     rows = o.new_zeros(segments.doc.numel(), *o.shape[2:])
@@ -141,7 +141,7 @@ def _to_rows(o: Tensor, segments: Segments) -> Tensor:
     return rows.view(*segments.shape, *o.shape[2:])
 
 
-def _over_cache(q: Tensor, before: Tensor, cache: KVCache, scoring: Scoring) -> Tensor:
+def over_cache(q: Tensor, before: Tensor, cache: KVCache, scoring: Scoring) -> Tensor:
     """Queries (n, L, Hq, D) whose first one follows `before` (n,) held tokens of its document."""
     is_reserved = isinstance(cache, Reserved)
     held = [cache.k.shape[1]] if is_reserved else before.tolist()
@@ -200,7 +200,7 @@ def _over_ring(
     head = [min(new, max(window.span - old, 0)) for old, new in sizes]
     if max(head, default=0):
         first = KVCache(k[:, : window.span], v[:, : window.span], held)
-        o = _over_cache(q[:, : max(head)], held, first, scoring)
+        o = over_cache(q[:, : max(head)], held, first, scoring)
         within = torch.arange(max(head), device=q.device)
         is_real = within < torch.tensor(head, device=q.device)[:, None]
         index = torch.arange(n_docs, device=q.device)[:, None] * n_new + within

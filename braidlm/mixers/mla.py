@@ -1,0 +1,96 @@
+"""Multi-head latent attention: all heads' keys and values come from one latent per token."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from braidlm.arch.mixers import MLAConfig
+from braidlm.mixers.attention import scaling
+from braidlm.mixers.norm import RMSNorm
+from braidlm.ops.attention import KVCache, reserve
+from braidlm.ops.latent import latent_attention
+from braidlm.ops.rope import apply_rope, rope_frequencies
+from braidlm.segments import Segments, token_positions
+
+
+class MLA(nn.Module):
+    """Attention whose state is a `KVCache` of one latent and one shared key per token.
+
+    The rows of `kv_up` are the keys of all heads, then their values.
+    """
+
+    inv_freq: Tensor
+
+    def __init__(
+        self, config: MLAConfig, d_model: int, norm_eps: float, norm_offset: float = 0.0
+    ) -> None:
+        super().__init__()
+        self.n_heads, self.head_dim = config.n_heads, config.head_dim
+        self.nope, self.rank = config.qk_nope_head_dim, config.kv_lora_rank
+        self.scale = config.softmax_scale
+        self.rope = (config.rope_dim, config.rope_theta, scaling(config.rope_scaling))
+        self.widths = [config.query_width, config.cache_width]
+        n_keys, n_values = config.n_heads * self.nope, config.width
+        self.up_parts = (n_keys, n_values)
+        self.in_proj = nn.Linear(d_model, config.in_proj_width, bias=False)
+        self.q_norm = self.q_up = None
+        if config.q_lora_rank is not None:
+            self.q_norm = RMSNorm(config.q_lora_rank, norm_eps, offset=norm_offset)
+            self.q_up = nn.Linear(config.q_lora_rank, self.n_heads * self.head_dim, bias=False)
+        self.kv_norm = RMSNorm(config.kv_lora_rank, norm_eps, offset=norm_offset)
+        self.kv_up = nn.Linear(config.kv_lora_rank, n_keys + n_values, bias=False)
+        self.register_buffer("inv_freq", torch.empty(config.rope_dim // 2), persistent=False)
+        self._fill_frequencies()
+
+    def reset_parameters(self, std: float) -> None:
+        """Draw the initial weights; recompute the rotary frequencies."""
+        for matrix in (self.in_proj, self.q_up, self.kv_up):
+            if matrix is not None:
+                nn.init.normal_(matrix.weight, std=std)
+        for norm in (self.q_norm, self.kv_norm):
+            if norm is not None:
+                norm.reset_parameters()
+        self._fill_frequencies()
+
+    def row_parts(self) -> dict[str, tuple[int, ...]]:
+        """Name the matrices that lie above each other in one weight, by their rows."""
+        shared = self.widths[1] - self.rank
+        into = (self.widths[0], self.rank, *([shared] if shared else []))
+        return {"in_proj.weight": into, "kv_up.weight": self.up_parts}
+
+    def reserve(self, state: KVCache, n_tokens: int) -> KVCache:
+        """Return a cache with room for `n_tokens` more per document."""
+        return reserve(state, n_tokens)
+
+    def _fill_frequencies(self) -> None:
+        if self.rope[0]:
+            self.inv_freq.copy_(rope_frequencies(*self.rope))
+
+    def forward(
+        self, x: Tensor, segments: Segments | None, state: KVCache | None, return_state: bool
+    ) -> tuple[Tensor, KVCache | None]:
+        """Map x (B, T, d_model) to u (B, T, n_heads * v_head_dim)."""
+        batch, length, _ = x.shape
+        q, entry = self.in_proj(x).split(self.widths, dim=-1)
+        latent, shared = entry.tensor_split([self.rank], dim=-1)
+        if self.q_norm is not None and self.q_up is not None:
+            q = self.q_up(self.q_norm(q))
+        q = q.unflatten(-1, (self.n_heads, self.head_dim))
+        if self.rope[0]:
+            offset = None if state is None else state.length
+            positions = token_positions(batch, length, segments, offset, x.device)
+            own, rotated = q.tensor_split([self.nope], dim=-1)
+            q = torch.cat((own, apply_rope(rotated, positions, self.inv_freq)), dim=-1)
+            shared = apply_rope(shared[:, :, None], positions, self.inv_freq)[:, :, 0]
+        u, new_state = latent_attention(
+            q,
+            torch.cat((self.kv_norm(latent).to(q.dtype), shared.to(q.dtype)), dim=-1),
+            self.kv_up.weight,
+            rank=self.rank,
+            segments=segments,
+            cache=state,
+            scale=self.scale,
+            return_state=return_state,
+        )
+        return u.flatten(2), new_state
