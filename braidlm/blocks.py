@@ -1,12 +1,14 @@
-"""The residual sublayer: hidden + mix(norm(hidden)), or hidden + norm(mix(hidden))."""
+"""The residual sublayer: hidden + mix(norm(hidden)), and every other wiring of it."""
 
 from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from braidlm import mixers
+from braidlm.adapters import Adapters
 from braidlm.arch import Spec, Sublayer
 from braidlm.mixers.norm import RMSNorm
 from braidlm.mixers.room import reserve
@@ -23,6 +25,8 @@ class Stream(NamedTuple):
     """(B, T, d_model): the residual stream."""
     embedding: Tensor
     """(B, T, d_model): the embedded tokens, for sublayers that read them again."""
+    handed: Tensor | None = None
+    """(B, T, d_model): what the last sublayer hands to the next one beside the stream."""
     aux: dict[str, Tensor] | None = None
     """What the router of the sublayer that made this tells, {} without one; None: nobody asks."""
 
@@ -34,7 +38,8 @@ class Single(nn.Module):
         super().__init__()
         (config,) = sublayer.branches
         self.factors = (config.in_multiplier, config.out_multiplier)
-        self.mixer = mixers.build(config, spec.d_model, spec.norm_eps, spec.norm_offset)
+        width = sublayer.input_width(spec.d_model)
+        self.mixer = mixers.build(config, width, spec.norm_eps, spec.norm_offset)
         self.out_proj = None
         if not config.has_own_output:
             self.out_proj = nn.Linear(config.width, spec.d_model, bias=config.out_bias)
@@ -64,32 +69,54 @@ class Single(nn.Module):
         state: Any,
         return_state: bool,
         aux: dict[str, Tensor] | None = None,
+        adapters: Adapters | None = None,
     ) -> tuple[Tensor, Any]:
-        """Map x (B, T, d_model) to the sublayer's output of the same shape.
+        """Map x (B, T, input width) to the sublayer's output (B, T, d_model).
 
-        `aux` is filled by a mixer with a router, and given only to such a one.
+        `aux` is filled by a mixer with a router, and given only to such a one; `adapters` are those
+        of this use.
         """
-        asked = () if aux is None else (aux,)
         x = scaled(x, self.factors[0])
-        u, state = self.mixer(x, segments, state, return_state, *asked)
+        if adapters is not None:
+            p = self.mixer.in_proj(x) + adapters(x)  # pyright: ignore[reportCallIssue]
+            u, state = self.mixer.projected(p, segments, state, return_state)  # pyright: ignore
+        else:
+            asked = () if aux is None else (aux,)
+            u, state = self.mixer(x, segments, state, return_state, *asked)
         return scaled(u if self.out_proj is None else self.out_proj(u), self.factors[1]), state
 
 
 class Block(nn.Module):
-    """One residual sublayer."""
+    """One residual sublayer. A later use of a shared letter has norm and mix of its first use."""
 
-    def __init__(self, sublayer: Sublayer, spec: Spec) -> None:
+    def __init__(self, sublayer: Sublayer, spec: Spec, first: Block | None = None) -> None:
         super().__init__()
-        self.is_post_normed = sublayer.wiring.norm_position == "post"
+        wiring, d_model = sublayer.wiring, spec.d_model
+        self.is_post_normed = wiring.norm_position == "post"
+        self.input, self.hands_on = wiring.input, wiring.output == "next_input"
         self.residual_multiplier = spec.residual_multiplier
-        self.norm = RMSNorm(spec.d_model, spec.norm_eps, offset=spec.norm_offset)
-        self.mix = (Parallel if sublayer.is_parallel else Single)(sublayer, spec)
+        self.owns_weights = first is None
+        if first is None:
+            width = sublayer.norm_width(d_model)
+            self.norm = RMSNorm(width, spec.norm_eps, offset=spec.norm_offset)
+            self.mix = (Parallel if sublayer.is_parallel else Single)(sublayer, spec)
+        else:
+            self.norm, self.mix = first.norm, first.mix
         self.has_router = not sublayer.is_parallel and isinstance(self.mix.mixer, mixers.MoE)
+        rank, widths = wiring.lora_rank, sublayer.lora_widths
+        self.adapters = Adapters(sublayer.input_width(d_model), rank, widths) if widths else None
+        has_projection = wiring.use_projection
+        self.use_proj = nn.Linear(d_model, d_model, bias=False) if has_projection else None
 
     def reset_parameters(self, std: float, out_std: float) -> None:
-        """Draw the initial weights."""
-        self.norm.reset_parameters()
-        self.mix.reset_parameters(std, out_std)
+        """Draw the initial weights; those of a shared letter at its first use."""
+        if self.owns_weights:
+            self.norm.reset_parameters()
+            self.mix.reset_parameters(std, out_std)
+        if self.adapters is not None:
+            self.adapters.reset_parameters(std)
+        if self.use_proj is not None:
+            nn.init.normal_(self.use_proj.weight, std=out_std)
 
     def reserve(self, state: Any, n_tokens: int) -> Any:
         """Return the sublayer's state with room for `n_tokens` more per document."""
@@ -104,10 +131,21 @@ class Block(nn.Module):
     ) -> tuple[Stream, Any]:
         """Return the stream after this sublayer and the sublayer's new state."""
         aux: dict[str, Tensor] | None = None if stream.aux is None else {}
-        asked = (aux,) if self.has_router and aux is not None else ()
-        y, state = self.mix(self._read(stream), segments, state, return_state, *asked)
-        y = scaled(self.norm(y) if self.is_post_normed else y, self.residual_multiplier)
-        return stream._replace(hidden=stream.hidden + y, aux=aux), state
+        asked = {"aux": aux} if self.has_router else {}
+        asked |= {} if self.adapters is None else {"adapters": self.adapters}
+        y, state = self.mix(self._read(stream), segments, state, return_state, **asked)
+        y = self.norm(y) if self.is_post_normed else y
+        y = y if self.use_proj is None else self.use_proj(y)
+        if self.hands_on:
+            return stream._replace(handed=y, aux=aux), state
+        hidden = stream.hidden + scaled(y, self.residual_multiplier)
+        return stream._replace(hidden=hidden, handed=None, aux=aux), state
 
     def _read(self, stream: Stream) -> Tensor:
-        return stream.hidden if self.is_post_normed else self.norm(stream.hidden)
+        """What the branches read: (B, T, input width), normed unless the norm comes after."""
+        hidden, handed = stream.hidden, stream.handed
+        if handed is not None:
+            hidden = handed if self.input == "handed" else hidden + handed
+        if self.input == "hidden+embedding":
+            hidden = torch.cat((hidden, stream.embedding), dim=-1)
+        return hidden if self.is_post_normed else self.norm(hidden)

@@ -43,7 +43,10 @@ class HybridLM(nn.Module):
         self.embedding_multiplier = spec.embedding_multiplier
         self.logits_scale = spec.logits_scale
         self.embedding = nn.Embedding(spec.vocab_size, spec.d_model)
-        self.blocks = nn.ModuleList(Block(sublayer, spec) for sublayer in spec.sublayers)
+        self.blocks = nn.ModuleList()
+        for s in spec.sublayers:
+            first = None if s.owns_weights else self.blocks[s.owner]
+            self.blocks.append(Block(s, spec, first))  # pyright: ignore[reportArgumentType]
         self.norm = RMSNorm(spec.d_model, spec.norm_eps, offset=spec.norm_offset)
         self.lm_head = nn.Linear(spec.d_model, spec.vocab_size, bias=False)
         self.reset_parameters()
@@ -95,7 +98,7 @@ class HybridLM(nn.Module):
         if telemetry and state is not None:
             raise ValueError("telemetry = True: needs state = None, a call that begins documents")
         embedded = scaled(self.embedding(tokens), self.embedding_multiplier)
-        stream = Stream(embedded, embedded, {} if with_aux else None)
+        stream = Stream(embedded, embedded, aux={} if with_aux else None)
         before = [None] * len(self.blocks) if state is None else state
         after, aux = [], {}
         for index, (block, old) in enumerate(zip(self.blocks, before, strict=True)):

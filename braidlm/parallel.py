@@ -39,7 +39,7 @@ class Parallel(nn.Module):
         assert fusion is not None
         widths = [b.width for b in sublayer.branches]
         self.branches = nn.ModuleList(
-            mixers.build(b, spec.d_model, spec.norm_eps, spec.norm_offset)
+            mixers.build(b, sublayer.input_width(spec.d_model), spec.norm_eps, spec.norm_offset)
             for b in sublayer.branches
         )
         self.in_multipliers = tuple(b.in_multiplier for b in sublayer.branches)

@@ -282,4 +282,34 @@ WIRED = {
 }
 """What lies between mixers and the stream: biases, factors, places of norms."""
 
-ALL = SINGLE | PARALLEL | WHOLE | MUP | WIRED
+ASIDE = {"shared": True, "input": "hidden+embedding", "output": "next_input"}
+HANDED = {"shared": True, "input": "handed", "output": "next_input"}
+SHARED = {
+    "one shared letter": spec("M*-M*-", mixers={"*": {"shared": True}, "-": {"shared": True}}),
+    "two shared blocks (Zamba2)": spec(
+        "MAFM(BGM)2AFM",
+        mixers={
+            **{x: {"kind": "attention", **ATTENTION, **ASIDE, "lora_rank": 3} for x in "AB"},
+            **{
+                x: {"kind": "mlp", "d_ff": 24, **HANDED, "lora_rank": 2, "use_projection": True}
+                for x in "FG"
+            },
+        },
+    ),
+    "shared branches, handed on": spec(
+        "PMPWP-",
+        mixers={"W": {**ATTENTION, "window": 4, "norm_position": "post"}},
+        parallel={"P": {"branches": "M*", "combine": "concat", **ASIDE, "use_projection": True}},
+    ),
+    "shared, normed afterwards": spec(
+        "-A-A",
+        mixers={
+            "A": {"kind": "attention", **ATTENTION, "shared": True, "norm_position": "post"}
+            | {"input": "hidden+embedding", "lora_rank": 2, "output_gate": "head"},
+        },
+        residual_multiplier=0.5,
+    ),
+}
+"""Sublayers with one set of weights, and those that read or write beside the stream."""
+
+ALL = SINGLE | PARALLEL | WHOLE | MUP | WIRED | SHARED

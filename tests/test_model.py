@@ -10,7 +10,7 @@ from braidlm.arch.experiment import TrainConfig
 from braidlm.model import HybridLM
 from braidlm.ops.attention import KVCache
 from braidlm.train.optimizer import build_optimizer, describe_groups
-from tests.specs import ALL, FUSIONS, PARALLEL, WHOLE, WIRED, spec
+from tests.specs import ALL, FUSIONS, PARALLEL, SHARED, WHOLE, WIRED, spec
 from tests.tolerances import MODEL_BF16
 
 WIDE = {"M": {"head_dim": 32, "d_state": 32}, "*": {"head_dim": 32}, "-": {"d_ff": 256}}
@@ -109,7 +109,9 @@ class TestTying:
         torch.testing.assert_close(model.head(hidden), expected)
 
 
-@pytest.mark.parametrize("name", [*WHOLE, *WIRED, "kda", "cross-attention (Lee)", "two fusions"])
+@pytest.mark.parametrize(
+    "name", [*WHOLE, *WIRED, *SHARED, "kda", "cross-attention (Lee)", "two fusions"]
+)
 def test_a_model_built_without_memory_is_completed_by_a_reset(name):
     """No parameter, buffer or tie is left as `to_empty` makes it."""
     with torch.device("meta"):
@@ -251,7 +253,7 @@ def relative(a: torch.Tensor, b: torch.Tensor) -> float:
     return float((a - b).norm() / b.norm())
 
 
-@pytest.mark.parametrize("name", [*PARALLEL, *WHOLE, *WIRED])
+@pytest.mark.parametrize("name", [*PARALLEL, *WHOLE, *WIRED, *SHARED])
 def test_every_fusion_learns_a_fixed_batch(name):
     torch.manual_seed(0)
     model = HybridLM(ALL[name])

@@ -27,8 +27,11 @@ class SublayerCost:
     index: int
     symbol: str
     n_params: int
+    """Parameters; those that a shared letter's uses have in common count at the first."""
     n_active_params: int
-    """Parameters that one token uses."""
+    """Parameters that one token uses, counted in the same way."""
+    n_read_params: int
+    """Parameters that a decode step reads here, shared ones at every use."""
     model_flops: int
     """Forward FLOPs over one sequence of `context` tokens."""
     decode_flops: int
@@ -124,7 +127,8 @@ class Cost:
     @property
     def decode_weight_bytes(self) -> int:
         """Bytes of weights that a decode step reads: untied, one row of the embedding."""
-        return self.weight_dtype_bytes * (self.n_active_params - self.unread_embedding_params)
+        n_read = sum(s.n_read_params for s in self.sublayers) + self._outer_params
+        return self.weight_dtype_bytes * (n_read - self.unread_embedding_params)
 
     @property
     def decode_bytes_per_step(self) -> int:
@@ -219,16 +223,18 @@ def executed_training_flops(spec: Spec, batch: int, n_tokens: int) -> int:
 
 def sublayer_executed_flops(sublayer: Sublayer, d_model: int, batch: int, n_tokens: int) -> int:
     """Return `executed_matmul_flops` of one residual sublayer."""
-    branches = sublayer.branches
-    flops = sum(b.executed_matmul_flops(d_model, batch, n_tokens) for b in branches)
+    branches, width = sublayer.branches, sublayer.input_width(d_model)
+    flops = sum(b.executed_matmul_flops(width, batch, n_tokens) for b in branches)
+    flops += sublayer.use_flops(d_model, batch * n_tokens)
     if sublayer.fusion is None:
         return flops + 2 * batch * n_tokens * branches[0].output_params(d_model)
     return flops + sublayer.fusion.executed_matmul_flops(branches, d_model, batch, n_tokens)
 
 
 def _executed_backward(sublayer: Sublayer, d_model: int, batch: int, n_tokens: int) -> int:
-    branches = sublayer.branches
-    flops = sum(b.executed_backward_flops(d_model, batch, n_tokens) for b in branches)
+    branches, width = sublayer.branches, sublayer.input_width(d_model)
+    flops = sum(b.executed_backward_flops(width, batch, n_tokens) for b in branches)
+    flops += 2 * sublayer.use_flops(d_model, batch * n_tokens)
     if sublayer.fusion is None:
         return flops + 4 * batch * n_tokens * branches[0].output_params(d_model)
     return flops + sublayer.fusion.executed_backward_flops(branches, d_model, batch, n_tokens)
@@ -241,14 +247,18 @@ def _head_flops(spec: Spec, batch: int, n_tokens: int) -> int:
 def _sublayer_cost(
     s: Sublayer, d_model: int, context: int, kv_dtype_bytes: int, state_dtype_bytes: int
 ) -> SublayerCost:
-    own = _output_params(s, d_model) + d_model
+    of_use, width = s.use_params(d_model), s.input_width(d_model)
+    common = _output_params(s, d_model) + s.norm_width(d_model)
+    n_params = common + sum(b.n_params(width) for b in s.branches)
+    n_active = common + sum(b.n_active_params(width) for b in s.branches)
     flops = _model_flops(s, d_model, context)
     kv = _kv_bytes(s, context, kv_dtype_bytes)
     return SublayerCost(
         index=s.index,
         symbol=s.symbol,
-        n_params=own + sum(b.n_params(d_model) for b in s.branches),
-        n_active_params=own + sum(b.n_active_params(d_model) for b in s.branches),
+        n_params=of_use + n_params * s.owns_weights,
+        n_active_params=of_use + n_active * s.owns_weights,
+        n_read_params=of_use + n_active,
         model_flops=flops,
         decode_flops=flops - (_model_flops(s, d_model, context - 1) if context > 1 else 0),
         kv_bytes=kv,
@@ -272,7 +282,9 @@ def _output_params(s: Sublayer, d_model: int) -> int:
 
 
 def _model_flops(s: Sublayer, d_model: int, n_tokens: int) -> int:
-    flops = sum(b.model_flops(d_model, n_tokens) for b in s.branches)
+    width = s.input_width(d_model)
+    flops = sum(b.model_flops(width, n_tokens) for b in s.branches)
+    flops += s.use_flops(d_model, n_tokens)
     if s.fusion is None:
         return flops + 2 * n_tokens * s.branches[0].output_params(d_model)
     return flops + s.fusion.model_flops(s.branches, d_model, n_tokens)

@@ -20,6 +20,7 @@ from braidlm.arch.mixers import (
 )
 from braidlm.arch.mixers.tiles import visible_pairs
 from braidlm.arch.spec import Spec, Sublayer
+from braidlm.arch.wiring import PLAIN, WIRING
 from braidlm.errors import InputError
 
 Convention = Literal["bae", "nvidia"]
@@ -160,6 +161,7 @@ def _bae(spec: Spec, context: int) -> tuple[PublishedSublayer, ...]:
     rows = []
     for s in spec.sublayers:
         mixer = _only_branch(s)
+        _refuse_wiring(s)
         n_params = _bae_params(mixer, spec.d_model)
         flops = 6 * n_params * context + _bae_extra_flops(mixer, context)
         cache = mixer.kv_bytes(context, BF16_BYTES) + _paper_state_bytes(mixer)
@@ -192,6 +194,16 @@ def _bae_params(mixer: MixerConfig, d_model: int) -> int:
         "gate, norms and sink logit, and mamba2 with n_groups = 1, "
         f"not {_shape(mixer)}; use the exact count"
     )
+
+
+def _refuse_wiring(s: Sublayer) -> None:
+    for name in WIRING:
+        value = getattr(s.wiring, name)
+        if name != "norm_position" and value != getattr(PLAIN, name):
+            raise InputError(
+                f"convention = 'bae': gives no formula for {name} = {str(value).lower()} of "
+                f"sublayer {s.index} ({s.symbol}); use the exact count"
+            )
 
 
 def _refuse_biases(mixer: MixerConfig) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Self
 
@@ -20,26 +19,9 @@ from braidlm.arch.letters import (
 )
 from braidlm.arch.mixers import KINDS, MixerConfig
 from braidlm.arch.pattern import parse
-from braidlm.arch.wiring import Wiring
+from braidlm.arch.sublayer import Sublayer, check
+from braidlm.arch.wiring import PLAIN, WIRING, Wiring
 from braidlm.errors import InputError
-
-
-@dataclass(frozen=True)
-class Sublayer:
-    """One residual sublayer, resolved: norm, one mixer or several in parallel, add."""
-
-    index: int
-    symbol: str
-    letters: tuple[str, ...]
-    branches: tuple[MixerConfig, ...]
-    fusion: Fusion | None
-    wiring: Wiring
-    """How the letter is wired; a sublayer in braces is wired plainly."""
-
-    @property
-    def is_parallel(self) -> bool:
-        """Whether several branches read the same input."""
-        return self.fusion is not None
 
 
 class Spec(Config):
@@ -124,7 +106,7 @@ class Spec(Config):
                 Letter(
                     letter=k,
                     mixer=_mixer(v, f"mixers.{k}"),  # pyright: ignore[reportArgumentType]
-                    **wirings.get(k, Wiring()).model_dump(),
+                    **wirings.get(k, PLAIN).model_dump(),
                 )
                 for k, v in sorted(mixers.items())
             ),
@@ -141,17 +123,11 @@ class Spec(Config):
         }
 
     @model_validator(mode="after")
-    def _every_fusion_can_be(self) -> Self:
+    def _every_sublayer_can_be(self) -> Self:
         clash = {x.letter for x in self.mixers} & {x.letter for x in self.parallel}
         if clash:
             raise InputError(f"letter '{min(clash)}' is declared both as a mixer and as parallel")
-        for sublayer in self.sublayers:
-            if sublayer.fusion is not None:
-                try:
-                    sublayer.fusion.check(sublayer.branches)
-                except InputError as error:
-                    place = f"sublayer {sublayer.index} ({sublayer.symbol})"
-                    raise InputError(f"{place}: {error}") from None
+        check(self.sublayers)
         return self
 
     @cached_property
@@ -159,18 +135,20 @@ class Spec(Config):
         """Every sublayer, in order."""
         mixers = {x.letter: x for x in self.mixers}
         parallel = {x.letter: x for x in self.parallel}
-        out = []
+        out: list[Sublayer] = []
+        first: dict[str, int] = {}
         for index, names in enumerate(parse(self.pattern).expand()):
             symbol = names[0] if len(names) == 1 else "{" + "".join(names) + "}"
             if len(names) > 1:
-                fusion, wiring = self.fusion, Wiring()
+                fusion, wiring = self.fusion, PLAIN
             elif symbol in parallel:
                 fusion, wiring = parallel[symbol].fusion, parallel[symbol]
                 names = tuple(parallel[symbol].branches)
             else:
                 fusion, wiring = None, mixers[symbol]
             branches = tuple(mixers[n].mixer for n in names)
-            out.append(Sublayer(index, symbol, names, branches, fusion, wiring))
+            owner = first.setdefault(symbol, index) if wiring.shared else index
+            out.append(Sublayer(index, symbol, names, branches, fusion, wiring, owner))
         return tuple(out)
 
     @property
@@ -216,12 +194,11 @@ def _groups(data: dict[str, Any]) -> list[tuple[str, ...]]:
 
 def _refuse_wired_branches(groups: list[tuple[str, ...]], wirings: dict[str, Wiring]) -> None:
     """A branch reads what its sublayer has read, and what it gives is fused."""
-    plain = Wiring()
     for group in groups:
         for letter in group:
-            wiring = wirings.get(letter, plain)
-            for name in type(plain).model_fields:
-                if (value := getattr(wiring, name)) != getattr(plain, name):
+            wiring = wirings.get(letter, PLAIN)
+            for name in WIRING:
+                if (value := getattr(wiring, name)) != getattr(PLAIN, name):
                     raise InputError(
                         f"mixers.{letter}.{name} = {value!r}: letter '{letter}' is a branch of "
                         f"'{''.join(group)}'; {name} belongs to a sublayer: declare it in "

@@ -64,6 +64,7 @@ def _facts(sublayer: Sublayer) -> dict[str, Any]:
         start = f"branch {i}, " if sublayer.is_parallel else ""
         facts |= {f"{start}{k}": v for k, v in fields.items()}
     facts |= {name: getattr(sublayer.wiring, name) for name in WIRING}
+    facts["owner of its weights"] = sublayer.owner
     if sublayer.fusion is not None:
         facts |= {f"fusion {k}": v for k, v in sublayer.fusion.model_dump().items()}
     return facts

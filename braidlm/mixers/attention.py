@@ -80,13 +80,19 @@ class Attention(nn.Module):
         self, x: Tensor, segments: Segments | None, state: KVCache | None, return_state: bool
     ) -> tuple[Tensor, KVCache | None]:
         """Map x (B, T, d_model) to u (B, T, n_heads * v_head_dim)."""
-        batch, length, _ = x.shape
-        q, k, v, *gate = self.in_proj(x).split(self.widths, dim=-1)
+        return self.projected(self.in_proj(x), segments, state, return_state)
+
+    def projected(
+        self, p: Tensor, segments: Segments | None, state: KVCache | None, return_state: bool
+    ) -> tuple[Tensor, KVCache | None]:
+        """Go on from p (B, T, in_proj_width), what the input projection gives."""
+        batch, length, _ = p.shape
+        q, k, v, *gate = p.split(self.widths, dim=-1)
         q, k = self._normed(q, scaled(k, self.key_multiplier))
         v = v.view(batch, length, self.n_kv_heads, self.v_head_dim)
         if self.rope[0]:
             offset = None if state is None else state.length
-            positions = token_positions(batch, length, segments, offset, x.device)
+            positions = token_positions(batch, length, segments, offset, p.device)
             q = apply_rope(q, positions, self.inv_freq)
             k = apply_rope(k, positions, self.inv_freq)
         u, new_state = attention(

@@ -37,7 +37,13 @@ class MLP(nn.Module):
         self, x: Tensor, segments: Segments | None, state: None, return_state: bool
     ) -> tuple[Tensor, None]:
         """Map x (B, T, d_model) to u (B, T, d_ff); each token by itself."""
+        return self.projected(self.in_proj(x), segments, state, return_state)
+
+    def projected(
+        self, p: Tensor, segments: Segments | None, state: None, return_state: bool
+    ) -> tuple[Tensor, None]:
+        """Go on from p, what the input projection gives."""
         if not self.gated:
-            return self.activation(self.in_proj(x)), None
-        gate, up = self.in_proj(x).chunk(2, dim=-1)
+            return self.activation(p), None
+        gate, up = p.chunk(2, dim=-1)
         return self.activation(scaled(gate, self.gate_multiplier)) * up, None

@@ -8,6 +8,7 @@ from typing import Any
 from braidlm.arch import Spec
 from tests.judges import wired_families as families
 from tests.judges import wired_maps as maps
+from tests.judges import wired_zamba as zamba
 from tests.judges.wired_parts import Names
 
 COMMON = {"vocab_size": 37, "num_hidden_layers": 2}
@@ -103,6 +104,32 @@ OLMO = {
     "layer_types": ["sliding_attention", "full_attention"],
 }
 QWEN = {**COMMON, **IDS, **ATTENTION, "hidden_size": 24}
+ZAMBA = {
+    **COMMON,
+    **IDS,
+    **ATTENTION,
+    "hidden_size": 16,
+    "num_hidden_layers": 6,
+    "layers_block_type": [
+        "linear_attention",
+        *["hybrid", "linear_attention", "hybrid"],
+        *["hybrid"] * 2,
+    ],
+    "mamba_d_state": 7,
+    "mamba_d_conv": 3,
+}
+"""Four uses in a row of six layers."""
+ZAMBA1 = {**ZAMBA, "n_mamba_heads": 1, "mamba_dt_rank": 3}
+ZAMBA2 = {
+    **ZAMBA,
+    "n_mamba_heads": 6,
+    "mamba_expand": 3,
+    "mamba_ngroups": 3,
+    "chunk_size": 8,
+    "num_mem_blocks": 2,
+    "adapter_rank": 3,
+    "time_step_min": 0.25,
+}
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "llama, biases": ("Llama", {**LLAMA, **BIASES}),
     "mamba2, biases, limited steps": (
@@ -124,6 +151,14 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "nemotron_h, dense, biases": ("NemotronH", {**NEMOTRON, "use_bias": True, "mlp_bias": True}),
     "olmo3": ("Olmo3", OLMO),
     "qwen2": ("Qwen2", QWEN),
+    "zamba": ("Zamba", ZAMBA1),
+    "zamba2, two blocks": ("Zamba2", ZAMBA2),
+    "zamba2, one block, rope, adapters of q, k, v": (
+        "Zamba2",
+        {**ZAMBA2, "num_mem_blocks": 1, "use_mem_rope": True, "use_shared_attention_adapter": True}
+        | {"num_key_value_heads": 4},
+    ),
+    "zamba2, biases": ("Zamba2", {**ZAMBA2, "add_bias_linear": True}),
     "qwen3": ("Qwen3", {**QWEN, "head_dim": 10}),
 }
 FAMILIES: dict[str, tuple[Callable[[Any], Spec], Callable[[Any], Names]]] = {
@@ -134,6 +169,8 @@ FAMILIES: dict[str, tuple[Callable[[Any], Spec], Callable[[Any], Names]]] = {
     "GraniteMoeHybrid": (families.granite_spec, families.granite_names),
     "NemotronH": (families.nemotron_h_spec, families.nemotron_h_names),
     "Olmo3": (families.olmo3_spec, families.olmo3_names),
+    "Zamba": (zamba.zamba_spec, zamba.zamba_names),
+    "Zamba2": (zamba.zamba2_spec, zamba.zamba2_names),
     "Qwen2": (families.qwen_spec, maps.llama_names),
     "Qwen3": (families.qwen_spec, maps.llama_names),
 }

@@ -12,7 +12,11 @@ from torch import Tensor, nn
 from braidlm.arch import Spec
 
 Names = dict[str, tuple[str, ...]]
-"""Our parameter -> theirs. Rows are stacked in this order, then viewed in our shape."""
+"""Our parameter -> theirs. Rows are stacked in this order, then viewed in our shape.
+
+Rows of a name that begins with `TURNS` belong to two matrices of ours by turns, x, z, x, z, ...
+"""
+TURNS = "turns:"
 
 ATTENTION: Names = {
     "in_proj.weight": ("q_proj.weight", "k_proj.weight", "v_proj.weight"),
@@ -40,7 +44,11 @@ MAMBA2: Names = {
 def present(names: Names, theirs: nn.Module) -> Names:
     """Leave out what the other model does not have: biases, norms. `load` refuses what is lost."""
     there = dict(theirs.named_parameters())
-    return {ours: parts for ours, parts in names.items() if there.keys() & set(parts)}
+    return {
+        ours: parts
+        for ours, parts in names.items()
+        if any(part.removeprefix(TURNS) in there for part in parts)
+    }
 
 
 def gather(
@@ -48,9 +56,15 @@ def gather(
 ) -> dict[str, Tensor]:
     """Stack tensors of theirs (weights or gradients) into our names and the shapes of `like`."""
     return {
-        ours: torch.cat([theirs[n] for n in parts]).reshape(like[ours].shape)
+        ours: torch.cat([_rows(theirs, n) for n in parts]).reshape(like[ours].shape)
         for ours, parts in names.items()
     }
+
+
+def _rows(theirs: Mapping[str, Tensor], name: str) -> Tensor:
+    if not name.startswith(TURNS):
+        return theirs[name]
+    return theirs[name.removeprefix(TURNS)].unflatten(0, (-1, 2)).transpose(0, 1).flatten(0, 1)
 
 
 def load(model: nn.Module, names: Names, theirs: nn.Module) -> None:
@@ -60,7 +74,7 @@ def load(model: nn.Module, names: Names, theirs: nn.Module) -> None:
         ValueError: the map leaves out a parameter of either side, or uses one twice.
     """
     ours, other = dict(model.named_parameters()), dict(theirs.named_parameters())
-    used = [n for parts in names.values() for n in parts]
+    used = [n.removeprefix(TURNS) for parts in names.values() for n in parts]
     if set(names) != set(ours) or sorted(used) != sorted(other):
         raise ValueError(
             f"map does not fit: ours {sorted(set(names) ^ set(ours))}, "
@@ -98,7 +112,11 @@ def sublayer(index: int, norm: str, mixer: str, mixing: Names, out: str = "") ->
 
 
 def under(ours: str, theirs: str, names: Names) -> Names:
-    return {f"{ours}.{k}": tuple(f"{theirs}.{n}" for n in parts) for k, parts in names.items()}
+    def inside(name: str) -> str:
+        turns = TURNS if name.startswith(TURNS) else ""
+        return f"{turns}{theirs}.{name.removeprefix(TURNS)}"
+
+    return {f"{ours}.{k}": tuple(map(inside, parts)) for k, parts in names.items()}
 
 
 def declared(pattern: str, config: Any, eps: float, mixers: dict[str, Any], **more: Any) -> Spec:

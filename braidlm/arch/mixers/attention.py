@@ -153,6 +153,13 @@ class AttentionConfig(MixerConfig):
         return {"none": 0, "head": self.n_heads, "channel": self.width}[self.output_gate]
 
     @property
+    def lora_widths(self) -> tuple[int, ...]:
+        """Each of q, k, v and the gate by itself."""
+        head_widths = (self.head_dim, self.v_head_dim)
+        gate = (self.gate_width,) if self.gate_width else ()
+        return (self.n_heads * self.head_dim, *(self.n_kv_heads * w for w in head_widths), *gate)
+
+    @property
     def in_proj_width(self) -> int:
         """Outputs of the input projection: q, k, v, gate."""
         return self.n_heads * self.head_dim + self.kv_width + self.gate_width

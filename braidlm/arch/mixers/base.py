@@ -60,6 +60,14 @@ class MixerConfig(Config):
         """Whether the output projection is a matrix and nothing else."""
         return self.out_multiplier == 1.0 and not self.out_bias
 
+    @property
+    def lora_widths(self) -> tuple[int, ...]:
+        """Outputs of each matrix of the input projection that a low-rank product may be added to.
+
+        Empty where the module cannot go on from a projection (`projected`).
+        """
+        return ()
+
     @abstractmethod
     def n_params(self, d_model: int) -> int:
         """Parameters, without the output projection."""

@@ -38,6 +38,11 @@ class MLPConfig(MixerConfig):
         return self.d_ff * (1 + self.gated)
 
     @property
+    def lora_widths(self) -> tuple[int, ...]:
+        """Gate and up together, as one matrix (Zamba2)."""
+        return (self.in_proj_width,)
+
+    @property
     def width(self) -> int:
         """Channels of u: d_ff."""
         return self.d_ff
