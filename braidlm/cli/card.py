@@ -88,10 +88,10 @@ def exact_text(spec: Spec, context: int, each: bool) -> str:
         "at",
     )
 
-    def figures(s: SublayerCost, n: int) -> tuple[str, ...]:
+    def figures(s: SublayerCost, n: int, n_params: int) -> tuple[str, ...]:
         return (
             count(s.n_params),
-            count(n * s.n_params),
+            count(n_params),
             count(n * s.model_flops // context),
             _growth(n * s.kv_bytes, n * s.kv_bytes_per_token),
             size(n * s.state_bytes),
@@ -107,10 +107,10 @@ def published_text(convention: Convention, spec: Spec, context: int, each: bool)
     paper = published(convention, spec, context)
     head = ("symbol", "n", "mixer", "params each", "params", "train FLOP/token", "cache", "at")
 
-    def figures(s: PublishedSublayer, n: int) -> tuple[str, ...]:
+    def figures(s: PublishedSublayer, n: int, n_params: int) -> tuple[str, ...]:
         return (
             count(s.n_params),
-            count(n * s.n_params),
+            count(n_params),
             "not given" if s.training_flops is None else count(n * s.training_flops // context),
             size(n * s.cache_bytes),
         )
@@ -149,16 +149,23 @@ def _rows(spec: Spec, costs: Sequence[Row]) -> list[dict[str, Any]]:
 
 
 def _lines(
-    spec: Spec, costs: Sequence[Row], figures: Callable[[Row, int], tuple[str, ...]], each: bool
+    spec: Spec,
+    costs: Sequence[Row],
+    figures: Callable[[Row, int, int], tuple[str, ...]],
+    each: bool,
 ) -> list[tuple[str, ...]]:
-    """Return one row per distinct sublayer, or per sublayer; branches have rows of their own."""
+    """Return one row per distinct sublayer, or per sublayer; branches have rows of their own.
+
+    `figures` is given the first of them, their number, and the parameters of all: later uses of a
+    shared letter have fewer than the first.
+    """
     groups: dict[object, list[int]] = {}
     for s in spec.sublayers:
         groups.setdefault(s.index if each else s.symbol, []).append(s.index)
     out: list[tuple[str, ...]] = []
     for places in groups.values():
         sublayer, n = spec.sublayers[places[0]], len(places)
-        cells = figures(costs[places[0]], n)
+        cells = figures(costs[places[0]], n, sum(costs[i].n_params for i in places))
         out.append((sublayer.symbol, str(n), _mixer(sublayer), *cells, shorten(ranges(places))))
         if sublayer.is_parallel:
             blank = [""] * (len(cells) + 1)
@@ -170,7 +177,8 @@ def _lines(
 
 
 def _mixer(s: Sublayer) -> str:
-    return s.branches[0].summary if s.fusion is None else s.fusion.summary
+    shared = "shared " if s.wiring.shared else ""
+    return shared + (s.branches[0].summary if s.fusion is None else s.fusion.summary)
 
 
 def _title(spec: Spec) -> str:

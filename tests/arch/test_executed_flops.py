@@ -26,6 +26,7 @@ MIXERS = {
 }
 
 
+ASIDE = {"shared": True, "output": "next_input", "lora_rank": 3}
 BIASED = {"in_bias": True, "out_bias": True, "in_multiplier": 0.5, "out_multiplier": 2.0}
 
 
@@ -117,6 +118,14 @@ SPECS = {
         fusion={"combine": "merge_attention", "cross": {"window": 6}},
     ),
     "untied": tiny("M*", tie_embeddings=False),
+    "shared, beside the stream": tiny(
+        "MAFMAF-",
+        mixers={
+            **MIXERS,
+            "A": MIXERS["*"] | ASIDE | {"kind": "attention", "input": "hidden+embedding"},
+            "F": {"kind": "mlp", "d_ff": 24, "input": "handed", "use_projection": True} | ASIDE,
+        },
+    ),
     "biases and factors": tiny(
         "M*-", mixers={letter: MIXERS[letter] | BIASED for letter in "M*-"}, residual_multiplier=0.5
     ),

@@ -21,10 +21,23 @@ SYSTEMS = {
     "nemotron-h-8b": 8_100_852_736,
     "nemotron-nano-9b-v2": 8_888_227_328,
     "nemotron-nano-12b-v2": 12_310_001_152,
+    "zamba2-2.7b": 2_662_214_560,
 }
 """Parameters, as published or as transformers builds the published configuration."""
 
 TRANSFORMERS = {
+    "zamba2-2.7b": (
+        "Zamba2",
+        {
+            "hidden_size": 2560,
+            "num_hidden_layers": 54,
+            "n_mamba_heads": 80,
+            "mamba_d_state": 64,
+            "num_mem_blocks": 2,
+            "num_attention_heads": 32,
+            "intermediate_size": 10240,
+        },
+    ),
     "bamba-9b": (
         "Bamba",
         {"vocab_size": 128256, "mamba_d_state": 128, "attn_layer_indices": [9, 18, 27]},

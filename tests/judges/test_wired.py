@@ -85,6 +85,7 @@ WRONG = {
     "granite, dense": ("blocks.0", "residual_multiplier", 1.0),
     "mamba2, biases, limited steps": ("blocks.0.mix.mixer", "dt_limits", (0.0, None)),
     "nemotron_h, dense": ("blocks.3.mix.mixer", "dt_limits", (0.0, None)),
+    "zamba2, two blocks": ("blocks.3", "input", "handed"),
     "olmo3": ("blocks.0.mix.mixer.q_norm", "n_groups", 4),
 }
 
