@@ -31,6 +31,8 @@ from braidlm.model import HybridLM
 from braidlm.provenance import capture_env
 
 FORMAT_VERSION = 1
+N_DRIFT = 512
+"""Tokens over which fp32 and bf16 are held against fp64: a sum in too few bits shows with them."""
 DTYPES = {"fp32": torch.float32, "fp64": torch.float64, "bf16": torch.bfloat16}
 
 
@@ -127,7 +129,7 @@ def check(
     chosen = choose(laws)
     _check_settings(dtype, lengths, tolerance)
     subject = _subject(model, device, seed, random_weights, tiny).typed(DTYPES[dtype])
-    plan = Plan(tuple(lengths) if lengths else lengths_around(subject.span), seed)
+    plan = _plan(subject, lengths, seed)
     verdicts: list[Verdict] = []
     for law in chosen:
         allowed = tolerance_of(law, dtype, tolerance)
@@ -175,6 +177,13 @@ def _told(v: Verdict) -> str:
     place = f", first at position {v.first_position}" if v.first_position is not None else ""
     again = f", {v.in_fp64:.1e} in fp64" if v.in_fp64 is not None else ""
     return f"{size}{again}{place}: {v.case}; {v.hint}{also}"
+
+
+def _plan(subject: Subject, lengths: Sequence[int] | None, seed: int) -> Plan:
+    if lengths:
+        return Plan(tuple(lengths), seed)
+    around = lengths_around(subject.span)
+    return Plan(around, seed, max(*around, N_DRIFT))
 
 
 def _check_settings(dtype: str, lengths: Sequence[int] | None, tolerance: float | None) -> None:

@@ -83,20 +83,21 @@ LAWS = (
         "a row padded on the left gets what it gets alone",
         batches.left_padding,
         "padding enters a state or a score, or positions count it",
-        follows=("batch",),
+        follows=("causality", "batch", "steps"),
     ),
     Law(
         "right_padding",
         "a row padded on the right gets what it gets alone",
         batches.right_padding,
         "padding enters a score, or the state that a later step reads",
-        follows=("batch",),
+        follows=("causality", "batch", "steps"),
     ),
     Law(
         "packed",
         "a document in a packed row gets what it gets alone",
         batches.packed,
         "a scan, a convolution, a mask or a position does not begin anew with a document",
+        follows=("causality",),
     ),
     Law(
         "initialisation",

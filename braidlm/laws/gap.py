@@ -45,6 +45,8 @@ class Plan:
     lengths: tuple[int, ...]
     """Tokens of the sequences: below, at and beyond several chunks."""
     seed: int
+    n_drift: int = 0
+    """Tokens over which rounding may add up; 0: the longest of the lengths."""
 
     @property
     def longest(self) -> int:

@@ -78,7 +78,7 @@ TINY: dict[str, dict[str, Any]] = {
         "adapter_rank": 3,
         "use_shared_attention_adapter": True,
         "use_mem_rope": True,
-        "num_mem_blocks": 2,
+        "num_mem_blocks": 1,
         "use_mamba_kernels": False,
     },
     "bamba": {

@@ -27,7 +27,7 @@ def _against_fp64(subject: Subject, plan: Plan, dtype: torch.dtype) -> Iterator[
     How much a model magnifies what is small is its own affair: some lose ten times as much to any
     rounding as others. Over one rounding of the weights all of them are near 1.
     """
-    tokens = plan.tokens(subject, 1, plan.longest)
+    tokens = plan.tokens(subject, 1, plan.n_drift or plan.longest)
     narrow = subject.typed(dtype)
     exact = narrow.typed(torch.float64)
     expected = exact(tokens, keep=False)[0][0]
@@ -36,7 +36,7 @@ def _against_fp64(subject: Subject, plan: Plan, dtype: torch.dtype) -> Iterator[
     found = narrow(tokens, keep=False)[0][0]
     name = str(dtype).removeprefix("torch.")
     drift = relative_gap("", found, expected)
-    case = f"{plan.longest} tokens, {name} against fp64: {drift.largest:.1e} relative L2"
+    case = f"{tokens.shape[1]} tokens, {name} against fp64: {drift.largest:.1e} relative L2"
     yield Gap(case, [error / one_rounding for error in drift.errors])
 
 
