@@ -63,3 +63,10 @@ def test_a_width_that_is_not_whole_is_named():
         widen(spec("-"), 17)
     with pytest.raises(InputError, match="d_model = 0"):
         widen(spec("-"), 0)
+
+
+@pytest.mark.parametrize(("d_model", "rank"), [(24, 3), (32, 4), (40, 5), (8, 1)])
+def test_a_rank_grows_with_the_width_and_is_rounded_up(d_model: int, rank: int):
+    narrow = spec("S", mixers={"S": {"d_inner": 16, "dt_rank": 2}})
+    scan = model_table(widen(narrow, d_model))["mixers"]["S"]
+    assert (scan["d_inner"], scan["dt_rank"], scan["d_state"]) == (d_model, rank, 3)

@@ -10,7 +10,7 @@ from torch import Tensor
 from braidlm.ops import dispatch
 from braidlm.ops.dispatch import state_dtype
 from braidlm.ops.selective_scan.edges import Edges, find
-from braidlm.ops.selective_scan.walk import Inputs, tokens, walk, walk_back
+from braidlm.ops.selective_scan.walk import Inputs, Room, tokens, walk, walk_back
 from braidlm.segments import Segments
 
 
@@ -58,18 +58,19 @@ def _scan(
     y = torch.empty_like(inputs.x)
     final = torch.empty_like(inputs.initial[:-1], memory_format=torch.contiguous_format)
     state = inputs.A.new_zeros(batch, *inputs.A.shape)
+    everywhere = Room.make(inputs, chunk, with_gradients=False)
     entering = []
     for start in range(0, length, chunk):
         end = min(start + chunk, length)
         entering += [state] if keep else []
-        here = inputs.chunk(start, end)
-        _, states = walk(here, start, state, edges)
-        read = torch.matmul(here.C[:, :, None], states[1:])[:, :, 0]
+        here, room = inputs.chunk(start, end), everywhere.first(end - start)
+        walk(here, start, state, edges, room)
+        read = torch.matmul(here.C[:, :, None], room.states[1:])[:, :, 0]
         y[:, start:end] = read.addcmul_(here.x, here.D).transpose(0, 1)
         for t in range(start, end):
             if (edge := edges.ends.get(t)) is not None:
-                final[edge.docs] = states[t - start + 1, edge.rows]
-        state = states[-1].clone()
+                final[edge.docs] = room.states[t - start + 1, edge.rows]
+        state = room.states[-1].clone()
     return y, final, entering
 
 
@@ -89,17 +90,17 @@ class _Scan(torch.autograd.Function):
         saved = ctx.saved_tensors  # once: activation checkpointing unpacks no tensor twice
         inputs, entering = Inputs(*saved[:n]), saved[n:]
         d = Inputs(*(v.new_zeros(v.shape) for v in inputs))
-        d = d._replace(A=torch.zeros_like(entering[0]))
+        everywhere = Room.make(inputs, ctx.chunk, with_gradients=True)
         carry = torch.zeros_like(entering[0])
         for k in reversed(range(len(entering))):
             start = k * ctx.chunk
             end = min(start + ctx.chunk, d_y.shape[1])
-            here = inputs.chunk(start, end)
-            d_after = carry.new_zeros(end - start, *carry.shape)
-            d_after[-1] = carry
+            here, room = inputs.chunk(start, end), everywhere.first(end - start)
+            walk(here, start, entering[k], ctx.edges, room)
+            room.gradients.zero_()
             for t in range(start, end):
                 if (edge := ctx.edges.ends.get(t)) is not None:
-                    d_after[t - start, edge.rows] += d_final[edge.docs]
+                    room.gradients[t - start, edge.rows] = d_final[edge.docs]
             d_here = tokens(d_y, start, end, carry.dtype)
-            carry = walk_back(here, start, entering[k], ctx.edges, d_here, d_after, d)
-        return (*d._replace(A=d.A.sum(0)), None, None)
+            carry = walk_back(here, start, ctx.edges, d_here, carry, room, d)
+        return (*d, None, None)

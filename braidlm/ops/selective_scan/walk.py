@@ -7,12 +7,16 @@ there are many, are innermost.
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from braidlm.ops.selective_scan.edges import Edge, Edges
+
+LOG2_E = 1 / math.log(2)
+"""exp(x) = 2^(x LOG2_E): on a CPU torch's power of two takes 0.4 of the time of its exp."""
 
 
 class Inputs(NamedTuple):
@@ -46,77 +50,112 @@ def tokens(v: Tensor, start: int, end: int, dtype: torch.dtype) -> Tensor:
     return v[:, start:end].transpose(0, 1).to(dtype).contiguous()
 
 
-def walk(here: Inputs, start: int, state: Tensor, edges: Edges) -> tuple[Tensor, Tensor]:
-    """Compute the states of a chunk.
+class Room(NamedTuple):
+    """Memory for one chunk, used again for the next: what is fresh would have to be mapped."""
+
+    decay: Tensor
+    """(c, B, N, I)"""
+    states: Tensor
+    """(c + 1, B, N, I)"""
+    gradients: Tensor
+    """(c, B, N, I)"""
+
+    @classmethod
+    def make(cls, inputs: Inputs, chunk: int, *, with_gradients: bool) -> Room:
+        """Return room for the chunks of a call."""
+        n = min(chunk, inputs.x.shape[1])
+        shape = (len(inputs.x), *inputs.A.shape)
+        made = [inputs.A.new_empty(k, *shape) for k in (n, n + 1, n * with_gradients)]
+        return cls(*made)
+
+    def first(self, n: int) -> Room:
+        """The same for a chunk of n tokens."""
+        return Room(self.decay[:n], self.states[: n + 1], self.gradients[:n])
+
+
+def walk(here: Inputs, start: int, state: Tensor, edges: Edges, room: Room) -> None:
+    """Compute decay and states of a chunk: before each of its tokens, and after the last.
 
     Args:
         here: the inputs of the chunk.
         start: the column of its first token.
         state: (B, N, I), what enters it.
         edges: where documents begin.
-
-    Returns:
-        decay (c, B, N, I), and the states (c + 1, B, N, I) before each token and after the last.
+        room: where the results go.
     """
-    decay = (here.dt[:, :, None] * here.A).exp_()
-    states = decay.new_empty(len(decay) + 1, *state.shape)
-    torch.mul((here.dt * here.x)[:, :, None], here.B[..., None], out=states[1:])
-    before = states[0].copy_(state)
-    for t, (kept, after) in enumerate(zip(decay.unbind(0), states[1:].unbind(0), strict=True)):
+    torch.mul(here.dt[:, :, None], here.A * LOG2_E, out=room.decay)
+    room.decay.exp2_()
+    after = room.states[1:]
+    torch.mul((here.dt * here.x)[:, :, None], here.B[..., None], out=after)
+    before = room.states[0].copy_(state)
+    for t, (decay, held) in enumerate(zip(room.decay.unbind(0), after.unbind(0), strict=True)):
         if (edge := edges.starts.get(start + t)) is not None:
             before = _begun(before, edge, here)
-        before = after.addcmul_(kept, before)
-    return decay, states
+        before = held.addcmul_(decay, before)
 
 
 def walk_back(
-    here: Inputs, start: int, state: Tensor, edges: Edges, d_y: Tensor, d_after: Tensor, d: Inputs
+    here: Inputs, start: int, edges: Edges, d_y: Tensor, d_last: Tensor, room: Room, d: Inputs
 ) -> Tensor:
-    """Compute the gradients of a chunk.
+    """Compute the gradients of a chunk whose states were computed just now.
 
     Args:
         here: the inputs of the chunk.
         start: the column of its first token.
-        state: (B, N, I), what enters it.
         edges: where documents begin.
         d_y: (c, B, I), gradient of its outputs.
-        d_after: (c, B, N, I), gradients of the states after each token from elsewhere than later
-            tokens of the chunk; overwritten.
-        d: gradients so far. Those of A (B, N, I), D and the initial states grow; those of x, dt, B
-            and C are set at the tokens of the chunk.
+        d_last: (B, N, I), gradient of the state after it.
+        room: decay and states, which are written over, and in `gradients` what is known already
+            of those of the states after each token.
+        d: gradients so far. Those of A, D and the initial states grow; those of x, dt, B and C are
+            set at the tokens of the chunk.
 
     Returns:
         The gradient (B, N, I) of the state that enters the chunk.
     """
-    flow, states = walk(here, start, state, edges)
-    end = start + len(flow)
-    d.C[:, start:end] = torch.matmul(states[1:], d_y[..., None])[..., 0].transpose(0, 1)
-    carry = torch.zeros_like(state)
-    for t in reversed(range(len(flow))):
-        carry = flow[t].mul_(d_after[t].addcmul_(d_y[t, :, None], here.C[t, ..., None]).add_(carry))
-        if (edge := edges.starts.get(start + t)) is not None:
+    decay, states, g = room
+    end = start + len(decay)
+    d.C[:, start:end] = _over_channels(d_y, states[1:]).transpose(0, 1)
+    g.addcmul_(d_y[:, :, None], here.C[..., None])
+    g[-1].add_(d_last)
+    for t in reversed(range(len(decay))):
+        edge = edges.starts.get(start + t)
+        if t and edge is None:
+            g[t - 1].addcmul_(decay[t], g[t])
+            continue
+        flow = decay[t] * g[t]
+        if edge is not None:
             states[t] = _begun(states[t], edge, here)
-            d.initial.index_put_((edge.docs,), carry[edge.rows], accumulate=True)
-            carry = carry.index_fill(0, edge.rows, 0)
-    d_state = carry.clone()  # the next line writes over it
-    _per_token(here, start, states[:-1], flow, d_y, d_after, d)
+            d.initial.index_put_((edge.docs,), flow[edge.rows], accumulate=True)
+            flow.index_fill_(0, edge.rows, 0)
+        if not t:
+            d_state = flow
+            break
+        g[t - 1].add_(flow)
+    _per_token(here, start, decay.mul_(g).mul_(states[:-1]), d_y, g, d)
     return d_state
 
 
 def _per_token(
-    here: Inputs, start: int, before: Tensor, flow: Tensor, d_y: Tensor, d_states: Tensor, d: Inputs
+    here: Inputs, start: int, rate: Tensor, d_y: Tensor, d_states: Tensor, d: Inputs
 ) -> None:
-    """Gradients of x, dt, A, B and D from those of the states, `flow` being d_states * decay."""
-    end = start + len(flow)
-    rate = flow.mul_(before)  # d loss / d (dt A)
+    """Gradients of x, dt, A, B and D from those of the states and from `rate`, that of dt A."""
+    end = start + len(rate)
     d_u = torch.matmul(here.B[:, :, None], d_states)[:, :, 0]
     u = here.dt * here.x
-    d.B[:, start:end] = torch.matmul(d_states, u[..., None])[..., 0].transpose(0, 1)
-    for one, dt in zip(rate.unbind(0), here.dt.unbind(0), strict=True):
-        d.A.addcmul_(one, dt[:, None])
-    d.dt[:, start:end] = rate.mul_(here.A).sum(2).addcmul_(d_u, here.x).transpose(0, 1)
+    d.B[:, start:end] = _over_channels(u, d_states).transpose(0, 1)
+    product = d_states  # its room is free now
+    d.A.add_(torch.mul(rate, here.dt[:, :, None], out=product).sum((0, 1)))
+    d_dt = torch.mul(rate, here.A, out=product).sum(2).addcmul_(d_u, here.x)
+    d.dt[:, start:end] = d_dt.transpose(0, 1)
     d.x[:, start:end] = d_u.mul_(here.dt).addcmul_(d_y, here.D).transpose(0, 1)
     d.D.add_((d_y * here.x).sum((0, 1)))
+
+
+def _over_channels(v: Tensor, states: Tensor) -> Tensor:
+    """(c, B, I) and (c, B, N, I) -> (c, B, N): as a row times a matrix, 11 times faster on a CPU
+    than as a matrix times a column."""
+    return torch.matmul(v[:, :, None], states.transpose(2, 3))[:, :, 0]
 
 
 def _begun(before: Tensor, edge: Edge, here: Inputs) -> Tensor:
