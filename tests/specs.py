@@ -287,12 +287,12 @@ HANDED = {"shared": True, "input": "handed", "output": "next_input"}
 SHARED = {
     "one shared letter": spec("M*-M*-", mixers={"*": {"shared": True}, "-": {"shared": True}}),
     "two shared blocks (Zamba2)": spec(
-        "MAFM(BGM)2AFM",
+        "MAFM(BHM)2AFM",
         mixers={
             **{x: {"kind": "attention", **ATTENTION, **ASIDE, "lora_rank": 3} for x in "AB"},
             **{
                 x: {"kind": "mlp", "d_ff": 24, **HANDED, "lora_rank": 2, "use_projection": True}
-                for x in "FG"
+                for x in "FH"
             },
         },
     ),
