@@ -16,11 +16,15 @@ SYSTEMS = {
     "granite-4.0-h-350m": 340_332_224,
     "granite-4.0-h-tiny": 6_939_037_248,
     "jamba-v0.1": 51_570_323_328,
+    "kimi-linear-48b-a3b": 49_122_675_072,
     "mamba-2.8b": 2_768_345_600,
     "mamba2-2.7b": 2_702_599_680,
     "nemotron-h-8b": 8_100_852_736,
     "nemotron-nano-9b-v2": 8_888_227_328,
     "nemotron-nano-12b-v2": 12_310_001_152,
+    "olmo-hybrid-7b": 7_430_870_688,
+    "qwen3-next-80b-a3b": 79_674_391_296,
+    "samba-421m": 421_793_280,
     "zamba2-2.7b": 2_662_214_560,
 }
 """Parameters, as published or as transformers builds the published configuration."""
@@ -96,6 +100,16 @@ TRANSFORMERS = {
         },
     ),
     "jamba-v0.1": ("Jamba", {}),
+    "kimi-linear-48b-a3b": (
+        "KimiLinear",
+        {
+            "layer_types": [
+                "full_attention" if i % 4 == 3 or i == 26 else "linear_attention" for i in range(27)
+            ]
+        },
+    ),
+    "olmo-hybrid-7b": ("OlmoHybrid", {}),
+    "qwen3-next-80b-a3b": ("Qwen3Next", {}),
     "mamba-2.8b": (
         "Mamba",
         {"hidden_size": 2560, "num_hidden_layers": 64, "time_step_rank": 160},
@@ -125,6 +139,18 @@ def test_a_published_system_has_its_parameters(name, n_params):
     with torch.device("meta"):
         built = sum(p.numel() for p in HybridLM(spec).parameters())
     assert cost(spec, 1).n_params == built == n_params
+
+
+def test_the_page_shows_every_system_with_its_cost():
+    page = (FOLDER.parents[1] / "docs" / "systems.md").read_text(encoding="utf-8")
+    rows = [[c.strip(" `") for c in x.split("|")] for x in page.splitlines() if x.startswith("| `")]
+    shown = {row[1]: row[2:5] for row in rows}
+    assert shown.keys() == SYSTEMS.keys()
+    for name, row in shown.items():
+        spec = load_spec(FOLDER / f"{name}.toml")
+        found = cost(spec, 1)
+        active = f"{found.n_active_params:,}" if found.n_active_params < found.n_params else ""
+        assert row == [spec.pattern, f"{found.n_params:,}", active]
 
 
 @pytest.mark.slow
