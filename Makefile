@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# Files that tests/judges reads by path, beside the environment: transformers would import these packages.
+JUDGES := einops fla-core tree-recurrence
 
 .PHONY: demo test test-slow test-browser test-all lint install clean
 
@@ -12,6 +14,7 @@ $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch==2.13.0
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps --target $(VENV)/judges $(JUDGES)
 	touch $(STAMP)
 
 demo: $(STAMP)

@@ -27,7 +27,9 @@ class Rows:
     """None: the same order, parted as the module's `row_parts`. Otherwise a function of the
     mixer's declaration: rows of each tensor of theirs, and for each row of ours its place there."""
     insert: tuple[int, ...] = ()
-    """Axes that theirs has after the first one, as a convolution's (channels, 1, taps)."""
+    """Axes that theirs has after the rows, as a convolution's (channels, 1, taps)."""
+    lead: tuple[int, ...] = ()
+    """Axes of one that theirs has before the rows."""
 
 
 def rows(*names: str) -> Rows:

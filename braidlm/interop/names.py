@@ -7,8 +7,8 @@ result in our shape. Reversed, it takes the rows apart again; no number changes 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -34,10 +34,13 @@ class Entry:
     """Names and shapes, in the order in which their rows are stacked."""
     order: list[int] | None = None
     """For each row of ours its place among the stacked rows; None: the same."""
+    n_lead: int = 0
+    """Axes of theirs before the rows."""
 
     def gather(self, read: Callable[[str], Tensor]) -> Tensor:
         """Return our tensor from theirs."""
-        parts = [read(name).reshape(shape[0], -1) for name, shape in self.theirs.items()]
+        named = zip(self.theirs, self._n_rows, strict=True)
+        parts = [read(name).reshape(n, -1) for name, n in named]
         stacked = parts[0] if len(parts) == 1 else torch.cat(parts)
         if self.order is not None:
             stacked = stacked[torch.tensor(self.order)]
@@ -45,7 +48,7 @@ class Entry:
 
     def scatter(self, ours: Tensor) -> dict[str, Tensor]:
         """Return their tensors from ours."""
-        n_rows = [shape[0] for shape in self.theirs.values()]
+        n_rows = self._n_rows
         stacked = ours.reshape(sum(n_rows), -1)
         if self.order is not None:
             back = torch.empty(len(self.order), dtype=torch.int64)
@@ -53,6 +56,10 @@ class Entry:
             stacked = stacked[back]
         pairs = zip(self.theirs.items(), stacked.split(n_rows), strict=True)
         return {name: part.reshape(shape) for (name, shape), part in pairs}
+
+    @property
+    def _n_rows(self) -> list[int]:
+        return [shape[self.n_lead] for shape in self.theirs.values()]
 
 
 def entries(family: Family, spec: Spec) -> list[Entry]:
@@ -74,6 +81,27 @@ def entries(family: Family, spec: Spec) -> list[Entry]:
     return [found[name] for name in wanted]
 
 
+def mixer_entries(names: Mapping[str, Rows], mixer: nn.Module, config: MixerConfig) -> list[Entry]:
+    """Return the map of one mixer by itself, without an output projection.
+
+    Args:
+        names: a letter's, relative to the mixer on both sides.
+        mixer: ours.
+        config: its declaration.
+
+    Raises:
+        InputError: a parameter of ours that `names` leaves out.
+    """
+    parts = _row_parts(mixer)
+    found = []
+    for ours, tensor in mixer.named_parameters():
+        if ours not in names:
+            raise InputError(f"there is no tensor for our '{ours}'")
+        shape = tuple(tensor.shape)
+        found.append(_entry(ours, shape, names[ours], config, parts.get(ours)))
+    return found
+
+
 def shell(spec: Spec) -> HybridLM:
     """Return the model without memory for its weights: names and shapes only."""
     with torch.device("meta"), torch.random.fork_rng(devices=[]):
@@ -86,8 +114,8 @@ def _row_parts(model: nn.Module) -> dict[str, tuple[int, ...]]:
     for name, module in model.named_modules():
         tell = getattr(module, "row_parts", None)
         if tell is not None:
-            found |= {f"{name}.{k}": v for k, v in tell().items()}
-            found |= {f"{name}.{k}".replace(".weight", ".bias"): v for k, v in tell().items()}
+            told = {f"{name}.{k}".removeprefix("."): v for k, v in tell().items()}
+            found |= told | {k.replace(".weight", ".bias"): v for k, v in told.items()}
     return found
 
 
@@ -104,9 +132,10 @@ def _entry(
         assert len(parts) == len(rows.names), (ours, parts, rows.names)
         n_rows = parts
     assert sum(n_rows) == shape[0], (ours, n_rows, shape)
-    tails = [(n, *rows.insert, *shape[1:]) for n in n_rows]
-    assert math.prod(shape) == sum(map(math.prod, tails))
-    return Entry(ours, shape, dict(zip(rows.names, tails, strict=True)), order)
+    shapes = [(*rows.lead, n, *rows.insert, *shape[1:]) for n in n_rows]
+    assert math.prod(shape) == sum(map(math.prod, shapes))
+    theirs = dict(zip(rows.names, shapes, strict=True))
+    return Entry(ours, shape, theirs, order, len(rows.lead))
 
 
 def _all_rows(family: Family, spec: Spec) -> list[tuple[str, Rows, MixerConfig | None]]:
@@ -141,4 +170,4 @@ def _mixer_rows(letter: Letter, place: Place, i: int, is_parallel: bool) -> list
 
 def _under(place: str, rows: Rows) -> Rows:
     names = tuple(f"{place}.{name}" if place else name for name in rows.names)
-    return Rows(names, rows.order, rows.insert)
+    return replace(rows, names=names)

@@ -165,8 +165,12 @@ def test_the_published_shapes_of_delta_rules():
     assert qwen.summary == "gated_deltanet, 16 heads of 128, 32 values of 128"
     assert qwen.n_params(2048) == 2048 * 12288 + 2048 * 64 + 8192 * 4 + 2 * 32 + 128
     assert qwen.state_bytes() == 4 * (32 * 128 * 128 + 3 * 8192)
-    kimi = Spec.of({"pattern": "K", "d_model": 2304, "mixers": {"K": {"kind": "kda"}}})
-    assert kimi.mixers[0].mixer.summary == "kda, 18 heads of 128, values of 128"
+    shape = {"kind": "kda", "n_heads": 32, "head_dim": 128, "gate_bias": False}
+    spec = Spec.of({"pattern": "K", "d_model": 2304, "mixers": {"K": shape}})
+    kimi = spec.mixers[0].mixer
+    assert kimi.summary == "kda, 32 heads of 128, values of 128"
+    low_rank = 2 * (2304 * 128 + 128 * 4096)
+    assert kimi.n_params(2304) == 2304 * (12288 + 32) + low_rank + 12288 * 4 + 32 + 4096 + 128
 
 
 LATENT = {
