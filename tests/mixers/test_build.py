@@ -61,6 +61,7 @@ def test_a_declaration_without_a_module_is_refused():
 def test_the_mlp_is_its_formula(activation, function, gated):
     torch.manual_seed(0)
     mixer = mixers.build(MLPConfig(d_ff=6, activation=activation, gated=gated), 5, 1e-5)
+    assert isinstance(mixer, mixers.MLP)
     mixer.double().reset_parameters(0.5)
     x = torch.randn(2, 3, 5, dtype=torch.float64)
     weight = mixer.in_proj.weight
