@@ -11,7 +11,7 @@ from torch import Tensor
 from braidlm.ops import dispatch
 from braidlm.ops.activation import ACTIVATIONS
 from braidlm.ops.dispatch import Call, Implementation, Operator, check_shape
-from braidlm.ops.experts.expert import activation_of
+from braidlm.ops.experts.gathered import experts_gathered
 from braidlm.ops.experts.grouped import experts_grouped_mm, experts_sorted
 from braidlm.ops.experts.naive import experts_dense
 
@@ -37,10 +37,11 @@ def _why_not_sorted(call: Call) -> str | None:
     return None
 
 
-def _why_not_grouped_mm_cpu(call: Call) -> str | None:
-    if call.device != "cpu" or call.dtype not in (torch.float32, torch.bfloat16):
-        return "it is for fp32 and bf16 on a CPU"
-    return None if hasattr(F, "grouped_mm") else "torch has no grouped_mm before 2.10"
+def _why_not_gathered(call: Call) -> str | None:
+    choices, n_experts = call.shapes["N"] * call.shapes["K"], call.shapes["E"]
+    if choices > n_experts:
+        return f"it would copy {choices} experts' weights, and there are only {n_experts}"
+    return None
 
 
 EXPERTS = Operator(
@@ -48,11 +49,11 @@ EXPERTS = Operator(
     (
         Implementation("grouped_mm", experts_grouped_mm, _why_not_grouped_mm),
         Implementation("sorted", experts_sorted, _why_not_sorted),
-        Implementation("grouped_mm_cpu", experts_grouped_mm, _why_not_grouped_mm_cpu),
+        Implementation("gathered", experts_gathered, _why_not_gathered),
         Implementation("dense", experts_dense, dispatch.always),
     ),
 )
-"""On a CPU torch's grouped product is about as fast as sorting: it is for compiled code."""
+"""The last two are for compiled code without the first."""
 
 
 def experts(
@@ -80,9 +81,8 @@ def experts(
         w_out: (E, D, F).
         activation: "silu", "gelu" or "relu2".
         gated: whether the first half of each W_in^e gates the second.
-        impl: "auto", "grouped_mm", "sorted", "grouped_mm_cpu" or "dense". dense computes every
-            expert for every token: the truth, and the form in which a token's bits depend on no
-            other token.
+        impl: "auto", "grouped_mm", "sorted", "gathered" or "dense". dense computes every expert for
+            every token: the truth, and the form in which a token's bits depend on no other token.
 
     Returns:
         (N, D) in the dtype of the products.
@@ -111,7 +111,7 @@ def experts(
     chosen = EXPERTS.choose(impl, call)
     with dispatch.own_precision(x):
         x, w_in, w_out = (t.to(call.dtype) for t in (x, w_in, w_out))
-        return chosen.function(x, index, weight, w_in, w_out, activation_of(function, gated))
+        return chosen.function(x, index, weight, w_in, w_out, function, gated)
 
 
 def _product_dtype(x: Tensor) -> torch.dtype:

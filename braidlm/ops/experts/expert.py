@@ -1,4 +1,4 @@
-"""One expert: what all forms of the operator agree on."""
+"""What all forms of the experts agree on."""
 
 from __future__ import annotations
 
@@ -8,21 +8,29 @@ import torch.nn.functional as F
 from torch import Tensor
 
 Activation = Callable[[Tensor], Tensor]
-"""From what comes up to what goes down: (..., R) -> (..., F)."""
+"""Elementwise."""
 
 
-def activation_of(function: Callable[[Tensor], Tensor], gated: bool) -> Activation:
-    """Return act(gate) * up, the gate being the first half of what comes up, or plainly act(up)."""
+def opened(h: Tensor, function: Activation, gated: bool, weight: Tensor | None = None) -> Tensor:
+    """From what comes up to what goes down: act(gate) * up, the gate being the first half, or act.
+
+    Args:
+        h: (..., R).
+        function: the activation.
+        gated: whether R is twice F.
+        weight: (..., 1), at least fp32: a factor of each row, given here because what goes down is
+            often wider. The product is rounded once.
+
+    Returns:
+        (..., F) in the dtype of `h`.
+    """
     if not gated:
-        return function
-
-    def opened(h: Tensor) -> Tensor:
-        gate, up = h.chunk(2, dim=-1)
-        return function(gate) * up
-
-    return opened
+        y = function(h)
+        return y if weight is None else (y * weight).to(h.dtype)
+    gate, up = h.chunk(2, dim=-1)
+    return (function(gate) * (up if weight is None else up * weight)).to(h.dtype)
 
 
-def expert(x: Tensor, w_in: Tensor, w_out: Tensor, activation: Activation) -> Tensor:
+def expert(x: Tensor, w_in: Tensor, w_out: Tensor, function: Activation, gated: bool) -> Tensor:
     """x (N, D), w_in (R, D), w_out (D, F) -> (N, D)."""
-    return F.linear(activation(F.linear(x, w_in)), w_out)
+    return F.linear(opened(F.linear(x, w_in), function, gated), w_out)

@@ -10,7 +10,13 @@ from braidlm.ops.experts.expert import Activation, expert
 
 
 def experts_dense(
-    x: Tensor, index: Tensor, weight: Tensor, w_in: Tensor, w_out: Tensor, activation: Activation
+    x: Tensor,
+    index: Tensor,
+    weight: Tensor,
+    w_in: Tensor,
+    w_out: Tensor,
+    function: Activation,
+    gated: bool,
 ) -> Tensor:
     """y_t = sum over e of (sum of weight_tj where index_tj = e) * expert_e(x_t), e ascending.
 
@@ -19,5 +25,5 @@ def experts_dense(
     y = torch.zeros(x.shape, dtype=state_dtype(x.dtype), device=x.device)
     for e, (a, b) in enumerate(zip(w_in.unbind(), w_out.unbind(), strict=True)):
         share = (weight * (index == e)).sum(-1, keepdim=True)
-        y = y + share * expert(x, a, b, activation)
+        y = y + share * expert(x, a, b, function, gated)
     return y.to(x.dtype)
