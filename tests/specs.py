@@ -237,6 +237,13 @@ PARALLEL = {name: spec("{M*}-", fusion=fusion) for name, fusion in FUSIONS.items
 WHOLE = {
     "Samba's unit": spec("S-W-", mixers=WINDOW),
     "sequential hybrid": spec("(M-)2*-"),
+    "shared experts, scaled": spec(
+        "E*E",
+        residual_multiplier=0.5,
+        mixers={
+            "E": {"shared": True, "balance": "bias", "in_multiplier": 2.0, "out_multiplier": 0.7}
+        },
+    ),
     "hybrid of experts": spec("ME*E-", depth_scaled_init=True),
     "delta hybrid": spec("(G-)2*-"),
     "parallel hybrid, untied": spec("M-{M*}-", tie_embeddings=False, depth_scaled_init=True),

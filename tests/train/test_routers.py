@@ -1,6 +1,9 @@
 """Router losses and loads in training: micro-batches, processes, recomputation, resumption."""
 
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -19,6 +22,7 @@ from .test_loop import Stopping, assert_same_run, real_recipe
 from .tiny import TinyBatch, TinyLM, TinyMixture
 
 CPU = torch.device("cpu")
+SPREAD = {"balance": "bias", "bias_rate": 0.5}
 FP32 = resolve_precision("fp32", CPU)
 
 
@@ -137,6 +141,40 @@ def test_biases_move_once_after_the_update_by_the_loads_of_the_whole_batch():
     assert bias.abs().max() == 0.5
 
 
+def test_a_shared_router_moves_once_by_the_loads_of_all_its_uses():
+    torch.manual_seed(0)
+    fields = {"shared": True, "balance": "bias", "bias_rate": 0.5}
+    model = HybridLM(spec("E*E", mixers={"E": fields})).double()
+    _, routers, _ = updated(model)
+    assert sorted(routers.loads) == ["blocks.0", "blocks.2"]
+    load = (routers.loads["blocks.0"] + routers.loads["blocks.2"]).double()
+    routers.balance()
+    bias = model.get_buffer("blocks.0.mix.mixer.router.bias")
+    assert torch.equal(bias, 0.5 * torch.sign(load.mean() - load))
+
+
+@pytest.mark.slow
+def test_processes_move_their_biases_by_the_loads_of_all(tmp_path):
+    """Two processes of two rows each end with the bias of one process with four."""
+    work = [
+        subprocess.Popen(
+            [sys.executable, "-m", "tests.train.test_routers", str(tmp_path), str(rank)],
+            cwd=Path(__file__).parents[2],
+        )
+        for rank in range(2)
+    ]
+    assert [one.wait(timeout=60) for one in work] == [0, 0]
+    model = model_of(**SPREAD)
+    _, routers, _ = updated(model)
+    routers.balance()
+    expected = model.get_buffer("blocks.2.mix.mixer.router.bias")
+    for rank in range(2):
+        assert torch.equal(torch.load(tmp_path / f"{rank}.pt"), expected)
+    _, alone, _ = updated(model_of(**SPREAD), place=Place(CPU, 0, 2))
+    load = alone.loads["blocks.2"].double()
+    assert not torch.equal(0.5 * torch.sign(load.mean() - load), expected)
+
+
 def test_a_model_without_routers_is_asked_nothing():
     assert not Routers(TinyLM())
     assert not Routers(HybridLM(Spec.parse("*-", d_model=8, vocab_size=16)))
@@ -173,3 +211,16 @@ def test_a_run_that_is_stopped_goes_on_as_if_it_had_not_been(tmp_path, fields):
     assert Run.open(tmp_path / "stopped").status()["state"] == "interrupted"
     train(recipe, tmp_path / "stopped", resume=True)
     assert_same_run(tmp_path / "plain", tmp_path / "stopped")
+
+
+if __name__ == "__main__":  # one of two processes: FOLDER RANK
+    folder, rank = Path(sys.argv[1]), int(sys.argv[2])
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2
+    )
+    model = model_of(**SPREAD)
+    _, routers, _ = updated(model, 1, Place(CPU, rank, 2))
+    routers.balance()
+    torch.save(model.get_buffer("blocks.2.mix.mixer.router.bias"), folder / f"{rank}.pt")
+    torch.distributed.destroy_process_group()
