@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from braidlm.arch import Spec
 from braidlm.blocks import Block, Stream
+from braidlm.meta import MetaTokens
 from braidlm.mixers.norm import RMSNorm
 from braidlm.mixers.room import reserve
 from braidlm.ops.loss import linear_cross_entropy
@@ -43,6 +44,8 @@ class HybridLM(nn.Module):
         self.embedding_multiplier = spec.embedding_multiplier
         self.logits_scale = spec.logits_scale
         self.embedding = nn.Embedding(spec.vocab_size, spec.d_model)
+        n_meta = spec.n_meta_tokens
+        self.meta = MetaTokens(n_meta, spec.d_model) if n_meta else None
         self.blocks = nn.ModuleList()
         for s in spec.sublayers:
             first = None if s.owns_weights else self.blocks[s.owner]
@@ -60,6 +63,8 @@ class HybridLM(nn.Module):
         hidden_std = spec.hidden_init_std
         out_std = hidden_std * spec.n_layers**-0.5 if spec.depth_scaled_init else hidden_std
         nn.init.normal_(self.embedding.weight, std=spec.init_std)
+        if self.meta is not None:
+            self.meta.reset_parameters(spec.init_std)
         for block in self.blocks:
             block.reset_parameters(hidden_std, out_std)  # pyright: ignore[reportCallIssue]
         self.norm.reset_parameters()
@@ -82,7 +87,8 @@ class HybridLM(nn.Module):
         Args:
             tokens: (B, T) int64.
             segments: where documents lie in the rows; None: each row is one document.
-            state: what an earlier call returned, one entry per document of this call. Under
+            state: what an earlier call returned, one entry per document of this call; None: the
+                documents begin here, with the spec's meta tokens before them. Under
                 ``no_grad`` its caches may be written in place: use the returned state from then on.
             return_state: whether the new state is wanted; training does without.
             telemetry: whether `aux` tells of the layers (see `docs/training.md`), at the price of
@@ -98,6 +104,10 @@ class HybridLM(nn.Module):
         if telemetry and state is not None:
             raise ValueError("telemetry = True: needs state = None, a call that begins documents")
         embedded = scaled(self.embedding(tokens), self.embedding_multiplier)
+        meta = self.meta if state is None else None
+        places = None
+        if meta is not None:
+            embedded, segments, places = meta.before(embedded, segments)
         stream = Stream(embedded, embedded, aux={} if with_aux else None)
         before = [None] * len(self.blocks) if state is None else state
         after, aux = [], {}
@@ -108,7 +118,8 @@ class HybridLM(nn.Module):
             stream, new = block(stream, segments, old, return_state)
             aux |= {f"blocks.{index}.{name}": value for name, value in (stream.aux or {}).items()}
             after.append(new)
-        return Output(self.norm(stream.hidden), tuple(after) if return_state else None, aux)
+        hidden = stream.hidden if meta is None else meta.without(stream.hidden, places)
+        return Output(self.norm(hidden), tuple(after) if return_state else None, aux)
 
     def reserve(self, state: Sequence[Any], n_tokens: int) -> tuple[Any, ...]:
         """Return a state with room for `n_tokens` more per document, see `ops.attention.reserve`.

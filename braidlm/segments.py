@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -160,6 +161,26 @@ class Segments:
         doc = self.doc.repeat_interleave(2, dim=1)
         return Segments(doc, here, self.rows, 2 * self.starts, 2 * self.lengths)
 
+    def with_room(self, n_free: int) -> Room:
+        """The same documents, each with `n_free` more tokens in front (waits for the device).
+
+        Rows grow by the room of the row with the most documents; the others are padded behind.
+        """
+        batch, length = self.shape
+        begun = torch.zeros_like(self.doc)
+        begun[self.rows, self.starts] = 1
+        begun = begun.cumsum(dim=1)
+        width = length + n_free * (int(begun.max()) if begun.numel() else 0)
+        device = self.doc.device
+        column = torch.arange(length, device=device) + n_free * begun
+        tokens = column + width * torch.arange(batch, device=device)[:, None]
+        first = tokens[self.rows, self.starts]
+        free = first[:, None] + torch.arange(-n_free, 0, device=device)
+        ids = torch.full((batch * width,), PADDING, device=device)
+        ids[tokens] = self.doc
+        ids[free] = torch.arange(self.n_docs, device=device)[:, None].expand_as(free)
+        return Room(Segments.from_doc_ids(ids.view(batch, width)), tokens, free)
+
     @property
     def cu_seqlens(self) -> Tensor:
         """(n_docs + 1,) int32: offsets of documents among the real tokens in row-major order."""
@@ -169,6 +190,17 @@ class Segments:
     def to(self, device: str | torch.device) -> Segments:
         """The same documents with every tensor on `device`."""
         return Segments(*(getattr(self, field.name).to(device) for field in fields(self)))
+
+
+class Room(NamedTuple):
+    """Documents with free tokens in front, and where everything lies in the flattened rows."""
+
+    segments: Segments
+    """The longer documents, in the same order."""
+    tokens: Tensor
+    """(B, T) int64: places of the columns that were there, padding included."""
+    free: Tensor
+    """(n_docs, n_free) int64: places of the free tokens."""
 
 
 def token_positions(

@@ -34,7 +34,8 @@ def spec(pattern: str, **fields: Any) -> Spec:
         "E": MOE,
     }
     for letter, changes in fields.pop("mixers", {}).items():
-        mixers[letter] = {**mixers.get(letter, {}), **changes}
+        own = {} if "kind" in changes else mixers.get(letter, {})  # of another kind
+        mixers[letter] = {**own, **changes}
     return Spec.of(
         {"pattern": pattern, "d_model": 16, "vocab_size": 31, "mixers": mixers, **fields}
     )
@@ -249,6 +250,25 @@ WHOLE = {
     "parallel hybrid, untied": spec("M-{M*}-", tie_embeddings=False, depth_scaled_init=True),
 }
 
+META = {
+    "meta tokens": spec("M*W", n_meta_tokens=3, mixers=WINDOW),
+    "meta tokens that a window loses": spec(
+        "W-", n_meta_tokens=2, mixers={"W": {**ATTENTION, "window": 4, "n_sinks": 0}}
+    ),
+    "more meta tokens than a chunk": spec("GM+S", n_meta_tokens=9),
+    "meta tokens before parallel branches (Hymba)": spec(
+        "{SW}-{SA}-",
+        n_meta_tokens=4,
+        fusion={"combine": "mean", "norm": "rms", "projection": "joint"},
+        mixers={
+            "S": {"d_inner": 16, "d_conv": 3, "dt_bc_norm": "rms"},
+            "W": WINDOW["W"],
+            "A": {"kind": "attention", **ATTENTION},
+        },
+    ),
+}
+"""Learned vectors before every document."""
+
 MUP = {"muP": spec("M-*", mup_base_width=8, logits_multiplier=1.5)}
 """A parametrisation that depends on the width."""
 
@@ -319,4 +339,4 @@ SHARED = {
 }
 """Sublayers with one set of weights, and those that read or write beside the stream."""
 
-ALL = SINGLE | PARALLEL | WHOLE | MUP | WIRED | SHARED
+ALL = SINGLE | PARALLEL | WHOLE | MUP | WIRED | SHARED | META

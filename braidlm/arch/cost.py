@@ -57,6 +57,8 @@ class Cost:
     head_flops: int
     """Forward FLOPs of the head over `context` tokens, tied or not."""
     weight_dtype_bytes: int
+    meta_params: int
+    """Parameters of the meta tokens, which a decode step does not read."""
     unread_embedding_params: int
     """Parameters of the embedding that a decode step does not read."""
 
@@ -77,7 +79,8 @@ class Cost:
 
     @property
     def _outer_params(self) -> int:
-        return self.embedding_params + self.head_params + self.final_norm_params
+        outer = self.embedding_params + self.head_params + self.final_norm_params
+        return outer + self.meta_params
 
     @cached_property
     def model_flops(self) -> int:
@@ -128,7 +131,7 @@ class Cost:
     def decode_weight_bytes(self) -> int:
         """Bytes of weights that a decode step reads: untied, one row of the embedding."""
         n_read = sum(s.n_read_params for s in self.sublayers) + self._outer_params
-        return self.weight_dtype_bytes * (n_read - self.unread_embedding_params)
+        return self.weight_dtype_bytes * (n_read - self.meta_params - self.unread_embedding_params)
 
     @property
     def decode_bytes_per_step(self) -> int:
@@ -167,6 +170,7 @@ def cost(
         final_norm_params=spec.d_model,
         head_flops=matmul_flops(context, (spec.d_model, spec.vocab_size)),
         weight_dtype_bytes=weight_dtype_bytes,
+        meta_params=spec.n_meta_tokens * spec.d_model,
         unread_embedding_params=0 if spec.tie_embeddings else embedding - spec.d_model,
     )
 
@@ -182,8 +186,7 @@ def sublayer_costs(
     if context < 1:
         raise InputError(f"context = {context}: must be at least 1 token")
     return tuple(
-        _sublayer_cost(s, spec.d_model, context, kv_dtype_bytes, state_dtype_bytes)
-        for s in spec.sublayers
+        _sublayer_cost(s, spec, context, kv_dtype_bytes, state_dtype_bytes) for s in spec.sublayers
     )
 
 
@@ -207,17 +210,19 @@ def executed_matmul_flops(spec: Spec, batch: int, n_tokens: int) -> int:
         FLOPs of the products that run, head included: attention's square in full and the
         matrices of the chunked recurrence. The short convolution is no matrix product.
     """
+    n_seen = n_tokens + spec.n_meta_tokens
     return _head_flops(spec, batch, n_tokens) + sum(
-        sublayer_executed_flops(s, spec.d_model, batch, n_tokens) for s in spec.sublayers
+        sublayer_executed_flops(s, spec.d_model, batch, n_seen) for s in spec.sublayers
     )
 
 
 def executed_training_flops(spec: Spec, batch: int, n_tokens: int) -> int:
     """Return the same for forward and backward; a fused attention recomputes its scores."""
     flops = TRAINING_PASSES * _head_flops(spec, batch, n_tokens)
+    n_seen = n_tokens + spec.n_meta_tokens
     for s in spec.sublayers:
-        flops += sublayer_executed_flops(s, spec.d_model, batch, n_tokens)
-        flops += _executed_backward(s, spec.d_model, batch, n_tokens)
+        flops += sublayer_executed_flops(s, spec.d_model, batch, n_seen)
+        flops += _executed_backward(s, spec.d_model, batch, n_seen)
     return flops
 
 
@@ -245,14 +250,16 @@ def _head_flops(spec: Spec, batch: int, n_tokens: int) -> int:
 
 
 def _sublayer_cost(
-    s: Sublayer, d_model: int, context: int, kv_dtype_bytes: int, state_dtype_bytes: int
+    s: Sublayer, spec: Spec, context: int, kv_dtype_bytes: int, state_dtype_bytes: int
 ) -> SublayerCost:
+    """The first token of a sequence also pays for the meta tokens before it."""
+    d_model, n_seen = spec.d_model, context + spec.n_meta_tokens
     of_use, width = s.use_params(d_model), s.input_width(d_model)
     common = _output_params(s, d_model) + s.norm_width(d_model)
     n_params = common + sum(b.n_params(width) for b in s.branches)
     n_active = common + sum(b.n_active_params(width) for b in s.branches)
-    flops = _model_flops(s, d_model, context)
-    kv = _kv_bytes(s, context, kv_dtype_bytes)
+    flops = _model_flops(s, d_model, n_seen)
+    kv = _kv_bytes(s, n_seen, kv_dtype_bytes)
     return SublayerCost(
         index=s.index,
         symbol=s.symbol,
@@ -260,9 +267,9 @@ def _sublayer_cost(
         n_active_params=of_use + n_active * s.owns_weights,
         n_read_params=of_use + n_active,
         model_flops=flops,
-        decode_flops=flops - (_model_flops(s, d_model, context - 1) if context > 1 else 0),
+        decode_flops=flops - (_model_flops(s, d_model, n_seen - 1) if context > 1 else 0),
         kv_bytes=kv,
-        kv_bytes_per_token=_kv_bytes(s, context + 1, kv_dtype_bytes) - kv,
+        kv_bytes_per_token=_kv_bytes(s, n_seen + 1, kv_dtype_bytes) - kv,
         state_bytes=sum(b.state_bytes(state_dtype_bytes) for b in s.branches),
     )
 

@@ -50,6 +50,7 @@ TABLE: tuple[tuple[str, str, str], ...] = (
     ("attention", "n_kv_heads", "n_heads"),
     ("attention", "v_head_dim", "head_dim"),
     ("attention", "window", "512 for letter W, else none"),
+    ("attention", "n_sinks", "n_meta_tokens under a window, else 0"),
     ("mla", "v_head_dim", "d_model / n_heads if that is given, else min(64, d_model)"),
     ("mla", "n_heads", "d_model / v_head_dim"),
     ("mla", "kv_lora_rank", "4 v_head_dim"),
@@ -95,6 +96,15 @@ def of_letter(letter: str, fields: Fields) -> Fields:
         return fields
     missing = {k: v for k, v in LETTER_FIELDS.get(letter, {}).items() if fields.get(k) is None}
     return {**fields, **missing}
+
+
+def see_meta_tokens(fields: Fields, n_meta_tokens: Any) -> Fields:
+    """Let a window see the meta tokens, unless its declaration says how many sinks it has."""
+    is_count = isinstance(n_meta_tokens, int) and n_meta_tokens > 0
+    is_windowed = fields.get("kind") == "attention" and fields.get("window") is not None
+    if not is_count or not is_windowed or fields.get("n_sinks") is not None:
+        return fields
+    return {**fields, "n_sinks": int(n_meta_tokens)}
 
 
 def fill(fields: Fields, d_model: int, where: str) -> Fields:

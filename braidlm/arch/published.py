@@ -158,6 +158,11 @@ def _nvidia(spec: Spec, exact: Cost) -> tuple[PublishedSublayer, ...]:
 
 
 def _bae(spec: Spec, context: int) -> tuple[PublishedSublayer, ...]:
+    if spec.n_meta_tokens:
+        raise InputError(
+            f"convention = 'bae': its formulas know no meta tokens (n_meta_tokens = "
+            f"{spec.n_meta_tokens}); use the exact count"
+        )
     rows = []
     for s in spec.sublayers:
         mixer = _only_branch(s)

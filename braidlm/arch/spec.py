@@ -43,6 +43,8 @@ class Spec(Config):
     """Whether output projections start smaller by sqrt(number of sublayers), as in GPT-2."""
     norm_offset: float = Field(default=0.0, ge=0)
     """Added to the stored weight of every RMSNorm (a mixer's gated norm apart): 1 in Qwen3-Next."""
+    n_meta_tokens: int = Field(default=0, ge=0)
+    """Learned vectors that stand before every document (Hymba: 128). Default: 0."""
     embedding_multiplier: float = Field(default=1.0, gt=0)
     """Factor on the embedded tokens (Granite, Falcon-H1). Default: 1."""
     residual_multiplier: float = Field(default=1.0, gt=0)
@@ -99,6 +101,8 @@ class Spec(Config):
             k: defaults.fill(defaults.of_letter(k, v), d_model, f"mixers.{k}")
             for k, v in mixers.items()
         }
+        n_meta = data.get("n_meta_tokens", 0)
+        mixers = {k: defaults.see_meta_tokens(v, n_meta) for k, v in mixers.items()}
         return {
             "init_std": _init_std(data, d_model),
             **data,

@@ -34,6 +34,7 @@ def exact(spec: Spec, context: int) -> dict[str, Any]:
         "embedding_params",
         "head_params",
         "final_norm_params",
+        "meta_params",
         "model_flops",
         "model_flops_per_token",
         "training_flops",
@@ -192,12 +193,13 @@ def _title(spec: Spec) -> str:
 def _totals(spec: Spec, c: Cost) -> str:
     head = "the embedding" if spec.tie_embeddings else count(c.head_params)
     per_token, sequence = c.model_flops_per_token, f"per sequence of {c.context:,} tokens"
+    meta = f", meta tokens {c.meta_params:,}" if c.meta_params else ""
     rows = [
         ("parameters", f"{count(c.n_params)} ({c.n_params:,})"),
         (
             "",
             f"blocks {count(c.block_params)}, embedding {count(c.embedding_params)}, head {head}, "
-            f"final norm {c.final_norm_params:,}",
+            f"final norm {c.final_norm_params:,}{meta}",
         ),
         ("forward", f"{flops(per_token)} per token, {flops(c.model_flops)} {sequence}"),
         (

@@ -25,7 +25,7 @@ def group_of(model: nn.Module, name: str) -> str:
     The output projection of a single mixer counts as the mixer's; a mixer's own norm does too.
     """
     path = name.split(".")
-    if path[0] in ("embedding", "lm_head"):
+    if path[0] in ("embedding", "meta", "lm_head"):
         return "head" if path[0] == "lm_head" else "embedding"
     if path[0] != "blocks" or path[2] != "mix":
         return "norms" if "norm" in path else "other"

@@ -211,6 +211,21 @@ def test_latent_attention_holds_what_deepseek_v3_says():
     assert c.sublayers[0].n_params - 7168 == 187_107_328
 
 
+def test_meta_tokens_by_hand():
+    """A sequence is longer by them everywhere but in the head; decoding does not read them."""
+    mixers = {"W": HEADS["*"] | {"window": 3}, "M": MAMBA["M"]}
+    plain = declare("WM", {"W": mixers["W"] | {"n_sinks": 5}, "M": MAMBA["M"]})
+    with_meta = declare("WM", mixers, n_meta_tokens=5)
+    c, longer = cost(with_meta, 10), cost(plain, 15)
+    assert c.n_params == longer.n_params + 5 * 16 == c.n_active_params
+    assert c.model_flops - c.head_flops == longer.model_flops - longer.head_flops
+    assert c.head_flops == cost(plain, 10).head_flops
+    assert (c.kv_bytes, c.state_bytes) == (8 * 40, longer.state_bytes)
+    assert c.kv_bytes_per_token == 0
+    assert c.decode_weight_bytes == longer.decode_weight_bytes
+    assert sum(cost(with_meta, n).decode_flops for n in range(1, 11)) == c.model_flops
+
+
 def test_mlp_by_hand():
     gated, plain = sublayer_costs(
         declare("-F", {"-": {"d_ff": 24}, "F": {"kind": "mlp", "d_ff": 24, "gated": False}}), 7
@@ -362,6 +377,7 @@ SPECS = {
         fusion={"combine": "gate"},
     ),
     "latent attention": declare("+-+", {"+": LATENT | {"q_lora_rank": 8}}),
+    "meta tokens": declare("WM{M*}-", HEADS | MAMBA, n_meta_tokens=5, tie_embeddings=False),
     "two fusions": declare("{M*}P", parallel={"P": {"branches": "*M", "combine": "concat"}}),
 }
 

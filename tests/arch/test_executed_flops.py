@@ -117,6 +117,7 @@ SPECS = {
         mixers=MIXERS | {"*": {"head_dim": 8, "n_heads": 8}},
         fusion={"combine": "merge_attention", "cross": {"window": 6}},
     ),
+    "meta tokens": tiny("MZ*W-", n_meta_tokens=4),
     "untied": tiny("M*", tie_embeddings=False),
     "shared, beside the stream": tiny(
         "MAFMAF-",
