@@ -7,7 +7,7 @@ from typing import Any
 
 from braidlm.errors import InputError
 from braidlm.interop.family import Rows, rows
-from braidlm.interop.fields import Coded, Field, Flat, Foreign, Must, Same
+from braidlm.interop.fields import Coded, Field, Flat, Foreign, Same
 
 ATTENTION = {
     "in_proj.weight": rows("q_proj.weight", "k_proj.weight", "v_proj.weight"),
@@ -121,17 +121,34 @@ def rope(letter: str = "*", fraction: float = 1.0, theta: float = 10_000.0) -> F
     return Coded(read, write)
 
 
-def _time_step_limit(config: Foreign) -> Flat:
-    """Only the whole range: older files write infinity as a number, newer ones as a table."""
-    found = config.get("time_step_limit")
-    plain = [math.inf if x == {"__float__": "Infinity"} else x for x in found]
-    if plain != [0.0, math.inf]:
-        raise config.error("time_step_limit", found, "[0, Infinity]")
-    return {}
+INFINITY = {"__float__": "Infinity"}
+"""How newer files write what JSON has no number for."""
 
 
-NO_STEP_LIMIT = Coded(_time_step_limit, lambda ours: {})
-"""The step size of a state-space model is not clamped."""
+def step_limit(letter: str = "M") -> Field:
+    """Bounds of the step size at every token, as a pair."""
+
+    def read(config: Foreign) -> Flat:
+        found = config.get("time_step_limit")
+        if not isinstance(found, list | tuple) or len(found) != 2:
+            raise config.error("time_step_limit", found, "[lowest, highest]")
+        low, high = (math.inf if x == INFINITY else x for x in found)
+        high = None if high == math.inf else high
+        return {f"{letter}.dt_limit_min": low, f"{letter}.dt_limit_max": high}
+
+    def write(ours: Flat) -> dict[str, Any]:
+        if f"{letter}.dt_limit_min" not in ours:
+            return {}
+        high = ours[f"{letter}.dt_limit_max"]
+        limits = [ours[f"{letter}.dt_limit_min"], INFINITY if high is None else high]
+        return {"time_step_limit": limits}
+
+    return Coded(read, write)
+
+
+def biases(theirs: str, letter: str) -> tuple[Field, ...]:
+    """One field for the biases of a mixer's input and output projections."""
+    return Same(theirs, f"{letter}.in_bias"), Same(theirs, f"{letter}.out_bias")
 
 
 def expansion(theirs: str, letter: str = "M") -> Field:
@@ -165,8 +182,8 @@ def bamba_mixer(letter: str = "M") -> tuple[Field, ...]:
         Same("mamba_d_conv", f"{letter}.d_conv"),
         Same("mamba_conv_bias", f"{letter}.conv_bias"),
         Same("mamba_chunk_size", f"{letter}.chunk_size"),
-        Must("mamba_proj_bias", False),
-        NO_STEP_LIMIT,
+        Same("mamba_proj_bias", f"{letter}.in_bias"),
+        step_limit(letter),
     )
 
 

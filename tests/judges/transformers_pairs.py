@@ -120,6 +120,18 @@ GRANITE = {
     "logits_scaling": 3.0,
     "attention_multiplier": 0.4,
 }
+FACTORS = {
+    "lm_head_multiplier": 0.4,
+    "embedding_multiplier": 2.0,
+    "key_multiplier": 0.7,
+    "attention_in_multiplier": 1.3,
+    "attention_out_multiplier": 0.8,
+    "ssm_in_multiplier": 1.2,
+    "ssm_out_multiplier": 0.9,
+    "ssm_multipliers": [0.6, 1.1, 0.9, 1.4, 0.5],
+    "mlp_multipliers": [0.7, 1.2],
+}
+ATTENTION_BIAS = {"attention_bias": True, "mlp_bias": True}
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "llama": ("Llama", LLAMA),
     "llama tied, multi-query": (
@@ -144,6 +156,31 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "qwen3": ("Qwen3", LLAMA),
     "nemotron_h": ("NemotronH", NEMOTRON),
     "granite": ("GraniteMoeHybrid", GRANITE),
+    "llama, biases": ("Llama", {**LLAMA, **ATTENTION_BIAS}),
+    "mamba2, biases, bounded steps": (
+        "Mamba2",
+        {**MAMBA2, "use_bias": True, "time_step_limit": (0.4, 0.7)},
+    ),
+    "bamba, biases": ("Bamba", {**BAMBA, **ATTENTION_BIAS, "mamba_proj_bias": True}),
+    "falcon_h1, factors, biases, bounded steps": (
+        "FalconH1",
+        {
+            **FALCON,
+            **ATTENTION_BIAS,
+            **FACTORS,
+            "mamba_proj_bias": True,
+            "projectors_bias": True,
+            "time_step_limit": (0.4, 0.7),
+        },
+    ),
+    "nemotron_h, biases, bounded steps": (
+        "NemotronH",
+        {**NEMOTRON, "use_bias": True, "mlp_bias": True, "time_step_min": 0.4},
+    ),
+    "granite, factors": (
+        "GraniteMoeHybrid",
+        {**GRANITE, "embedding_multiplier": 3, "residual_multiplier": 0.3},
+    ),
     "granite, rope": ("GraniteMoeHybrid", {**GRANITE, "position_embedding_type": "rope"}),
     "falcon_h1 without norm": ("FalconH1", FALCON),
     "falcon_h1 norm first": ("FalconH1", {**FALCON, "mamba_rms_norm": True}),

@@ -12,6 +12,7 @@ from braidlm.interop.tables import (
     GATED_MLP,
     MAMBA2,
     bamba_mixer,
+    biases,
     expansion,
     heads,
     rope,
@@ -57,12 +58,13 @@ BAMBA = Family(
         *heads(),
         square_heads(),
         rope(fraction=0.5),
-        Must("attention_bias", False),
+        *biases("attention_bias", "*"),
         *bamba_mixer(),
+        Same("mamba_proj_bias", "M.out_bias"),
         expansion("mamba_expand"),
         Same("intermediate_size", "-.d_ff"),
         Must("hidden_act", "silu"),
-        Must("mlp_bias", False),
+        *biases("mlp_bias", "-"),
     ),
     defaults=BAMBA_DEFAULTS
     | {

@@ -12,16 +12,32 @@ from braidlm.interop.tables import (
     GATED_MLP,
     MAMBA2,
     bamba_mixer,
+    biases,
     head_dim,
     heads,
     rope,
 )
 
-MULTIPLIERS = (
-    *("lm_head_multiplier", "embedding_multiplier", "key_multiplier"),
-    *("attention_in_multiplier", "attention_out_multiplier"),
-    *("ssm_in_multiplier", "ssm_out_multiplier"),
-)
+MULTIPLIERS = {
+    "lm_head_multiplier": "logits_multiplier",
+    "embedding_multiplier": "embedding_multiplier",
+    "key_multiplier": "*.key_multiplier",
+    "attention_in_multiplier": "*.in_multiplier",
+    "attention_out_multiplier": "*.out_multiplier",
+    "ssm_in_multiplier": "M.in_multiplier",
+    "ssm_out_multiplier": "M.out_multiplier",
+}
+
+
+def _read_mlp(config: Foreign) -> Flat:
+    found = config.get("mlp_multipliers")
+    if not isinstance(found, list | tuple) or len(found) != 2:
+        raise config.error("mlp_multipliers", found, "[of the gate, of the output]")
+    return {"-.gate_multiplier": found[0], "-.out_multiplier": found[1]}
+
+
+def _write_mlp(ours: Flat) -> dict[str, Any]:
+    return {"mlp_multipliers": [ours["-.gate_multiplier"], ours["-.out_multiplier"]]}
 
 
 def _read_norm(config: Foreign) -> Flat:
@@ -63,17 +79,17 @@ FALCON_H1 = Family(
         *heads(),
         Same("head_dim", "*.head_dim"),
         rope(),
-        Must("attention_bias", False),
+        *biases("attention_bias", "*"),
         *bamba_mixer(),
         Coded(_inner_width, lambda ours: {"mamba_d_ssm": ours["M.n_heads"] * ours["M.head_dim"]}),
         Coded(_read_norm, _write_norm),
-        Must("projectors_bias", False),
-        *(Must(name, 1.0) for name in MULTIPLIERS),
-        Must("ssm_multipliers", [1.0] * 5),
-        Must("mlp_multipliers", [1.0] * 2),
+        Same("projectors_bias", "M.out_bias"),
+        *(Same(theirs, ours) for theirs, ours in MULTIPLIERS.items()),
+        Same("ssm_multipliers", "M.multipliers"),
+        Coded(_read_mlp, _write_mlp),
         Same("intermediate_size", "-.d_ff"),
         Must("hidden_act", "silu"),
-        Must("mlp_bias", False),
+        *biases("mlp_bias", "-"),
         Ours("fusion.combine", "add"),
         Ours("fusion.norm", "none"),
         Ours("fusion.projection", "separate"),

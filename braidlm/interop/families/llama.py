@@ -3,7 +3,7 @@
 from braidlm.interop.family import Ends, Family, Letter, Place
 from braidlm.interop.fields import Must, Same
 from braidlm.interop.layout import Uniform
-from braidlm.interop.tables import ATTENTION, ENDS, GATED_MLP, head_dim, heads, rope
+from braidlm.interop.tables import ATTENTION, ENDS, GATED_MLP, biases, head_dim, heads, rope
 
 LLAMA = Family(
     model_type="llama",
@@ -26,10 +26,10 @@ LLAMA = Family(
         *heads(),
         Same("head_dim", "*.head_dim"),
         rope(),
-        Must("attention_bias", False),
+        *biases("attention_bias", "*"),
         Same("intermediate_size", "-.d_ff"),
         Must("hidden_act", "silu"),
-        Must("mlp_bias", False),
+        *biases("mlp_bias", "-"),
     ),
     defaults={
         "tie_word_embeddings": False,

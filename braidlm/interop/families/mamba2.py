@@ -5,7 +5,7 @@ import math
 from braidlm.interop.family import Ends, Family, Letter, Place
 from braidlm.interop.fields import Must, Same
 from braidlm.interop.layout import Uniform
-from braidlm.interop.tables import ENDS, NO_STEP_LIMIT, expansion
+from braidlm.interop.tables import ENDS, biases, expansion, step_limit
 from braidlm.interop.tables import MAMBA2 as NAMES
 
 MAMBA2 = Family(
@@ -26,9 +26,9 @@ MAMBA2 = Family(
         Same("conv_kernel", "M.d_conv"),
         Same("use_conv_bias", "M.conv_bias"),
         Same("chunk_size", "M.chunk_size"),
-        Must("use_bias", False),
+        *biases("use_bias", "M"),
         Must("hidden_act", "silu"),
-        NO_STEP_LIMIT,
+        step_limit(),
     ),
     defaults={
         "tie_word_embeddings": False,

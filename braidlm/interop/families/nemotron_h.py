@@ -1,12 +1,14 @@
 """Nemotron-H: one mixer per layer, Mamba-2, attention without positions, or an ungated MLP."""
 
-import math
-
 from braidlm.interop.family import Ends, Family, Letter, Place, rows
 from braidlm.interop.fields import Foreign, Must, Ours, Same
 from braidlm.interop.layout import Listed
-from braidlm.interop.tables import ATTENTION, ENDS, MAMBA2, NO_STEP_LIMIT, heads
+from braidlm.interop.tables import ATTENTION, ENDS, MAMBA2, biases, heads
 
+UNGATED_MLP = {
+    "in_proj.weight": rows("up_proj.weight"),
+    "in_proj.bias": rows("up_proj.bias"),
+}
 SYMBOLS = {"M": "linear_attention", "*": "full_attention", "-": "mlp", "E": "moe"}
 WORDS = {
     "linear_attention": "mamba",
@@ -32,7 +34,7 @@ NEMOTRON_H = Family(
     letters={
         "M": Letter("mamba2", MAMBA2),
         "*": Letter("attention", ATTENTION, out="o_proj"),
-        "-": Letter("mlp", {"in_proj.weight": rows("up_proj.weight")}, out="down_proj"),
+        "-": Letter("mlp", UNGATED_MLP, out="down_proj"),
     },
     layers={
         "mamba": (Place("M", "norm", ("mixer",)),),
@@ -50,10 +52,9 @@ NEMOTRON_H = Family(
         Same("conv_kernel", "M.d_conv"),
         Same("use_conv_bias", "M.conv_bias"),
         Same("chunk_size", "M.chunk_size"),
-        Must("mamba_proj_bias", False),
-        Must("use_bias", False),
+        *biases("use_bias", "M"),
+        Same("time_step_min", "M.dt_limit_min"),  # a bound at every token too
         Must("mamba_hidden_act", "silu"),
-        NO_STEP_LIMIT,
         *heads(),
         Same("head_dim", "*.head_dim"),
         Ours("*.position", "none"),
@@ -63,7 +64,7 @@ NEMOTRON_H = Family(
         Must("mlp_hidden_act", "relu2"),
         Ours("-.activation", "relu2"),
         Ours("-.gated", False),
-        Must("mlp_bias", False),
+        *biases("mlp_bias", "-"),
         Must("num_nextn_predict_layers", 0),
     ),
     defaults={
@@ -77,10 +78,9 @@ NEMOTRON_H = Family(
         "conv_kernel": 4,
         "use_conv_bias": True,
         "chunk_size": 128,
-        "mamba_proj_bias": False,
+        "time_step_min": 0.001,
         "use_bias": False,
         "mamba_hidden_act": "silu",
-        "time_step_limit": [0.0, math.inf],
         "num_key_value_heads": 8,
         "head_dim": lambda config: config.data.get("attention_head_dim", 128),
         "attention_bias": False,
@@ -91,7 +91,8 @@ NEMOTRON_H = Family(
     },
     harmless=frozenset(
         {
-            *("time_step_min", "time_step_max", "time_step_floor", "time_step_rank", "expand"),
+            *("time_step_limit", "time_step_max", "time_step_floor", "time_step_rank", "expand"),
+            "mamba_proj_bias",
             *("hybrid_override_pattern", "attention_head_dim", "num_query_groups", "rms_norm_eps"),
             *("n_routed_experts", "n_shared_experts", "moe_intermediate_size", "moe_latent_size"),
             *("moe_shared_expert_intermediate_size", "moe_shared_expert_overlap", "n_group"),

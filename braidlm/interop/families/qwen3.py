@@ -3,7 +3,7 @@
 from braidlm.interop.family import Ends, Family, Letter, Place
 from braidlm.interop.fields import Must, Ours, Same
 from braidlm.interop.layout import Listed
-from braidlm.interop.tables import ATTENTION, ENDS, GATED_MLP, heads, rope
+from braidlm.interop.tables import ATTENTION, ENDS, GATED_MLP, biases, heads, rope
 
 QWEN3 = Family(
     model_type="qwen3",
@@ -27,7 +27,7 @@ QWEN3 = Family(
         Same("head_dim", "*.head_dim"),
         Ours("*.qk_norm", "head"),
         rope(),
-        Must("attention_bias", False),
+        *biases("attention_bias", "*"),
         Must("use_sliding_window", False),
         Same("intermediate_size", "-.d_ff"),
         Must("hidden_act", "silu"),
