@@ -13,6 +13,7 @@ FREE = frozenset(
     {
         *("A_init_min", "A_init_max", "dt_min", "dt_max", "dt_init_floor", "chunk_size"),
         *("init_std", "depth_scaled_init", "mup_base_width", "logits_multiplier"),
+        *("aux_coef", "aux_over", "bias_rate", "z_coef"),
         *("pattern", "mixers", "parallel", "fusion"),
     }
 )
@@ -55,6 +56,8 @@ def _facts(sublayer: Sublayer) -> dict[str, Any]:
     facts: dict[str, Any] = {}
     for i, branch in enumerate(sublayer.branches):
         fields = _plain(branch)
+        if "balance" in fields:  # a bias is a part of the function, a loss is not
+            fields["balance"] = fields["balance"] == "bias"
         if fields.get("position") == "none":  # nothing is rotated
             fields = {k: v for k, v in fields.items() if not k.startswith("rope_")}
         if fields.get("dt_bc_norm") == "none":

@@ -23,6 +23,10 @@ FORMATS = ("hf", OWN)
 IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 KEPT = frozenset({*IDS, "max_position_embeddings", "initializer_range"})
 """Fields of an imported configuration that go out with the model again."""
+OF_A_FILE = frozenset(
+    {"architectures", "auto_map", "dtype", "torch_dtype", "transformers_version", "_name_or_path"}
+)
+"""Fields that speak of a file or of code, not of a model."""
 
 
 def save(
@@ -133,17 +137,16 @@ def _extra(along: Sequence[Path], recipe: Recipe) -> dict[str, Any]:
     if config is None:
         return {"max_position_embeddings": recipe.data.seq_len} | special_ids(recipe)
     found = read_json(config)
-    return {k: v for k, v in found.items() if k in KEPT | _harmless(found, recipe.spec)}
+    is_same = _declares(found, recipe.spec)
+    return {k: v for k, v in found.items() if k in KEPT or (is_same and k not in OF_A_FILE)}
 
 
-def _harmless(config: Mapping[str, Any], spec: Spec) -> frozenset[str]:
-    """Return the fields of an imported configuration that may go out as they came in."""
+def _declares(config: Mapping[str, Any], spec: Spec) -> bool:
+    """Whether an imported configuration is one of this model: it may then go out as it came in."""
     try:
-        family = of_config(config, folder.CONFIG)
-        is_same = family.spec(config) == spec
+        return of_config(config, folder.CONFIG).spec(config) == spec
     except InputError:
-        return frozenset()
-    return family.harmless if is_same else frozenset()
+        return False
 
 
 def special_ids(recipe: Recipe) -> dict[str, int]:

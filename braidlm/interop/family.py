@@ -43,13 +43,17 @@ class Letter:
 
     kind: str
     """Kind of the mixer."""
-    names: Mapping[str, Rows]
-    """Parameter of our mixer -> tensors of theirs, both relative to the mixer. What a model does
-    not have is passed over."""
+    names: Mapping[str, Rows] | Callable[[MixerConfig], Mapping[str, Rows]]
+    """Parameter of our mixer -> tensors of theirs, both relative to the mixer; or what gives that
+    for a mixer's declaration. What a model does not have is passed over."""
     out: str = "out_proj"
     """Their name of the output projection."""
     when: Callable[[MixerConfig], bool] = field(default=lambda config: True)
     """Tells apart two letters of one kind."""
+
+    def names_of(self, config: MixerConfig) -> Mapping[str, Rows]:
+        """Return the map of one mixer."""
+        return self.names(config) if callable(self.names) else self.names
 
 
 @dataclass(frozen=True)

@@ -122,7 +122,8 @@ def _row_parts(model: nn.Module) -> dict[str, tuple[int, ...]]:
 def _entry(
     ours: str, shape: Shape, rows: Rows, mixer: MixerConfig | None, parts: Shape | None
 ) -> Entry:
-    order = None
+    """Tensors of theirs hold rows of ours; those of a stack of matrices hold matrices of it."""
+    order, tail = None, shape[1:]
     if rows.order is not None and mixer is not None:
         n_rows, order = rows.order(mixer)
     elif len(rows.names) == 1:
@@ -130,9 +131,8 @@ def _entry(
     else:
         assert parts is not None
         assert len(parts) == len(rows.names), (ours, parts, rows.names)
-        n_rows = parts
-    assert sum(n_rows) == shape[0], (ours, n_rows, shape)
-    shapes = [(*rows.lead, n, *rows.insert, *shape[1:]) for n in n_rows]
+        n_rows, tail = parts, shape[1:][-1:]
+    shapes = [(*rows.lead, n, *rows.insert, *tail) for n in n_rows]
     assert math.prod(shape) == sum(map(math.prod, shapes))
     theirs = dict(zip(rows.names, shapes, strict=True))
     return Entry(ours, shape, theirs, order, len(rows.lead))
@@ -152,17 +152,20 @@ def _all_rows(family: Family, spec: Spec) -> list[tuple[str, Rows, MixerConfig |
         found.append((f"{block}.norm.weight", Rows((f"{layer}.{place.norm}.weight",)), None))
         for i, branch in enumerate(sublayer.branches):
             letter = family.letters[place.letters[i]]
-            lines = _mixer_rows(letter, place, i, sublayer.is_parallel)
+            lines = _mixer_rows(letter, branch, place, i, sublayer.is_parallel)
             found += [(f"{block}.{a}", _under(layer, b), branch) for a, b in lines]
     return found
 
 
-def _mixer_rows(letter: Letter, place: Place, i: int, is_parallel: bool) -> list[tuple[str, Rows]]:
+def _mixer_rows(
+    letter: Letter, branch: MixerConfig, place: Place, i: int, is_parallel: bool
+) -> list[tuple[str, Rows]]:
     """Return the lines of one branch, relative to our block and to their layer."""
     mixer = f"mix.branches.{i}" if is_parallel else "mix.mixer"
     out = f"mix.combine.out_projs.{i}" if is_parallel else "mix.out_proj"
     where = place.mixers[i]
-    found = [(f"{mixer}.{name}", _under(where, rows)) for name, rows in letter.names.items()]
+    lines = letter.names_of(branch).items()
+    found = [(f"{mixer}.{name}", _under(where, rows)) for name, rows in lines]
     for kind in ("weight", "bias"):
         found.append((f"{out}.{kind}", _under(where, Rows((f"{letter.out}.{kind}",)))))
     return found

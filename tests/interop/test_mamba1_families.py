@@ -61,7 +61,26 @@ def test_a_period_is_found_for_layers(layers, written):
     kinds = ["attention" if x == "*" else "mamba" for x in layers]
     config = Periodic().write(kinds)
     assert (config["attn_layer_period"], config["attn_layer_offset"]) == written
-    assert Periodic().read(Foreign(config, {}, "config.json")) == kinds
+    defaults = {**FAMILIES["jamba"].defaults, "num_experts": 1}
+    assert Periodic().read(Foreign(config, defaults, "config.json")) == kinds
+
+
+def test_experts_lie_at_a_period_of_their_own():
+    fields = {"n_experts": 4, "d_ff": 24, "norm_topk": False, "balance": "none"}
+    mixers = {"S": {"dt_bc_norm": "rms"}, "*": {"position": "none"}, "E": fields}
+    declared = {"d_model": 64, "vocab_size": 31, "norm_eps": 1e-6, "mixers": mixers}
+    spec = Spec.of({"pattern": "SES-*ES-", **declared, "mixers": {**mixers, "-": {"d_ff": 24}}})
+    found, written = for_spec(spec)
+    assert found.model_type == "jamba"
+    assert (written["expert_layer_period"], written["expert_layer_offset"]) == (2, 0)
+    assert written["num_experts"] == 4
+    assert found.spec(written).pattern == spec.pattern
+    wide = Spec.of({"pattern": "SES-", **declared, "mixers": {**mixers, "-": {"d_ff": 25}}})
+    with pytest.raises(InputError, match=r"sublayer [13] \([E-]\): d_ff"):
+        for_spec(wide, "jamba")
+    apart = Spec.of({"pattern": "SES-S-SES-", **declared, "mixers": {**mixers, "-": {"d_ff": 24}}})
+    with pytest.raises(InputError, match="expert layers do not return after the same number"):
+        for_spec(apart, "jamba")
 
 
 @pytest.mark.parametrize(
@@ -89,7 +108,7 @@ def test_a_model_of_ours_finds_its_family(pattern, fields, family):
     [
         ("S", {"mixers": {"S": {"dt_bc_norm": "rms"}}}, r"sublayer 0 \(S\): dt_bc_norm = 'rms'"),
         ("S", {"mixers": {"S": {"d_inner": 96}}}, r"S.d_inner = 96: is no whole multiple of d_mod"),
-        ("S-*-*-S-", {}, "attention does not return after the same number of layers"),
+        ("S-*-*-S-", {}, "attention layers do not return after the same number"),
     ],
 )
 def test_a_model_that_no_family_expresses_names_what_and_where(pattern, fields, reason):
@@ -105,8 +124,8 @@ def test_a_model_that_no_family_expresses_names_what_and_where(pattern, fields, 
         ("mamba", {**MAMBA, "expand": 1.5}, r"expand = 1.5: .*allowed: a whole number"),
         ("falcon_mamba", {**MAMBA, "time_step_rank": "few"}, "time_step_rank = 'few'"),
         ("mamba", {**MAMBA, "mixer_rms_eps": 0.1}, "mixer_rms_eps = 0.1"),
-        ("jamba", {**JAMBA, "num_experts": 2}, "num_experts = 2: .*allowed: 1"),
-        ("jamba", {k: v for k, v in JAMBA.items() if k != "num_experts"}, "num_experts = 16"),
+        ("jamba", {**JAMBA, "num_experts": 0}, "E.n_experts = 0"),
+        ("jamba", {**JAMBA, "expert_layer_offset": 2}, "expert_layer_offset = 2: .*from 0 to 1"),
         ("jamba", {**JAMBA, "mamba_proj_bias": True}, "mamba_proj_bias = True"),
         ("jamba", {**JAMBA, "attn_layer_offset": 8}, "attn_layer_offset = 8: .*from 0 to 7"),
         ("jamba", {**JAMBA, "attn_layer_period": 0}, "attn_layer_period = 0"),

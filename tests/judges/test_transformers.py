@@ -14,6 +14,7 @@ from braidlm.segments import Segments
 from tests.judges.judging import Widened, distance
 from tests.judges.transformers_pairs import (
     CASES,
+    EACH,
     EXACT,
     FALCON,
     LLAMA,
@@ -27,12 +28,12 @@ from tests.judges.transformers_pairs import (
 
 SHIPPED_LOGITS = 4e-5
 SHIPPED_GRADIENTS = 3e-5
-LENGTHS = (2, 5, 8, 16, 29)
+LENGTHS = [*(pytest.param(n, marks=pytest.mark.slow) for n in (2, 5, 8, 16)), 29]
 """Below a chunk of 8, equal to one, to two, several and a rest. One token has no decay to learn."""
 
 
 @pytest.mark.parametrize("length", LENGTHS)
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", EACH)
 def test_logits_and_gradients_agree(case, length):
     """Measured: logits 9e-15, gradients 4e-14; steps, padding and packing below 2e-14."""
     with Widened():
@@ -55,6 +56,7 @@ def test_heads_need_not_fill_the_model_width(monkeypatch, family, fields):
     assert max(found) < EXACT
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_as_shipped(case):
     """The judge untouched, in fp32. Measured: logits 2e-5 (Mamba, 1.5e-5 of it theirs; else at most
@@ -65,8 +67,14 @@ def test_as_shipped(case):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("parts", [(1,) * 29, (8,) + (1,) * 21, (11, 18), (3, 8, 1, 17)])
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(
+    "parts",
+    [
+        *(pytest.param(p, marks=pytest.mark.slow) for p in ((1,) * 29, (11, 18), (3, 8, 1, 17))),
+        (8,) + (1,) * 21,
+    ],
+)
+@pytest.mark.parametrize("case", EACH)
 def test_prefill_steps_and_continuations_are_their_full_forward(case, parts):
     p, ids = pair(case), tokens(2, 29)
     with Widened():
@@ -79,7 +87,7 @@ def test_prefill_steps_and_continuations_are_their_full_forward(case, parts):
     assert distance(p.ours.head(torch.cat(hidden, dim=1)), expected) < EXACT
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", EACH)
 def test_a_left_padded_batch_gives_each_row_what_they_give_it_alone(case):
     """Padding holds a real token id, the batch is continued by three steps, gradients flow."""
     p, lengths, steps = pair(case), (1, 5, 8, 17), 3
@@ -99,7 +107,7 @@ def test_a_left_padded_batch_gives_each_row_what_they_give_it_alone(case):
     assert max(found) < EXACT
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", EACH)
 def test_packed_documents_get_what_they_give_each_alone(case):
     p, packing = pair(case), [(1, 7, 8, 9), (17,)]
     segments = Segments.from_lengths(packing)

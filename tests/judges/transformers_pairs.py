@@ -120,6 +120,15 @@ GRANITE = {
     "logits_scaling": 3.0,
     "attention_multiplier": 0.4,
 }
+EAGER = {"experts_implementation": "eager"}
+"""Another one knows no fp64."""
+ROUTED = {
+    **EAGER,
+    "n_routed_experts": 6,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 9,
+    "moe_shared_expert_intermediate_size": 11,
+}
 FACTORS = {
     "lm_head_multiplier": 0.4,
     "embedding_multiplier": 2.0,
@@ -181,6 +190,27 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
         "GraniteMoeHybrid",
         {**GRANITE, "embedding_multiplier": 3, "residual_multiplier": 0.3},
     ),
+    "nemotron_h, experts": (
+        "NemotronH",
+        {**NEMOTRON, **ROUTED, "layers_block_type": ["linear_attention", "moe", "full_attention"]},
+    ),
+    "nemotron_h, latent experts": (
+        "NemotronH",
+        {
+            **NEMOTRON,
+            **ROUTED,
+            "layers_block_type": ["moe", "linear_attention", "moe", "full_attention"],
+            "moe_latent_size": 6,
+            "n_group": 3,
+            "topk_group": 2,
+            "routed_scaling_factor": 2.5,
+        },
+    ),
+    "granite, experts": (
+        "GraniteMoeHybrid",
+        {**GRANITE, **EAGER, "num_local_experts": 5, "num_experts_per_tok": 2},
+    ),
+    "jamba, experts": ("Jamba", {**JAMBA, **EAGER, "num_experts": 4, "num_experts_per_tok": 2}),
     "granite, rope": ("GraniteMoeHybrid", {**GRANITE, "position_embedding_type": "rope"}),
     "falcon_h1 without norm": ("FalconH1", FALCON),
     "falcon_h1 norm first": ("FalconH1", {**FALCON, "mamba_rms_norm": True}),
@@ -189,6 +219,16 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
         {**FALCON, "mamba_rms_norm": True, "mamba_norm_before_gate": False},
     ),
 }
+
+
+FAST = frozenset(
+    {
+        *("llama", "qwen3", "mamba2", "bamba", "granite, experts", "jamba, experts", "mamba"),
+        *("falcon_h1, factors, biases, bounded steps", "nemotron_h, latent experts"),
+    }
+)
+"""One of each family, with as much as it can; the others are slow."""
+EACH = [pytest.param(case, marks=() if case in FAST else pytest.mark.slow) for case in CASES]
 
 
 class Pair(NamedTuple):
@@ -202,6 +242,9 @@ def model_of(case: str) -> Any:
     config = getattr(transformers, f"{family}Config")(**fields)
     theirs = getattr(transformers, f"{family}ForCausalLM")(config).eval()
     enliven(theirs)
+    for name, buffer in theirs.named_buffers():
+        if name.endswith("e_score_correction_bias"):
+            buffer.copy_(torch.randn(buffer.shape, generator=torch.Generator().manual_seed(3)))
     return theirs
 
 
@@ -220,7 +263,9 @@ def as_ours(p: Pair, theirs: Mapping[str, Tensor]) -> dict[str, Tensor]:
     with tempfile.TemporaryDirectory() as place:
         p.theirs.save_pretrained(place, state_dict=dict(theirs))
         plan = entries(FAMILIES[p.theirs.config.model_type], p.ours.spec)
-        return dict(weights.to_ours(folder.source(Path(place)), plan))
+        source = folder.source(Path(place))
+        known = [entry for entry in plan if source.about.keys() >= entry.theirs.keys()]
+        return dict(weights.to_ours(source, known))
 
 
 def _share_frequencies(ours: HybridLM, theirs: Any) -> None:

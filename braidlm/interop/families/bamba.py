@@ -69,6 +69,7 @@ BAMBA = Family(
     defaults=BAMBA_DEFAULTS
     | {
         "tie_word_embeddings": False,
+        "num_attention_heads": 32,
         "rms_norm_eps": 1e-5,
         "num_key_value_heads": 8,
         "attn_layer_indices": [],
