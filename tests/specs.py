@@ -293,6 +293,14 @@ WIRED = {
         embedding_multiplier=3.0,
         logits_multiplier=0.5,
     ),
+    "scale by position (HypeNet)": spec(
+        "*W",
+        mixers={
+            "*": {"position": "none", "position_scale": {"length": 3.0}},
+            "W": {**ATTENTION, "window": 4, "softcap": 2.0}
+            | {"position_scale": {"kind": "steps", "length": 4.0, "beta": 0.5, "first": 1}},
+        },
+    ),
     "residual multiplier (Granite)": spec("M-*-", residual_multiplier=0.25),
     "limited step sizes": spec("M", mixers={"M": {"dt_limit_min": 0.02, "dt_limit_max": 0.05}}),
     "norms after attention, offset (OLMo)": spec(

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from braidlm.arch.mixers import AttentionConfig, RopeScaling
 from braidlm.mixers.norm import RMSNorm
 from braidlm.ops.attention import KVCache, attention, reserve
+from braidlm.ops.position_scale import LogScale, StepScale, position_scale
 from braidlm.ops.rope import LinearScaling, Llama3Scaling, apply_rope, rope_frequencies
 from braidlm.ops.scaled import scaled
 from braidlm.segments import Segments, token_positions
@@ -45,7 +46,7 @@ class Attention(nn.Module):
             for width in config.qk_norm_widths
         )
         self.norms_heads = config.qk_norm == "head"
-        self.softcap = config.softcap
+        self.softcap, self.position_scale = config.softcap, _position_scale(config)
         logits = torch.zeros(config.n_heads) if config.sink_logit else None
         self.register_parameter("sink_logits", None if logits is None else nn.Parameter(logits))
         self.register_buffer("inv_freq", torch.empty(config.rope_dim // 2), persistent=False)
@@ -90,11 +91,10 @@ class Attention(nn.Module):
         q, k, v, *gate = p.split(self.widths, dim=-1)
         q, k = self._normed(q, scaled(k, self.key_multiplier))
         v = v.view(batch, length, self.n_kv_heads, self.v_head_dim)
-        if self.rope[0]:
+        if self.rope[0] or self.position_scale is not None:
             offset = None if state is None else state.length
             positions = token_positions(batch, length, segments, offset, p.device)
-            q = apply_rope(q, positions, self.inv_freq)
-            k = apply_rope(k, positions, self.inv_freq)
+            q, k = self._placed(q, k, positions)
         u, new_state = attention(
             q,
             k,
@@ -111,6 +111,16 @@ class Attention(nn.Module):
         if gate:  # one factor for a whole head is spread over its channels
             u = u * gate[0].view(batch, length, self.n_heads, -1).sigmoid()
         return u.flatten(2), new_state
+
+    def _placed(self, q: Tensor, k: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """Tell q, k (B, T, heads, P) their positions (B, T): by angles, and by queries' lengths."""
+        if self.rope[0]:
+            q = apply_rope(q, positions, self.inv_freq)
+            k = apply_rope(k, positions, self.inv_freq)
+        if self.position_scale is not None:
+            factor = position_scale(positions, self.position_scale, q.dtype)
+            q = q * factor[..., None, None]
+        return q, k
 
     def _normed(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
         """Projected q, k (B, T, heads * P) -> (B, T, heads, P), normed over P or before the cut."""
@@ -130,3 +140,12 @@ def scaling(s: RopeScaling | None) -> LinearScaling | Llama3Scaling | None:
     if s.kind == "linear":
         return LinearScaling(s.factor)
     return Llama3Scaling(s.factor, s.low_freq_factor, s.high_freq_factor, s.original_length)
+
+
+def _position_scale(config: AttentionConfig) -> LogScale | StepScale | None:
+    s = config.position_scale
+    if s is None:
+        return None
+    if s.kind == "log":
+        return LogScale(s.length, s.first)
+    return StepScale(s.length, s.first, s.beta)

@@ -76,6 +76,15 @@ BAD = [
         {"fusion": {"combine": "cross_attention"}},
         "out_multiplier = 0.5 of a branch: the branches of combine = 'cross_attention'",
     ),
+    ("*", {"*": {"position_scale": {"length": 1.0}}}, {}, "mixers.*.position_scale.length = 1.0"),
+    ("*", {"*": {"position_scale": {}}}, {}, "mixers.*.position_scale.length: this field is"),
+    (
+        "*",
+        {"*": {"position_scale": {"kind": "root", "length": 9.0}}},
+        {},
+        "mixers.*.position_scale.kind = 'root': input should be 'log' or 'steps'",
+    ),
+    ("*", {"*": {"position_scale": {"length": 9.0, "first": 2}}}, {}, "position_scale.first = 2"),
     ("-", {"-": {"out_multiplier": 0}}, {}, "mixers.-.out_multiplier = 0"),
     (
         "-",

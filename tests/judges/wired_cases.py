@@ -92,9 +92,9 @@ NEMOTRON = {
     "ssm_state_size": 7,
     "n_groups": 3,
     "chunk_size": 8,
-    "time_step_min": 0.25,
+    "time_step_min": 0.01,
 }
-"""Steps are kept above time_step_min; 0.25 is among those that the weights make."""
+"""Steps are kept above time_step_min; 0.01 is among those that the weights make."""
 OLMO = {
     **COMMON,
     **IDS,
@@ -102,6 +102,12 @@ OLMO = {
     "hidden_size": 24,
     "sliding_window": 5,
     "layer_types": ["sliding_attention", "full_attention"],
+}
+STEPS = {
+    "rope_type": "default",
+    "rope_theta": 500.0,
+    "llama_4_scaling_beta": 0.3,
+    "original_max_position_embeddings": 7,
 }
 QWEN = {**COMMON, **IDS, **ATTENTION, "hidden_size": 24}
 ZAMBA = {
@@ -128,13 +134,13 @@ ZAMBA2 = {
     "chunk_size": 8,
     "num_mem_blocks": 2,
     "adapter_rank": 3,
-    "time_step_min": 0.25,
+    "time_step_min": 0.01,
 }
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "llama, biases": ("Llama", {**LLAMA, **BIASES}),
     "mamba2, biases, limited steps": (
         "Mamba2",
-        {**MAMBA2, "use_bias": True, "time_step_limit": (0.1, 0.6)},
+        {**MAMBA2, "use_bias": True, "time_step_limit": (0.02, 0.6)},
     ),
     "bamba, biases": ("Bamba", {**BAMBA, **BIASES, "mamba_proj_bias": True}),
     "falcon_h1, multipliers": ("FalconH1", {**FALCON, **MULTIPLIERS}),
@@ -151,6 +157,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "nemotron_h, dense, biases": ("NemotronH", {**NEMOTRON, "use_bias": True, "mlp_bias": True}),
     "olmo3": ("Olmo3", OLMO),
     "qwen2": ("Qwen2", QWEN),
+    "ministral3": ("Ministral3", {**QWEN, "head_dim": 10, "rope_parameters": STEPS}),
     "zamba": ("Zamba", ZAMBA1),
     "zamba2, two blocks": ("Zamba2", ZAMBA2),
     "zamba2, one block, rope, adapters of q, k, v": (
@@ -171,6 +178,7 @@ FAMILIES: dict[str, tuple[Callable[[Any], Spec], Callable[[Any], Names]]] = {
     "Olmo3": (families.olmo3_spec, families.olmo3_names),
     "Zamba": (zamba.zamba_spec, zamba.zamba_names),
     "Zamba2": (zamba.zamba2_spec, zamba.zamba2_names),
+    "Ministral3": (families.ministral3_spec, maps.llama_names),
     "Qwen2": (families.qwen_spec, maps.llama_names),
     "Qwen3": (families.qwen_spec, maps.llama_names),
 }

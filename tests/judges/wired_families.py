@@ -157,3 +157,19 @@ def qwen_spec(config: Any) -> Spec:
         config.rms_norm_eps,
         {"*": {**attention_fields(config), **own}, "-": mlp_fields(config)},
     )
+
+
+def ministral3_spec(config: Any) -> Spec:
+    """Ministral3ForCausalLM: scores grow with the query's position, in steps."""
+    rope = config.rope_parameters
+    steps = {
+        "kind": "steps",
+        "length": float(rope["original_max_position_embeddings"]),
+        "beta": rope["llama_4_scaling_beta"],
+    }
+    return declared(
+        f"(*-){config.num_hidden_layers}",
+        config,
+        config.rms_norm_eps,
+        {"*": {**attention_fields(config), "position_scale": steps}, "-": mlp_fields(config)},
+    )

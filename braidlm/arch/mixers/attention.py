@@ -41,6 +41,19 @@ class RopeScaling(Config):
         return self
 
 
+class PositionScale(Config):
+    """A factor on a query's scores that grows with its position t in the document."""
+
+    kind: Literal["log", "steps"] = "log"
+    """log: log(t + length) / log(length) (HypeNet); steps: 1 + beta log(1 + floor(t / length))."""
+    length: float = Field(gt=1)
+    """Tokens. log: 500 in HypeNet 2B; steps: those of a step, 8192 in Llama 4."""
+    beta: float = Field(default=0.1, gt=0)
+    """steps: growth. Default: 0.1 (Llama 4, Ministral 3)."""
+    first: int = Field(default=0, ge=0, le=1)
+    """Number t of the first token: 1 in Llama 4. Default: 0 (HypeNet, Ministral 3)."""
+
+
 class AttentionConfig(MixerConfig):
     """Causal attention: u = softmax(q k^T * scale) v, heads concatenated."""
 
@@ -66,6 +79,8 @@ class AttentionConfig(MixerConfig):
     """Stretching of the frequencies. Default: none."""
     softmax_scale: float | None = Field(default=None, gt=0)
     """Factor on the scores. Default: head_dim ** -0.5."""
+    position_scale: PositionScale | None = None
+    """A further factor that grows with the query's position. Default: none."""
     window: int | None = Field(default=None, gt=0)
     """Tokens that a query sees, itself included. Default: all; for letter W 512 (Bae et al.)."""
     n_sinks: int = Field(default=0, ge=0)
@@ -127,6 +142,7 @@ class AttentionConfig(MixerConfig):
         sink = ", sink logit" if self.sink_logit else ""
         cap = "" if self.softcap is None else f", cap {self.softcap:g}"
         gate = "" if self.output_gate == "none" else f", gate per {self.output_gate}"
+        norm += "" if self.position_scale is None else ", scale by position"
         return norm + sink + cap + gate + (", bias" if self.in_bias else "")
 
     @property
