@@ -184,8 +184,9 @@ class DeltaMixer(nn.Module):
 
     def _heads(self, qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries and keys (B, T, n_heads, head_dim) of unit length, and values."""
-        q, k, v = qkv.split(self.conv_widths, dim=-1)
-        q, k = (l2_norm(x.unflatten(-1, (self.n_heads, self.head_dim))) for x in (q, k))
+        k_width, _, width = self.conv_widths
+        qk, v = qkv.split((2 * k_width, width), dim=-1)
+        q, k = l2_norm(qk.unflatten(-1, (2 * self.n_heads, self.head_dim))).chunk(2, dim=2)
         return q, k, v.unflatten(-1, (self.n_v_heads, self.v_head_dim))
 
     def _gated(self, y: Tensor, gate: Tensor) -> Tensor:

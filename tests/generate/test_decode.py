@@ -14,6 +14,8 @@ VOCAB = 31
 PROMPTS = [[3, 14, 15, 9, 2, 6, 5, 3, 5, 8, 9], [7], [2, 7, 1, 8, 2], [1, 4]]
 SPECS = {
     "mamba2": SINGLE["mamba2"],
+    "gated deltanet": SINGLE["gated deltanet, grouped values (Qwen3-Next)"],
+    "kda": SINGLE["kda"],
     "attention": SINGLE["attention rope"],
     "sequential": WHOLE["sequential hybrid"],
     "parallel": WHOLE["parallel hybrid, untied"],
