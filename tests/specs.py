@@ -50,6 +50,9 @@ SINGLE = {
     "mamba1 normed (Jamba), no bias": spec(
         "S", mixers={"S": {"dt_bc_norm": "rms", "conv_bias": False}}
     ),
+    "mamba1 in groups (Zamba), biases": spec(
+        "S*", mixers={"S": {"n_groups": 2, "in_bias": True, "out_bias": True, "dt_bc_norm": "rms"}}
+    ),
     "mamba1 normed without weights (FalconMamba)": spec(
         "S-", mixers={"S": {"dt_bc_norm": "rms_unweighted", "d_conv": 3}}
     ),

@@ -20,6 +20,7 @@ def _side_by_side(config: MixerConfig) -> tuple[tuple[int, ...], list[int]]:
 NORMS = ("dt_layernorm.weight", "b_layernorm.weight", "c_layernorm.weight")
 MAMBA1 = {
     "in_proj.weight": rows("in_proj.weight"),
+    "in_proj.bias": rows("in_proj.bias"),
     "conv_weight": Rows(("conv1d.weight",), insert=(1,)),
     "conv_bias": rows("conv1d.bias"),
     "x_proj.weight": rows("x_proj.weight"),

@@ -9,6 +9,7 @@ that x (each of the three normed where the declaration says so)::
     u_t  = y_t * SiLU(z_t)
 
 dt_t, x_t and y_t have a number for every channel; A_log and S_t one for every channel and column.
+In groups, each group of channels has an r, B, C and W_dt of its own, projected from its x alone.
 
 Source: Gu and Dao 2023 (arXiv 2312.00752); norms: Lieber et al. 2024 (Jamba, arXiv 2403.19887).
 """
@@ -40,6 +41,17 @@ class Mamba1State(NamedTuple):
     """(n_docs, d_conv - 1, d_inner): the convolution's last inputs."""
 
 
+class Group(NamedTuple):
+    """What `selective_scan` takes of one group of channels."""
+
+    x: Tensor
+    dt: Tensor
+    A: Tensor
+    B: Tensor
+    C: Tensor
+    D: Tensor
+
+
 class Dynamics(nn.Module):
     """A_log, D and dt_bias: kept apart so that they can stay in fp32."""
 
@@ -66,20 +78,25 @@ class Mamba1(nn.Module):
         super().__init__()
         self.chunk_size, self.norm_eps = config.chunk_size, config.dt_bc_norm_eps
         self.is_normed = config.dt_bc_norm != "none"
+        self.n_groups, group = config.n_groups, config.d_inner // config.n_groups
         self.widths = [config.dt_rank, config.d_state, config.d_state]
-        self.in_proj = nn.Linear(d_model, 2 * config.d_inner, bias=False)
+        self.in_proj = nn.Linear(d_model, 2 * config.d_inner, bias=config.in_bias)
         self.conv_weight = nn.Parameter(torch.empty(config.d_inner, config.d_conv))
         self.conv_bias = nn.Parameter(torch.empty(config.d_inner)) if config.conv_bias else None
-        self.x_proj = nn.Linear(config.d_inner, config.x_proj_width, bias=False)
+        # Of groups, one below the other; so are the rows of dt_proj.
+        n_rows = config.n_groups * config.x_proj_width
+        self.x_proj = nn.Linear(group, n_rows, bias=False)
         self.norm_weight = None  # of dt's source, B and C, side by side
         if config.dt_bc_norm == "rms":
-            self.norm_weight = nn.Parameter(torch.empty(config.x_proj_width))
+            self.norm_weight = nn.Parameter(torch.empty(n_rows))
         self.dt_proj = nn.Linear(config.dt_rank, config.d_inner, bias=False)
         self.dynamics = Dynamics(config)
 
     def reset_parameters(self, std: float) -> None:
         """Draw the initial weights; the convolution as torch's own Conv1d does."""
         nn.init.normal_(self.in_proj.weight, std=std)
+        if self.in_proj.bias is not None:
+            nn.init.zeros_(self.in_proj.bias)
         nn.init.normal_(self.x_proj.weight, std=std)
         bound = self.conv_weight.shape[1] ** -0.5
         nn.init.uniform_(self.conv_weight, -bound, bound)
@@ -92,9 +109,13 @@ class Mamba1(nn.Module):
         self.dynamics.reset_parameters()
 
     def row_parts(self) -> dict[str, tuple[int, ...]]:
-        """Name the matrices that lie above each other in one weight: x, z; dt's source, B, C."""
-        d_inner = self.dt_proj.out_features
-        return {"in_proj.weight": (d_inner, d_inner), "x_proj.weight": tuple(self.widths)}
+        """Name the matrices that lie above each other: x, z; dt's source, B, C; those of groups."""
+        d_inner, n = self.dt_proj.out_features, self.n_groups
+        return {
+            "in_proj.weight": (d_inner, d_inner),
+            "x_proj.weight": tuple(self.widths) * n,
+            "dt_proj.weight": (d_inner // n,) * n,
+        }
 
     def forward(
         self, x: Tensor, segments: Segments | None, state: Mamba1State | None, return_state: bool
@@ -103,33 +124,37 @@ class Mamba1(nn.Module):
         if state is not None and segments is None and x.shape[1] == 1 and is_plain(x):
             return self._step(x, state, return_state)
         x, z, conv = self._convolve(x, segments, state, return_state)
-        dt, B, C = self._select(x)
-        y, ssm = selective_scan(
-            x,
-            dt,
-            self._rates(dt.dtype),
-            B,
-            C,
-            self.dynamics.D,
-            chunk_size=self.chunk_size,
-            segments=segments,
-            initial_state=None if state is None else state.ssm,
-            return_state=return_state,
-        )
-        u = y * F.silu(z)
-        if ssm is None or conv is None:
+        held = None if state is None else state.ssm
+
+        def scan(g: Group, initial: Tensor | None) -> tuple[Tensor, Tensor | None]:
+            return selective_scan(
+                *g,
+                chunk_size=self.chunk_size,
+                segments=segments,
+                initial_state=initial,
+                return_state=return_state,
+            )
+
+        pieces = [scan(g, h) for g, h in self._groups(x, held)]
+        u = _joined([y for y, _ in pieces], -1) * F.silu(z)
+        ends = [ssm for _, ssm in pieces if ssm is not None]
+        if not ends or conv is None:
             return u, None
-        return u, Mamba1State(ssm, conv)
+        return u, Mamba1State(_joined(ends, 1), conv)
 
     def telemetry(self, x: Tensor, segments: Segments | None) -> dict[str, Tensor]:
         """Tell means of dt and of the decay exp(A dt), and the rms of the final states."""
         _, state = self(x, segments, None, True)
         assert state is not None
-        dt, _, _ = self._select(self._convolve(x, segments, None, False)[0])
-        dt = real(dt, segments)
-        columns = [torch.exp(A * dt).mean() for A in self._rates(dt.dtype).unbind(1)]
-        decay = torch.stack(columns).mean()
-        return {"dt": dt.mean(), "decay": decay, "state_rms": rms(state.ssm)}
+        x, _, _ = self._convolve(x, segments, None, False)
+        pairs = [(real(g.dt, segments), g.A) for g, _ in self._groups(x, None)]
+        columns = [torch.exp(A * dt).mean() for dt, rates in pairs for A in rates.unbind(1)]
+        mean_dt = torch.stack([dt.mean() for dt, _ in pairs]).mean()
+        return {
+            "dt": mean_dt,
+            "decay": torch.stack(columns).mean(),
+            "state_rms": rms(state.ssm),
+        }
 
     def _convolve(
         self, x: Tensor, segments: Segments | None, state: Mamba1State | None, return_state: bool
@@ -147,23 +172,40 @@ class Mamba1(nn.Module):
         )
         return x, z, conv
 
-    def _select(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Map the convolved x to the step sizes (B, T, d_inner), at least fp32, and to B and C."""
-        parts = self.x_proj(x).split(self.widths, dim=-1)
-        if self.is_normed:
-            weights = (None, None, None)
-            if self.norm_weight is not None:
-                weights = self.norm_weight.split(self.widths)
-            pairs = zip(parts, weights, strict=True)
-            parts = tuple(rms_norm(part, weight, self.norm_eps) for part, weight in pairs)
-        source, B, C = parts
-        precise = state_dtype(source.dtype)
-        dt = self.dt_proj(source).to(precise) + self.dynamics.dt_bias.to(precise)
-        return F.softplus(dt), B, C
+    def _groups(self, x: Tensor, state: Tensor | None) -> list[tuple[Group, Tensor | None]]:
+        """What each group scans and its part of the states, from the convolved x (B, T, d_inner).
 
-    def _rates(self, dtype: torch.dtype) -> Tensor:
-        """A (d_inner, d_state), negative."""
-        return -torch.exp(self.dynamics.A_log.to(dtype))
+        Step sizes and what lies in `dynamics` are at least fp32.
+        """
+        n = self.n_groups
+        precise = state_dtype(x.dtype)
+        rates = -torch.exp(self.dynamics.A_log.to(precise))
+        parts = (v.to(precise).chunk(n) for v in (self.dynamics.D, self.dynamics.dt_bias))
+        held = (None,) * n if state is None else state.chunk(n, dim=1)
+        found = []
+        rows = zip(x.chunk(n, dim=-1), rates.chunk(n), *parts, held, strict=True)
+        for index, (inner, A, D, bias, initial) in enumerate(rows):
+            source, B, C = self._select(inner, index)
+            dt = F.softplus(self._linear(self.dt_proj, source, index).to(precise) + bias)
+            found.append((Group(inner, dt, A, B, C, D), initial))
+        return found
+
+    def _select(self, inner: Tensor, index: int) -> tuple[Tensor, ...]:
+        """Map a group's convolved x to dt's source, B and C."""
+        selected = self._linear(self.x_proj, inner, index)
+        if not self.is_normed:
+            return selected.split(self.widths, dim=-1)
+        weights: tuple[Tensor | None, ...] = (None, None, None)
+        if self.norm_weight is not None:
+            weights = self.norm_weight.chunk(self.n_groups)[index].split(self.widths)
+        pairs = zip(selected.split(self.widths, dim=-1), weights, strict=True)
+        return tuple(rms_norm(part, weight, self.norm_eps) for part, weight in pairs)
+
+    def _linear(self, module: nn.Linear, x: Tensor, index: int) -> Tensor:
+        """The rows of one group; without groups the module itself, for what hangs on it."""
+        if self.n_groups == 1:
+            return module(x)
+        return F.linear(x, module.weight.chunk(self.n_groups)[index])
 
     def _step(
         self, x: Tensor, state: Mamba1State, return_state: bool
@@ -173,8 +215,14 @@ class Mamba1(nn.Module):
         inner, z = self.in_proj(x).to(wide).chunk(2, dim=-1)
         inner, conv = conv_step(inner, self.conv_weight, self.conv_bias, state.conv)
         inner = F.silu(inner)
-        dt, B, C = self._select(inner.to(x.dtype))
-        rates, skip = self._rates(wide), self.dynamics.D.to(wide)
-        y, ssm = scan_step(inner, dt, rates, B, C, skip, state.ssm)
+        narrow = self._groups(inner.to(x.dtype), None)
+        parts = inner.chunk(self.n_groups, dim=-1), state.ssm.chunk(self.n_groups, dim=1)
+        rows = zip(narrow, *parts, strict=True)
+        steps = [scan_step(*g._replace(x=part), held) for (g, _), part, held in rows]
+        y, ssm = _joined([y for y, _ in steps], -1), _joined([ssm for _, ssm in steps], 1)
         u = (y * F.silu(z)).to(x.dtype)
         return u, Mamba1State(ssm, conv) if return_state else None
+
+
+def _joined(parts: list[Tensor], dim: int) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim)

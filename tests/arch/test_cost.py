@@ -116,6 +116,9 @@ def test_mamba1_without_bias_and_with_norms():
     for fields, more in (
         ({"conv_bias": False}, -24),
         ({"dt_bc_norm": "rms"}, 3 + 2 * 5),
+        ({"in_bias": True, "out_bias": True}, 2 * 24 + 16),
+        ({"n_groups": 3}, 0),
+        ({"n_groups": 3, "dt_bc_norm": "rms"}, 3 * 13),
         ({"dt_bc_norm": "rms_unweighted"}, 0),
     ):
         row = sublayer_costs(declare("S", {"S": SCAN["S"] | fields}), 1)[0]
@@ -308,6 +311,7 @@ SPECS = {
     "mamba2, bare": declare("M", {"M": {"conv_bias": False, "norm": "none"}}),
     "mamba1": declare("S2-", SCAN),
     "mamba1, norms": declare("S", {"S": SCAN["S"] | {"dt_bc_norm": "rms", "conv_bias": False}}),
+    "mamba1, groups, biases": declare("S", {"S": SCAN["S"] | BIASED | {"n_groups": 3}}),
     "mamba1, beside attention": declare("{S*}", HEADS | SCAN),
     "gated deltanet": declare("G-G", {"G": DELTA}),
     "gated deltanet, defaults": declare("G"),

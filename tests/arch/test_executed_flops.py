@@ -56,6 +56,7 @@ def counted(spec, batch, n_tokens, backward):
 SPECS = {
     "mamba2": tiny("M-"),
     "mamba1": tiny("Z-"),
+    "mamba1, groups": tiny("Z", mixers={"Z": MIXERS["Z"] | {"n_groups": 4, "in_bias": True}}),
     "mamba1, norms": tiny("Z", mixers={"Z": MIXERS["Z"] | {"dt_bc_norm": "rms"}}),
     "gated deltanet": tiny("G-"),
     "kda": tiny("K-"),

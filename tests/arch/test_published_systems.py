@@ -13,6 +13,7 @@ FOLDER = Path(__file__).parents[2] / "recipes" / "published"
 SYSTEMS = {
     "bamba-9b": 9_780_235_392,
     "falcon-h1-0.5b": 521_411_104,
+    "falcon-mamba-7b": 7_272_665_088,
     "granite-4.0-h-350m": 340_332_224,
     "granite-4.0-h-tiny": 6_939_037_248,
     "jamba-v0.1": 51_570_323_328,
@@ -25,11 +26,22 @@ SYSTEMS = {
     "olmo-hybrid-7b": 7_430_870_688,
     "qwen3-next-80b-a3b": 79_674_391_296,
     "samba-421m": 421_793_280,
+    "zamba-7b": 7_232_490_496,
     "zamba2-2.7b": 2_662_214_560,
 }
 """Parameters, as published or as transformers builds the published configuration."""
 
 TRANSFORMERS = {
+    "zamba-7b": ("Zamba", {}),
+    "falcon-mamba-7b": (
+        "FalconMamba",
+        {
+            "vocab_size": 65024,
+            "hidden_size": 4096,
+            "num_hidden_layers": 64,
+            "tie_word_embeddings": False,
+        },
+    ),
     "zamba2-2.7b": (
         "Zamba2",
         {

@@ -109,6 +109,8 @@ def test_a_model_of_ours_finds_its_family(pattern, fields, family):
         ("S", {"mixers": {"S": {"dt_bc_norm": "rms"}}}, r"sublayer 0 \(S\): dt_bc_norm = 'rms'"),
         ("S", {"mixers": {"S": {"d_inner": 96}}}, r"S.d_inner = 96: is no whole multiple of d_mod"),
         ("S-*-*-S-", {}, "attention layers do not return after the same number"),
+        ("S", {"mixers": {"S": {"n_groups": 2}}}, r"sublayer 0 \(S\): n_groups = 2"),
+        ("S", {"mixers": {"S": {"in_bias": True}}}, r"sublayer 0 \(S\): in_bias = True"),
     ],
 )
 def test_a_model_that_no_family_expresses_names_what_and_where(pattern, fields, reason):
@@ -120,13 +122,12 @@ def test_a_model_that_no_family_expresses_names_what_and_where(pattern, fields, 
 @pytest.mark.parametrize(
     ("family", "config", "reason"),
     [
-        ("mamba", {**MAMBA, "use_bias": True}, "use_bias = True: no field of ours expresses it"),
+        ("mamba", {**MAMBA, "use_bias": 1}, r"_bias = 1: input should be a valid boolean"),
         ("mamba", {**MAMBA, "expand": 1.5}, r"expand = 1.5: .*allowed: a whole number"),
         ("falcon_mamba", {**MAMBA, "time_step_rank": "few"}, "time_step_rank = 'few'"),
         ("mamba", {**MAMBA, "mixer_rms_eps": 0.1}, "mixer_rms_eps = 0.1"),
         ("jamba", {**JAMBA, "num_experts": 0}, "E.n_experts = 0"),
         ("jamba", {**JAMBA, "expert_layer_offset": 2}, "expert_layer_offset = 2: .*from 0 to 1"),
-        ("jamba", {**JAMBA, "mamba_proj_bias": True}, "mamba_proj_bias = True"),
         ("jamba", {**JAMBA, "attn_layer_offset": 8}, "attn_layer_offset = 8: .*from 0 to 7"),
         ("jamba", {**JAMBA, "attn_layer_period": 0}, "attn_layer_period = 0"),
     ],

@@ -125,7 +125,7 @@ ZAMBA = {
     "mamba_d_conv": 3,
 }
 """Four uses in a row of six layers."""
-ZAMBA1 = {**ZAMBA, "n_mamba_heads": 1, "mamba_dt_rank": 3}
+ZAMBA1 = {**ZAMBA, "n_mamba_heads": 2, "mamba_dt_rank": 3}
 ZAMBA2 = {
     **ZAMBA,
     "n_mamba_heads": 6,

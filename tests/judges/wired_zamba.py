@@ -16,7 +16,6 @@ from tests.judges.wired_parts import (
     Names,
     declared,
     ends,
-    must,
     sublayer,
     under,
 )
@@ -73,13 +72,13 @@ def _blocks(config: Any, n_blocks: int, attention: dict, mlp: dict) -> dict[str,
 
 
 def zamba_spec(config: Any) -> Spec:
-    """ZambaForCausalLM, its Mamba of one head."""
-    must(config.n_mamba_heads == 1, "n_mamba_heads")
+    """ZambaForCausalLM; what it calls heads of its Mamba are groups of channels."""
     mamba = {
         "kind": "mamba1",
         "d_inner": config.mamba_expand * config.hidden_size,
         "d_state": config.mamba_d_state,
         "dt_rank": config.mamba_dt_rank,
+        "n_groups": config.n_mamba_heads,
         "d_conv": config.mamba_d_conv,
         "conv_bias": config.mamba_conv_bias,
     }

@@ -15,7 +15,11 @@ from tests.specs import MAMBA1
 D_MODEL, STD = 16, 0.05
 MANY = {"d_inner": 2000, "d_state": 5, "dt_rank": 3}
 NORMS = ["none", "rms", "rms_unweighted"]
-OPTIONS = [{}, {"conv_bias": False, "d_conv": 3, "dt_bc_norm_eps": 0.1}]
+OPTIONS = [
+    {},
+    {"conv_bias": False, "d_conv": 3, "dt_bc_norm_eps": 0.1},
+    {"n_groups": 2, "in_bias": True},
+]
 
 
 def build(seed: int = 0, **fields) -> Mamba1:
@@ -76,8 +80,10 @@ def test_the_rest_begins_plain():
 
 def by_hand(mixer: Mamba1, x: torch.Tensor, norm: str, eps: float) -> torch.Tensor:
     """The docstring of the mixer, token by token, for one row (T, d_model) in fp64."""
-    rank, n, _ = mixer.widths
-    inputs, gates = (x @ mixer.in_proj.weight.T).chunk(2, dim=-1)
+    inputs = x @ mixer.in_proj.weight.T
+    if mixer.in_proj.bias is not None:
+        inputs = inputs + mixer.in_proj.bias
+    inputs, gates = inputs.chunk(2, dim=-1)
     A = -torch.exp(mixer.dynamics.A_log)
     taps = mixer.conv_weight.shape[1]
     held = torch.zeros_like(A)
@@ -87,18 +93,30 @@ def by_hand(mixer: Mamba1, x: torch.Tensor, norm: str, eps: float) -> torch.Tens
         for k in range(min(taps, t + 1)):
             conv = conv + mixer.conv_weight[:, taps - 1 - k] * inputs[t - k]
         conv = conv * torch.sigmoid(conv)
-        parts = list((mixer.x_proj.weight @ conv).split([rank, n, n]))
+        dt, b, c = selected(mixer, conv, norm, eps)
+        held = torch.exp(dt[:, None] * A) * held + (dt * conv)[:, None] * b
+        y = (held * c).sum(1) + mixer.dynamics.D * conv
+        out.append(y * gates[t] * torch.sigmoid(gates[t]))
+    return torch.stack(out)
+
+
+def selected(mixer: Mamba1, conv: torch.Tensor, norm: str, eps: float) -> list[torch.Tensor]:
+    """dt, and for every channel the B and C of its group, of one token."""
+    rank, n, _ = mixer.widths
+    size, width = len(conv) // mixer.n_groups, rank + 2 * n
+    found = []
+    for g in range(mixer.n_groups):
+        mine, rows = slice(g * size, (g + 1) * size), slice(g * width, (g + 1) * width)
+        parts = list((mixer.x_proj.weight[rows] @ conv[mine]).split([rank, n, n]))
         if norm != "none":
             parts = [p / torch.sqrt(p.square().mean() + eps) for p in parts]
         if mixer.norm_weight is not None:
-            weights = mixer.norm_weight.split([rank, n, n])
+            weights = mixer.norm_weight[rows].split([rank, n, n])
             parts = [p * w for p, w in zip(parts, weights, strict=True)]
         source, b, c = parts
-        dt = torch.log1p(torch.exp(mixer.dt_proj.weight @ source + mixer.dynamics.dt_bias))
-        held = torch.exp(dt[:, None] * A) * held + (dt * conv)[:, None] * b
-        y = held @ c + mixer.dynamics.D * conv
-        out.append(y * gates[t] * torch.sigmoid(gates[t]))
-    return torch.stack(out)
+        raw = mixer.dt_proj.weight[mine] @ source + mixer.dynamics.dt_bias[mine]
+        found.append((torch.log1p(torch.exp(raw)), b.expand(size, n), c.expand(size, n)))
+    return [torch.cat(parts) for parts in zip(*found, strict=True)]
 
 
 @pytest.mark.parametrize("norm", NORMS)

@@ -25,6 +25,9 @@ class Mamba1Config(MixerConfig):
     """State columns per channel. Default: 16."""
     dt_rank: int = Field(gt=0)
     """Channels that the step sizes are projected from. Default: d_model / 16, rounded up."""
+    n_groups: int = Field(default=1, gt=0)
+    """Groups of channels, each with a dt source, B and C of its own, projected from its channels
+    alone; divides d_inner. Default: 1; Zamba 7B has 2."""
     d_conv: int = Field(default=4, gt=1)
     """Taps of the causal depthwise convolution. Default: 4."""
     conv_bias: bool = True
@@ -43,8 +46,13 @@ class Mamba1Config(MixerConfig):
     dt_init_floor: float = Field(default=1e-4, gt=0)
     """Smallest initial step size. Default: 0.0001."""
 
+    in_bias: bool = False
+    """Whether the input projection has a bias. Default: false."""
+
     @model_validator(mode="after")
-    def _bounds_agree(self) -> Self:
+    def _sizes_agree(self) -> Self:
+        if self.d_inner % self.n_groups:
+            raise ValueError(f"n_groups = {self.n_groups}: must divide d_inner = {self.d_inner}")
         if self.dt_min > self.dt_max:
             raise ValueError(f"dt_min = {self.dt_min}: must not exceed dt_max = {self.dt_max}")
         return self
@@ -57,21 +65,23 @@ class Mamba1Config(MixerConfig):
     @property
     def summary(self) -> str:
         """Channels, state and rank of the step sizes."""
-        norm = "" if self.dt_bc_norm == "none" else ", normed dt, B, C"
+        more = "" if self.n_groups == 1 else f", {self.n_groups} groups"
+        more += "" if self.dt_bc_norm == "none" else ", normed dt, B, C"
+        more += ", bias" if self.in_bias else ""
         channels = f"{self.d_inner} channels, state {self.d_state}"
-        return f"mamba1, {channels}, dt rank {self.dt_rank}{norm}"
+        return f"mamba1, {channels}, dt rank {self.dt_rank}{more}"
 
     @property
     def x_proj_width(self) -> int:
-        """Outputs of the projection of the convolved x: dt's source, B and C."""
+        """Outputs of the projection of a group's convolved x: dt's source, B and C."""
         return self.dt_rank + 2 * self.d_state
 
     def n_params(self, d_model: int) -> int:
         """Projections to x and z, to dt's source, B and C, and to dt; convolution; A, D, biases."""
         matrices = sum(a * b for a, b in self._matrices(d_model))
-        norms = self.x_proj_width if self.dt_bc_norm == "rms" else 0
-        conv = self.d_inner * (self.d_conv + self.conv_bias)
-        return matrices + norms + conv + self.d_inner * (self.d_state + 2)
+        norms = self.n_groups * self.x_proj_width if self.dt_bc_norm == "rms" else 0
+        vectors = self.d_conv + self.conv_bias + 2 * self.in_bias + self.d_state + 2
+        return matrices + norms + self.d_inner * vectors
 
     def state_bytes(self, dtype_bytes: int = 4, conv_columns: int | None = None) -> int:
         """The SSM state (d_inner, d_state) and the convolution's last inputs."""
@@ -107,6 +117,7 @@ class Mamba1Config(MixerConfig):
         return 2 * self.d_inner * self.d_state
 
     def _matrices(self, d_model: int) -> tuple[tuple[int, int], ...]:
+        """Their sizes; in groups each of the latter two is a diagonal of smaller ones."""
         return (
             (d_model, 2 * self.d_inner),
             (self.d_inner, self.x_proj_width),
