@@ -43,11 +43,17 @@ def split_weights(loss: torch.Tensor) -> dict[int, int]:
         inputs = [n for n, _ in node.next_functions]
         stack += inputs
         is_cut = any(word in node.name() for word in ("Split", "Slice", "Unbind", "Narrow"))
-        if is_cut and not cuts_inside_heads(node):
-            weight = product_weight(inputs[0])
-            if weight is not None:
+        if is_cut and not is_one_piece(node) and not cuts_inside_heads(node):
+            for weight in product_weights(inputs[0]):
                 found[id(weight)] = getattr(node, "_saved_split_sizes", None) or 2
     return found
+
+
+def is_one_piece(node) -> bool:
+    """Whether it keeps a part of the tokens, or the whole."""
+    shape, axis = getattr(node, "_saved_self_sym_sizes", ()), getattr(node, "_saved_dim", None)
+    is_whole = bool(shape) and getattr(node, "_saved_split_size", None) == shape[-1]
+    return is_whole or ("Slice" in node.name() and len(shape) == 3 and axis == 1)
 
 
 def cuts_inside_heads(node) -> bool:
@@ -56,16 +62,19 @@ def cuts_inside_heads(node) -> bool:
     return len(shape) == 4 and getattr(node, "_saved_dim", 0) in (3, 2**64 - 1)
 
 
-def product_weight(node) -> torch.Tensor | None:
+def product_weights(node) -> list[torch.Tensor]:
+    """The weights of the products that a node adds up, behind nodes that only reshape or scale."""
     while any(word in node.name() for word in ("View", "Reshape", "Transpose", "ToCopy", "Mul")):
         node = node.next_functions[0][0]
+    if "AddBackward" in node.name():
+        return [w for n, _ in node.next_functions if n is not None for w in product_weights(n)]
     if not any(word in node.name() for word in ("MmBackward", "Addmm")):
-        return None
+        return []
     leaves = [n for n, _ in node.next_functions if n is not None]
     leaves = [n.next_functions[0][0] if n.name() == "TBackward0" else n for n in leaves]
     leaves = [n.next_functions[0][0] if n.name() == "UnbindBackward0" else n for n in leaves]
     weights = (n.variable for n in leaves if hasattr(n, "variable"))
-    return next((weight for weight in weights if weight.dim() > 1), None)  # not a bias
+    return [weight for weight in weights if weight.dim() > 1][:1]  # not a bias
 
 
 @pytest.mark.parametrize("name", ALL)
