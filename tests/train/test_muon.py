@@ -44,7 +44,9 @@ def split_weights(loss: torch.Tensor) -> dict[int, int]:
         stack += inputs
         is_cut = any(word in node.name() for word in ("Split", "Slice", "Unbind", "Narrow"))
         if is_cut and not is_one_piece(node) and not cuts_inside_heads(node):
-            for weight in product_weights(inputs[0]):
+            itself = [getattr(inputs[0], "variable", None)]  # cut before its product
+            itself = [w for w in itself if w is not None and w.dim() == 2]
+            for weight in [*itself, *product_weights(inputs[0])]:
                 found[id(weight)] = getattr(node, "_saved_split_sizes", None) or 2
     return found
 
