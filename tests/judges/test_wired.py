@@ -92,6 +92,8 @@ WRONG = {
     "nemotron_h, dense": ("blocks.3.mix.mixer", "dt_limits", (0.0, None)),
     "zamba2, two blocks": ("blocks.3", "input", "handed"),
     "ministral3": ("blocks.2.mix.mixer", "position_scale", None),
+    "olmo hybrid": ("blocks.3", "is_post_normed", False),
+    "qwen3-next, dense": ("blocks.1.norm", "offset", 0.0),
     "olmo3": ("blocks.0.mix.mixer.q_norm", "n_groups", 4),
 }
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from braidlm.arch import Spec
+from tests.judges import wired_delta as delta
 from tests.judges import wired_families as families
 from tests.judges import wired_maps as maps
 from tests.judges import wired_zamba as zamba
@@ -103,6 +104,38 @@ OLMO = {
     "sliding_window": 5,
     "layer_types": ["sliding_attention", "full_attention"],
 }
+DELTA = {
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 4,
+    "linear_key_head_dim": 5,
+    "linear_value_head_dim": 3,
+    "linear_conv_kernel_dim": 3,
+    "layer_types": ["linear_attention", "full_attention", "linear_attention"],
+    "num_hidden_layers": 3,
+}
+OLMO_HYBRID = {**COMMON, **IDS, **ATTENTION, **DELTA, "hidden_size": 24}
+QWEN_NEXT = {
+    **COMMON,
+    **IDS,
+    **ATTENTION,
+    **DELTA,
+    "hidden_size": 20,
+    "head_dim": 8,
+    "num_experts": 0,
+    "rope_parameters": {
+        "rope_type": "default",
+        "rope_theta": 500.0,
+        "partial_rotary_factor": 0.5,
+    },
+}
+EXPERTS = {
+    "num_experts": 5,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 7,
+    "shared_expert_intermediate_size": 9,
+    "norm_topk_prob": True,
+    "experts_implementation": "eager",
+}
 STEPS = {
     "rope_type": "default",
     "rope_theta": 500.0,
@@ -156,6 +189,9 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "nemotron_h, dense": ("NemotronH", NEMOTRON),
     "nemotron_h, dense, biases": ("NemotronH", {**NEMOTRON, "use_bias": True, "mlp_bias": True}),
     "olmo3": ("Olmo3", OLMO),
+    "olmo hybrid": ("OlmoHybrid", OLMO_HYBRID),
+    "qwen3-next, dense": ("Qwen3Next", QWEN_NEXT),
+    "qwen3-next": ("Qwen3Next", {**QWEN_NEXT, **EXPERTS}),
     "qwen2": ("Qwen2", QWEN),
     "ministral3": ("Ministral3", {**QWEN, "head_dim": 10, "rope_parameters": STEPS}),
     "zamba": ("Zamba", ZAMBA1),
@@ -178,6 +214,8 @@ FAMILIES: dict[str, tuple[Callable[[Any], Spec], Callable[[Any], Names]]] = {
     "Olmo3": (families.olmo3_spec, families.olmo3_names),
     "Zamba": (zamba.zamba_spec, zamba.zamba_names),
     "Zamba2": (zamba.zamba2_spec, zamba.zamba2_names),
+    "OlmoHybrid": (delta.olmo_hybrid_spec, delta.olmo_hybrid_names),
+    "Qwen3Next": (delta.qwen3_next_spec, delta.qwen3_next_names),
     "Ministral3": (families.ministral3_spec, maps.llama_names),
     "Qwen2": (families.qwen_spec, maps.llama_names),
     "Qwen3": (families.qwen_spec, maps.llama_names),

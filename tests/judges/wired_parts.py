@@ -18,6 +18,19 @@ Rows of a name that begins with `TURNS` belong to two matrices of ours by turns,
 """
 TURNS = "turns:"
 
+
+class Ordered(tuple[str, ...]):
+    """Names whose stacked rows are ours in another order: our row i is theirs at `order[i]`."""
+
+    order: list[int]
+
+    @classmethod
+    def of(cls, names: tuple[str, ...], order: list[int]) -> Ordered:
+        made = cls(names)
+        made.order = order
+        return made
+
+
 ATTENTION: Names = {
     "in_proj.weight": ("q_proj.weight", "k_proj.weight", "v_proj.weight"),
     "in_proj.bias": ("q_proj.bias", "k_proj.bias", "v_proj.bias"),
@@ -56,9 +69,13 @@ def gather(
 ) -> dict[str, Tensor]:
     """Stack tensors of theirs (weights or gradients) into our names and the shapes of `like`."""
     return {
-        ours: torch.cat([_rows(theirs, n) for n in parts]).reshape(like[ours].shape)
-        for ours, parts in names.items()
+        ours: _stacked(theirs, parts).reshape(like[ours].shape) for ours, parts in names.items()
     }
+
+
+def _stacked(theirs: Mapping[str, Tensor], parts: tuple[str, ...]) -> Tensor:
+    rows = torch.cat([_rows(theirs, n) for n in parts])
+    return rows[parts.order] if isinstance(parts, Ordered) else rows
 
 
 def _rows(theirs: Mapping[str, Tensor], name: str) -> Tensor:
@@ -116,7 +133,11 @@ def under(ours: str, theirs: str, names: Names) -> Names:
         turns = TURNS if name.startswith(TURNS) else ""
         return f"{turns}{theirs}.{name.removeprefix(TURNS)}"
 
-    return {f"{ours}.{k}": tuple(map(inside, parts)) for k, parts in names.items()}
+    def moved(parts: tuple[str, ...]) -> tuple[str, ...]:
+        found = tuple(map(inside, parts))
+        return Ordered.of(found, parts.order) if isinstance(parts, Ordered) else found
+
+    return {f"{ours}.{k}": moved(parts) for k, parts in names.items()}
 
 
 def declared(pattern: str, config: Any, eps: float, mixers: dict[str, Any], **more: Any) -> Spec:
