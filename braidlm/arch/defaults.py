@@ -211,8 +211,9 @@ def _delta(fields: Fields, d_model: int, where: str) -> Fields:
     else:
         inner, name = _factor(fields, "expand", expand, where) * d_model, "expand * d_model"
     if not {"n_heads", "head_dim"} & set(fields):
-        channels = range(largest, 0, -1) if inner % 1 == 0 and inner >= 1 else (1,)
-        fields["head_dim"] = next(n for n in channels if inner % n == 0 or n == 1)
+        if inner < 1 or inner % 1 != 0:  # of infinity this is not a number
+            raise InputError(f"{where}: {name} = {inner:g}: must be a whole number of at least 1")
+        fields["head_dim"] = next(n for n in range(largest, 0, -1) if inner % n == 0)
     _heads(fields, inner, name, where)
     fields.setdefault("n_v_heads", fields["n_heads"])
     if "v_head_dim" not in fields:

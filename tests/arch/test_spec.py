@@ -220,7 +220,9 @@ BAD = [
     ({"mixers": {"M": {"norm": "layer"}}}, "mixers.M.norm = 'layer'"),
     ({"mixers": {"G": {"n_v_heads": 6}}}, "n_v_heads = 6: must be a multiple of n_heads = 4"),
     ({"mixers": {"G": {"head_dim": 50}}}, "head_dim = 50: must divide expand * d_model = 384"),
-    ({"mixers": {"G": {"expand": 0.001}}}, "must divide expand * d_model = 0.512"),
+    ({"mixers": {"G": {"expand": 0.001}}}, "expand * d_model = 0.512: must be a whole number"),
+    ({"mixers": {"G": {"expand": 1e308}}}, "expand * d_model = inf: must be a whole number"),
+    ({"mixers": {"G": {"width": 7}}}, "mixers.G: width / expand_v = 3.5: must be a whole number"),
     ({"mixers": {"G": {"expand_v": 0.3}}}, "expand_v = 0.3: times head_dim = 96 must be a whole"),
     ({"mixers": {"G": {"expand_v": "2"}}}, "mixers.G.expand_v = '2': must be a finite number"),
     (
