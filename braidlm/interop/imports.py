@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch.overrides import TorchFunctionMode
 
 from braidlm import checkpoint, tensors
 from braidlm.arch import Recipe, Spec
 from braidlm.checkpoint import cast_weights
 from braidlm.interop import folder, weights
 from braidlm.interop.choose import of_config
-from braidlm.interop.names import Entry, entries
+from braidlm.interop.names import Entry, Undrawn, entries
 from braidlm.interop.own import MODEL_TYPE, PREFIX, own_entries, own_spec
 from braidlm.model import HybridLM
 from braidlm.runs import Run, capture_env
@@ -39,9 +39,19 @@ class Loaded(NamedTuple):
     """Tensors of it that are no part of the model."""
 
 
-class _Found(NamedTuple):
+class _Described(NamedTuple):
+    """What a configuration tells."""
+
     family: str
     spec: Spec
+    plan: Callable[[Spec, HybridLM | None], list[Entry]]
+    skipped: tuple[str, ...]
+    """Patterns of tensors that are no part of the model."""
+
+
+class _Found(NamedTuple):
+    """What lies in the folder beside it."""
+
     entries: list[Entry]
     source: Source
     skipped: list[str]
@@ -64,12 +74,13 @@ def load(
         InputError: an unknown family, a field or a tensor that no field of ours expresses, or files
             that are missing or damaged; one sentence that names it.
     """
-    found = _found(Path(path), weights_only_pickle)
+    described = _described(Path(path))
     with Undrawn():
-        model = HybridLM(found.spec)
+        model = HybridLM(described.spec)
+    found = _found(Path(path), described, model, weights_only_pickle)
     cast_weights(model, dtype)
     weights.fill(model, found.source, found.entries)
-    return Loaded(model.eval(), _tokenizer(Path(path)), found.family, tuple(found.skipped))
+    return Loaded(model.eval(), _tokenizer(Path(path)), described.family, tuple(found.skipped))
 
 
 def import_run(
@@ -94,7 +105,8 @@ def import_run(
         InputError: as for `load`, or `out` holds something; nothing is left behind.
     """
     Run.check_free(out)
-    found = _found(Path(path), weights_only_pickle)
+    described = _described(Path(path))
+    found = _found(Path(path), described, None, weights_only_pickle)
     about = weights.ours_about(found.source, found.entries)
     about = {name: a._replace(dtype=_stored(name, a.dtype, dtype)) for name, a in about.items()}
     with folder.Writing(out) as temporary:
@@ -103,7 +115,7 @@ def import_run(
         files = folder.travelling(Path(path))
         folder.copy_along([*files, Path(path) / folder.CONFIG], run.path / TRAVELLING)
         tokenizer = _tokenizer(Path(path)) and f"hf:{Path(out).resolve() / TRAVELLING}"
-        recipe = recipe_of(found.spec, Path(path).resolve().name, tokenizer).to_dict()
+        recipe = recipe_of(described.spec, Path(path).resolve().name, tokenizer).to_dict()
         run.write_config(recipe)
         run.write_env(capture_env())
         run.set_status("done", 0, 0)
@@ -115,8 +127,8 @@ def import_run(
         step = checkpoint.checkpoint_path(run.path, 0)
         checkpoint.save_with(step, write, recipe=recipe)
     return {
-        "family": found.family,
-        "pattern": found.spec.pattern,
+        "family": described.family,
+        "pattern": described.spec.pattern,
         "n_params": sum(torch.Size(a.shape).numel() for a in about.values()),
         "dtypes": sorted({str(a.dtype).removeprefix("torch.") for a in about.values()}),
         "skipped": found.skipped,
@@ -134,26 +146,24 @@ def recipe_of(spec: Spec, name: str, tokenizer: str | None) -> Recipe:
     )
 
 
-def _found(path: Path, weights_only_pickle: bool) -> _Found:
+def _described(path: Path) -> _Described:
     config = folder.read_config(path)
     where = str(path / folder.CONFIG)
-    name, spec, plan, known = _described(config, where)
-    source = folder.source(path, weights_only_pickle=weights_only_pickle)
-    skipped = weights.check(source, plan, known, str(path))
-    return _Found(name, spec, plan, source, skipped)
-
-
-def _described(
-    config: Mapping[str, Any], where: str
-) -> tuple[str, Spec, list[Entry], tuple[str, ...]]:
-    """Return the family's name, the model, its map, and patterns of tensors to pass over."""
     if config.get("model_type") == MODEL_TYPE:
-        spec = own_spec(config, where)
-        return MODEL_TYPE, spec, own_entries(spec), (re.escape(PREFIX) + "lm_head.weight",)
+        head = re.escape(f"{PREFIX}lm_head.weight")
+        return _Described(MODEL_TYPE, own_spec(config, where), own_entries, (head,))
     family = of_config(config, where)
-    spec = family.spec(config, where)
     head = re.escape(family.ends.head)  # stored beside the embedding that it is
-    return family.model_type, spec, entries(family, spec), (*family.skipped, head)
+    spec = family.spec(config, where)
+    return _Described(family.model_type, spec, partial(entries, family), (*family.skipped, head))
+
+
+def _found(
+    path: Path, described: _Described, model: HybridLM | None, weights_only_pickle: bool
+) -> _Found:
+    source = folder.source(path, weights_only_pickle=weights_only_pickle)
+    plan = described.plan(described.spec, model)
+    return _Found(plan, source, weights.check(source, plan, described.skipped, str(path)))
 
 
 def _stored(name: str, found: torch.dtype, wanted: torch.dtype | None) -> torch.dtype:
@@ -165,16 +175,3 @@ def _stored(name: str, found: torch.dtype, wanted: torch.dtype | None) -> torch.
 def _tokenizer(path: Path) -> str | None:
     has_one = any(file.name in folder.TOKENIZER[:3] for file in folder.travelling(path))
     return f"hf:{path}" if has_one else None
-
-
-class Undrawn(TorchFunctionMode):
-    """Leave weight matrices as they are allocated: they are overwritten, and drawing takes time."""
-
-    DRAWS = frozenset({"normal_", "uniform_", "kaiming_uniform_"})
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Pass over what draws; do everything else."""
-        kwargs = kwargs or {}
-        if getattr(func, "__name__", "") in self.DRAWS:
-            return args[0] if args else kwargs["tensor"]
-        return func(*args, **kwargs)

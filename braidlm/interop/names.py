@@ -9,9 +9,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from braidlm.arch import Spec
 from braidlm.arch.mixers import MixerConfig
@@ -62,13 +64,18 @@ class Entry:
         return [shape[self.n_lead] for shape in self.theirs.values()]
 
 
-def entries(family: Family, spec: Spec) -> list[Entry]:
+def entries(family: Family, spec: Spec, model: HybridLM | None = None) -> list[Entry]:
     """Return the map of a model that this family expresses; every tensor of ours has an entry.
+
+    Args:
+        family: the description.
+        spec: the declaration.
+        model: of that declaration, if there is one already; its names and shapes are read.
 
     Raises:
         InputError: a parameter of ours that the family has no tensor for.
     """
-    model = shell(spec)
+    model = shell(spec) if model is None else model
     wanted = {name: tuple(t.shape) for name, t in unique_tensors(model).items()}
     parts = _row_parts(model)
     found: dict[str, Entry] = {}
@@ -104,8 +111,21 @@ def mixer_entries(names: Mapping[str, Rows], mixer: nn.Module, config: MixerConf
 
 def shell(spec: Spec) -> HybridLM:
     """Return the model without memory for its weights: names and shapes only."""
-    with torch.device("meta"), torch.random.fork_rng(devices=[]):
+    with torch.device("meta"), Undrawn():
         return HybridLM(spec)
+
+
+class Undrawn(TorchFunctionMode):
+    """Leave weight matrices as they are allocated: they are overwritten, and drawing takes time."""
+
+    DRAWS = frozenset({"normal_", "uniform_", "kaiming_uniform_"})
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Pass over what draws; do everything else."""
+        kwargs = kwargs or {}
+        if getattr(func, "__name__", "") in self.DRAWS:
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **kwargs)
 
 
 def _row_parts(model: nn.Module) -> dict[str, tuple[int, ...]]:

@@ -9,6 +9,7 @@ from braidlm.arch import Spec
 from braidlm.checkpoint import unique_tensors
 from braidlm.errors import InputError
 from braidlm.interop.names import Entry, shell
+from braidlm.model import HybridLM
 
 MODEL_TYPE = "braid"
 PREFIX = "model."
@@ -36,7 +37,8 @@ def own_spec(config: Mapping[str, Any], where: str) -> Spec:
         raise InputError(f"{where}: spec: {error}") from None
 
 
-def own_entries(spec: Spec) -> list[Entry]:
-    """Return the map of names: one tensor there for each of ours."""
-    shapes = {name: tuple(t.shape) for name, t in unique_tensors(shell(spec)).items()}
+def own_entries(spec: Spec, model: HybridLM | None = None) -> list[Entry]:
+    """Return the map of names: one tensor there for each of ours; arguments as for `entries`."""
+    model = shell(spec) if model is None else model
+    shapes = {name: tuple(t.shape) for name, t in unique_tensors(model).items()}
     return [Entry(name, shape, {PREFIX + name: shape}) for name, shape in shapes.items()]

@@ -11,12 +11,12 @@ from safetensors.torch import load_file
 from braidlm import interop
 from braidlm.checkpoint import load_model
 from braidlm.generate import generate
-from tests.judges.judging import distance
+from tests.judges.judging import Widened, distance
 from tests.judges.transformers_pairs import CASES, EACH, EAGER, judged, model_of, our_logits, tokens
 
 transformers = pytest.importorskip("transformers", minversion="5.15.1")
-SHIPPED = 5e-5
-"""Logits have a standard deviation of 1; measured in fp32 2.4e-5 for Mamba, 5e-6 for others."""
+CLOSE = 1e-6
+"""Logits have a standard deviation of 1; rotary frequencies may differ in the last bit of fp32."""
 
 
 def stored(folder: Path) -> dict[str, torch.Tensor]:
@@ -53,16 +53,17 @@ def test_a_checkpoint_comes_back_bit_for_bit_and_theirs_loads_it(tmp_path, case)
 @pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_an_exported_folder_has_our_logits(tmp_path, case):
-    """Our own weights, written from memory. Measured: 5e-6."""
+    """Our own weights, written from memory, in fp64."""
     model_of(case).save_pretrained(tmp_path / "a")
-    ours = interop.load(tmp_path / "a").model
+    ours = interop.load(tmp_path / "a", dtype=torch.float64).model.double()
     for parameter in ours.parameters():
         parameter.mul_(1.0 + 0.1 * torch.rand(parameter.shape))
     interop.save(ours, tmp_path / "b")
     settings = EAGER if "experts" in case else {}  # another form wants widths of 16 bytes
     theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "b", **settings)
     ids = tokens(2, 29)
-    assert distance(our_logits(ours, ids), judged(theirs, ids)) < SHIPPED
+    with Widened():
+        assert distance(our_logits(ours, ids), judged(theirs, ids)) < CLOSE
 
 
 @pytest.mark.slow

@@ -213,6 +213,30 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
         {**GRANITE, **EAGER, "num_local_experts": 5, "num_experts_per_tok": 2},
     ),
     "jamba, experts": ("Jamba", {**JAMBA, **EAGER, "num_experts": 4, "num_experts_per_tok": 2}),
+    "qwen3_next, experts": (
+        "Qwen3Next",
+        {
+            **COMMON,
+            **IDS,
+            **ATTENTION,
+            **EAGER,
+            "num_hidden_layers": 3,
+            "hidden_size": 16,
+            "head_dim": 8,
+            "layer_types": ["linear_attention", "linear_attention", "full_attention"],
+            "linear_num_key_heads": 2,
+            "linear_num_value_heads": 4,
+            "linear_key_head_dim": 6,
+            "linear_value_head_dim": 5,
+            "linear_conv_kernel_dim": 3,
+            "num_experts": 5,
+            "num_experts_per_tok": 2,
+            "moe_intermediate_size": 9,
+            "shared_expert_intermediate_size": 11,
+            "mlp_only_layers": [1],
+            "attention_bias": True,
+        },
+    ),
     "granite, rope": ("GraniteMoeHybrid", {**GRANITE, "position_embedding_type": "rope"}),
     "falcon_h1 without norm": ("FalconH1", FALCON),
     "falcon_h1 norm first": ("FalconH1", {**FALCON, "mamba_rms_norm": True}),
@@ -226,6 +250,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
 FAST = frozenset(
     {
         *("llama", "qwen3", "mamba2", "bamba", "granite, experts", "jamba, experts", "mamba"),
+        "qwen3_next, experts",
         *("falcon_h1, factors, biases, bounded steps", "nemotron_h, latent experts"),
     }
 )
