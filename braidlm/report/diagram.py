@@ -48,6 +48,8 @@ class Cell:
 
     kinds: tuple[str, ...]
     fusion: str = ""
+    shared: str = ""
+    """The letter, where all its uses have one set of weights."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,11 @@ def cells(config: dict[str, Any]) -> list[Cell]:
     except InputError:
         return _by_letters(config.get("model"))
     return [
-        Cell(tuple(_kind(branch) for branch in layer.branches), _fusion(layer.fusion))
+        Cell(
+            tuple(_kind(branch) for branch in layer.branches),
+            _fusion(layer.fusion),
+            layer.symbol if layer.wiring.shared else "",
+        )
         for layer in sublayers
     ]
 
@@ -210,11 +216,11 @@ def _times(count: int, x: float, y: float) -> str:
 
 def _cell(cell: Cell, left: float, right: float, top: float) -> tuple[str, float]:
     if len(cell.kinds) == 1:
-        return _box(cell.kinds[0], left, right, top), top + BOX + GAP
+        return _box(cell.kinds[0], left, right, top, cell.shared), top + BOX + GAP
     gap = 5.0
     width = (right - left - gap * (len(cell.kinds) - 1)) / len(cell.kinds)
     boxes = "".join(
-        _box(kind, left + i * (width + gap), left + i * (width + gap) + width, top)
+        _box(kind, left + i * (width + gap), left + i * (width + gap) + width, top, cell.shared)
         for i, kind in enumerate(cell.kinds)
     )
     fuse = top + BOX + 2
@@ -227,14 +233,17 @@ def _cell(cell: Cell, left: float, right: float, top: float) -> tuple[str, float
     return boxes + bar + said, fuse + 15 + GAP
 
 
-def _box(kind: str, left: float, right: float, top: float) -> str:
-    name = label(kind)
+def _box(kind: str, left: float, right: float, top: float, shared: str = "") -> str:
+    """One mixer; boxes of one shared letter hold the same weights, and carry that letter."""
+    whole = f"{label(kind)}, shared {shared}" if shared else label(kind)
+    name = whole
     if len(name) * 6.4 > right - left - 4:
-        name = _cut(_SHORT.get(kind, name), right - left - 4, 6.4)
+        name = f"{_SHORT.get(kind, label(kind))} {shared}".rstrip()
+        name = _cut(name, right - left - 4, 6.4)
     rect = (
         f'<rect class="box {kind_class(kind)}" x="{svg.n(left)}" y="{svg.n(top)}" '
         f'width="{svg.n(right - left)}" height="{svg.n(BOX)}" rx="4">'
-        f"<title>{svg.escape(label(kind))}</title></rect>"
+        f"<title>{svg.escape(whole)}</title></rect>"
     )
     return rect + svg.text((left + right) / 2, top + 15, name, anchor="middle", cls="name")
 

@@ -43,6 +43,17 @@ def test_windowed_attention_has_a_box_of_its_own():
     assert "window attention" in draw([W], "x")
 
 
+def test_a_shared_letter_is_on_all_its_boxes():
+    shared = {"*": {"shared": True}, "A": {"kind": "attention", "shared": True}}
+    items = cells(config("M*MAM*", mixers=shared))
+    assert [item.shared for item in items] == ["", "*", "", "A", "", "*"]
+    assert fold(items) == tuple(items)  # A repeats nothing: its weights are others
+    drawn = draw(items, "x")
+    assert drawn.count("attention, shared *</title>") == 2
+    assert drawn.count("attention, shared A</title>") == 1
+    assert ">attention, shared A</text>" in drawn
+
+
 def test_a_parallel_sublayer_shows_its_branches_and_its_fusion():
     items = cells(config("{M*}-", fusion={"combine": "mean", "norm": "rms"}))
     assert items == [Cell(("mamba2", "attention"), "mean, rms"), F]
