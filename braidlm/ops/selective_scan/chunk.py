@@ -31,8 +31,6 @@ def scan_chunk(
     batch, length, width = x.shape
     wide = state_dtype(x.dtype)
     dt = dt.to(wide)
-    if segments is not None:
-        dt = dt * segments.is_real[..., None]
     n_docs = batch if segments is None else segments.n_docs
     A = A.to(wide).t().contiguous()
     zeros = A.new_zeros(1, *A.shape)

@@ -25,7 +25,7 @@ class Inputs(NamedTuple):
     x: Tensor
     """(B, T, I)"""
     dt: Tensor
-    """(B, T, I), at least fp32 as are A, D and the states; zero at padding"""
+    """(B, T, I), at least fp32 as are A, D and the states"""
     A: Tensor
     """(N, I)"""
     B: Tensor
