@@ -37,7 +37,7 @@ def cell(verdict: Verdict) -> str:
 
 def main() -> None:
     """Print a row per family as it is judged."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("families", nargs="*", default=list(TINY))
     parser.add_argument("--laws", nargs="+", default=[n for n in NAMES if n != "accounting"])
     parser.add_argument("--dtype", default="fp32")
