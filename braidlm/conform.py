@@ -171,11 +171,11 @@ def _told(v: Verdict) -> str:
     also = f" ({v.reason})" if v.reason else ""
     if v.error is None:
         return v.hint + also
-    size = f"{v.error:.1e} {v.unit}, tolerance {v.tolerance:.0e}"
+    size = f"{v.error:.2g} {v.unit}, tolerance {v.tolerance:.2g}"
     if v.status == "pass":
         return size + also
     place = f", first at position {v.first_position}" if v.first_position is not None else ""
-    again = f", {v.in_fp64:.1e} in fp64" if v.in_fp64 is not None else ""
+    again = f", {v.in_fp64:.2g} in fp64" if v.in_fp64 is not None else ""
     return f"{size}{again}{place}: {v.case}; {v.hint}{also}"
 
 

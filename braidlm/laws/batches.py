@@ -52,7 +52,7 @@ def _padded(subject: Subject, plan: Plan, side: str) -> Iterator[Gap]:
                 found = torch.cat([found, after[row]])
                 expected = torch.cat([expected, last], dim=1)
             then = " and a step" if goes_on else ""
-            case = f"{n} tokens{then}, padded on the {side} to {longest}"
+            case = f"row of {n}{then}, padded on the {side} to {longest}"
             yield gap(case, found, expected[0])
 
 

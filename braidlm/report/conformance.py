@@ -7,7 +7,7 @@ from typing import Any
 
 from braidlm.report.html import Cell, Head, Markup, join, plain_table, table, tag
 from braidlm.report.page import checked, document, section, write
-from braidlm.report.units import MISSING, listing
+from braidlm.report.units import MISSING, listing, plain
 
 WORDS = {"pass": "pass", "fail": "FAIL", "not applicable": "not applicable"}
 HEADS = (
@@ -77,15 +77,21 @@ def _failures(verdicts: list[dict[str, Any]]) -> list[Markup]:
     ]
 
 
-def _told(verdict: dict[str, Any]) -> str:
-    again = verdict["in_fp64"]
-    in_fp64 = f" In fp64 throughout the error is {again:.1e}." if again is not None else ""
-    hint = verdict["hint"]
-    return f"{hint[:1].upper()}{hint[1:]}.{in_fp64}"
+def _told(v: dict[str, Any]) -> str:
+    """Size, place, whether it is rounding, where to look, and what it may follow from."""
+    hint = f"{v['hint'][:1].upper()}{v['hint'][1:]}."
+    if v["error"] is None:
+        return hint
+    first = v["first_position"]
+    place = f", first at position {first}" if first is not None else ""
+    again = v["in_fp64"]
+    in_fp64 = f" In fp64 throughout it is {plain(again)}." if again is not None else ""
+    after = f" ({v['reason']})" if v["reason"] else ""
+    return f"{plain(v['error'])} {v['unit']}{place}: {v['case']}.{in_fp64} {hint}{after}"
 
 
 def _laws(verdicts: list[dict[str, Any]]) -> Markup:
-    return table(HEADS, map(_row, verdicts), name="Laws", cls="pin")
+    return table(HEADS, map(_row, verdicts), name="Laws", cls="pin laws")
 
 
 def _row(v: dict[str, Any]) -> list[Cell]:
@@ -95,17 +101,11 @@ def _row(v: dict[str, Any]) -> list[Cell]:
     return [
         Cell(join([v["law"].replace("_", " "), tag("small", f" {v['says']}")])),
         Cell(shown),
-        Cell(_number(v["error"]), cls="num"),
-        Cell(join([_number(v["tolerance"]), tag("small", v["unit"])]), cls="num"),
+        Cell(plain(v["error"]), cls="num"),
+        Cell(join([plain(v["tolerance"]), tag("small", v["unit"])]), cls="num"),
         Cell(first, cls="num"),
         Cell(v["reason"] if v["status"] == "not applicable" else v["case"]),
     ]
-
-
-def _number(value: float | None) -> str:
-    if value is None:
-        return MISSING
-    return f"{value:.1e}" if value else "0"
 
 
 def _reproduce(env: dict[str, Any]) -> Markup:

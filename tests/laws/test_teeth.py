@@ -164,8 +164,8 @@ def test_without_a_fault_nothing_is_found():
     [
         (LeakPastChunk, "causality", 7, "29 tokens, token 8 changed"),
         (LeakBetweenDocuments, "packed", 0, "document 1 of 1, 2, 8, 9 tokens"),
-        (LeakFromTheLeft, "left_padding", 0, "3 tokens and a step, padded on the left to 5"),
-        (LeakFromTheRight, "right_padding", 3, "3 tokens and a step, padded on the right to 5"),
+        (LeakFromTheLeft, "left_padding", 0, "row of 3 and a step, padded on the left to 5"),
+        (LeakFromTheRight, "right_padding", 3, "row of 3 and a step, padded on the right to 5"),
         (CacheOffByOne, "steps", 1, "a prefill of 1, then 4 single steps"),
         (ClampInOnePath, "steps", 1, "a prefill of 1, then 4 single steps"),
         (StateFromNothing, "continuation", 1, "a prefill of 1, then 4 in one call"),
