@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -10,9 +11,11 @@ from torch import Tensor, nn
 from braidlm import mixers
 from braidlm.adapters import Adapters
 from braidlm.arch import Spec, Sublayer
+from braidlm.mixers.keys import shares_keys
 from braidlm.mixers.norm import RMSNorm
 from braidlm.mixers.room import reserve
 from braidlm.mixers.telemetry import telemetry
+from braidlm.ops.attention import Lent
 from braidlm.ops.scaled import scaled
 from braidlm.parallel import Parallel
 from braidlm.segments import Segments
@@ -27,6 +30,8 @@ class Stream(NamedTuple):
     """(B, T, d_model): the embedded tokens, for sublayers that read them again."""
     handed: Tensor | None = None
     """(B, T, d_model): what the last sublayer hands to the next one beside the stream."""
+    keys: Mapping[str, Lent] = {}
+    """Keys and values of this call that later sublayers have too, by the letter that made them."""
     aux: dict[str, Tensor] | None = None
     """What the router of the sublayer that made this tells, {} without one; None: nobody asks."""
 
@@ -39,7 +44,9 @@ class Single(nn.Module):
         (config,) = sublayer.branches
         self.factors = (config.in_multiplier, config.out_multiplier)
         width = sublayer.input_width(spec.d_model)
-        self.mixer = mixers.build(config, width, spec.norm_eps, spec.norm_offset)
+        lends_as = spec.lends_as(sublayer.symbol)
+        self.mixer = mixers.build(config, width, spec.norm_eps, spec.norm_offset, lends_as)
+        self.shares_keys = shares_keys(self.mixer)
         self.out_proj = None
         if not config.has_own_output:
             self.out_proj = nn.Linear(config.width, spec.d_model, bias=config.out_bias)
@@ -58,8 +65,10 @@ class Single(nn.Module):
         """Return the mixer's state with room for `n_tokens` more per document."""
         return reserve(self.mixer, state, n_tokens)
 
-    def telemetry(self, x: Tensor, segments: Segments | None) -> dict[str, Tensor]:
-        """Tell what the mixer tells."""
+    def telemetry(
+        self, x: Tensor, segments: Segments | None, keys: dict[str, Lent] | None = None
+    ) -> dict[str, Tensor]:
+        """Tell what the mixer tells; of keys there is nothing to tell."""
         return telemetry(self.mixer, scaled(x, self.factors[0]), segments)
 
     def forward(
@@ -70,18 +79,20 @@ class Single(nn.Module):
         return_state: bool,
         aux: dict[str, Tensor] | None = None,
         adapters: Adapters | None = None,
+        keys: dict[str, Lent] | None = None,
     ) -> tuple[Tensor, Any]:
         """Map x (B, T, input width) to the sublayer's output (B, T, d_model).
 
         `aux` is filled by a mixer with a router, and given only to such a one; `adapters` are those
-        of this use.
+        of this use; `keys` is what is lent in this call, for one that borrows or lends.
         """
         x = scaled(x, self.factors[0])
         if adapters is not None:
             p = self.mixer.in_proj(x) + adapters(x)  # pyright: ignore[reportCallIssue]
-            u, state = self.mixer.projected(p, segments, state, return_state)  # pyright: ignore
+            asked = (keys,) if self.shares_keys else ()
+            u, state = self.mixer.projected(p, segments, state, return_state, *asked)  # pyright: ignore
         else:
-            asked = () if aux is None else (aux,)
+            asked = tuple(given for given in (aux, keys) if given is not None)
             u, state = self.mixer(x, segments, state, return_state, *asked)
         return scaled(u if self.out_proj is None else self.out_proj(u), self.factors[1]), state
 
@@ -124,7 +135,8 @@ class Block(nn.Module):
 
     def telemetry(self, stream: Stream, segments: Segments | None) -> dict[str, Tensor]:
         """Tell what the sublayer tells of this stream."""
-        return telemetry(self.mix, self._read(stream), segments)
+        asked = {"keys": dict(stream.keys)} if self.mix.shares_keys else {}
+        return telemetry(self.mix, self._read(stream), segments, **asked)
 
     def forward(
         self, stream: Stream, segments: Segments | None, state: Any, return_state: bool
@@ -133,6 +145,9 @@ class Block(nn.Module):
         aux: dict[str, Tensor] | None = None if stream.aux is None else {}
         asked = {"aux": aux} if self.has_router else {}
         asked |= {} if self.adapters is None else {"adapters": self.adapters}
+        if self.mix.shares_keys:  # a copy: what is computed again must not change what was given
+            keys = dict(stream.keys)
+            asked, stream = {**asked, "keys": keys}, stream._replace(keys=keys)
         y, state = self.mix(self._read(stream), segments, state, return_state, **asked)
         y = self.norm(y) if self.is_post_normed else y
         y = y if self.use_proj is None else self.use_proj(y)

@@ -13,10 +13,11 @@ from torch import Tensor, nn
 
 from braidlm import combine, mixers
 from braidlm.arch import Spec, Sublayer
+from braidlm.mixers.keys import shares_keys
 from braidlm.mixers.norm import RMSNorm
 from braidlm.mixers.room import reserve
 from braidlm.mixers.telemetry import real, rms, telemetry
-from braidlm.ops.attention import KVCache
+from braidlm.ops.attention import KVCache, Lent
 from braidlm.ops.scaled import scaled
 from braidlm.segments import Segments
 
@@ -38,10 +39,12 @@ class Parallel(nn.Module):
         fusion = sublayer.fusion
         assert fusion is not None
         widths = [b.width for b in sublayer.branches]
+        width = sublayer.input_width(spec.d_model)
         self.branches = nn.ModuleList(
-            mixers.build(b, sublayer.input_width(spec.d_model), spec.norm_eps, spec.norm_offset)
-            for b in sublayer.branches
+            mixers.build(b, width, spec.norm_eps, spec.norm_offset, spec.lends_as(letter))
+            for letter, b in zip(sublayer.letters, sublayer.branches, strict=True)
         )
+        self.shares_keys = any(shares_keys(branch) for branch in self.branches)
         self.in_multipliers = tuple(b.in_multiplier for b in sublayer.branches)
         groups = [b.n_norm_groups if fusion.norm == "group" else 1 for b in sublayer.branches]
         has_norm = fusion.norm != "none"
@@ -65,23 +68,37 @@ class Parallel(nn.Module):
         self.combine.reset_parameters(std, out_std)
 
     def forward(
-        self, x: Tensor, segments: Segments | None, state: ParallelState | None, return_state: bool
+        self,
+        x: Tensor,
+        segments: Segments | None,
+        state: ParallelState | None,
+        return_state: bool,
+        keys: dict[str, Lent] | None = None,
     ) -> tuple[Tensor, ParallelState | None]:
-        """Map x (B, T, d_model) to the sublayer's output of the same shape."""
-        v, after = self._outputs(x, segments, state, return_state)
+        """Map x (B, T, d_model) to the sublayer's output of the same shape.
+
+        `keys` is what is lent in this call, by letter; branches that lend add to it.
+        """
+        v, after = self._outputs(x, segments, state, return_state, keys)
         cache = state.fusion if state is not None else None
         y, cache = self.combine(v, x, segments, cache, return_state)
         return y, ParallelState(tuple(after), cache) if return_state else None
 
     def _outputs(
-        self, x: Tensor, segments: Segments | None, state: ParallelState | None, return_state: bool
+        self,
+        x: Tensor,
+        segments: Segments | None,
+        state: ParallelState | None,
+        return_state: bool,
+        keys: dict[str, Lent] | None = None,
     ) -> tuple[list[Tensor], list[Any]]:
         """What is combined: v_i (B, T, w_i), and the states of the branches."""
         before = state.branches if state is not None else (None,) * len(self.branches)
         outputs, after = [], []
         parts = zip(self.branches, self.in_multipliers, self.norms, before, strict=True)
         for branch, factor, norm, old in parts:
-            u, new = branch(scaled(x, factor), segments, old, return_state)
+            asked = (keys,) if shares_keys(branch) else ()
+            u, new = branch(scaled(x, factor), segments, old, return_state, *asked)
             outputs.append(norm(u))
             after.append(new)
         for place, scale in enumerate(self.scales, len(outputs) - len(self.scales)):
@@ -94,12 +111,14 @@ class Parallel(nn.Module):
         branches = tuple(reserve(branch, old, n_tokens) for branch, old in pairs)
         return ParallelState(branches, reserve(self.combine, state.fusion, n_tokens))
 
-    def telemetry(self, x: Tensor, segments: Segments | None) -> dict[str, Tensor]:
+    def telemetry(
+        self, x: Tensor, segments: Segments | None, keys: dict[str, Lent] | None = None
+    ) -> dict[str, Tensor]:
         """Tell what the branches tell, and each branch's contribution as `rms`.
 
         It is the rms of what the output loses when v_i is zero: of W_i v_i where outputs are added.
         """
-        v, _ = self._outputs(x, segments, None, False)
+        v, _ = self._outputs(x, segments, None, False, keys)
         whole, _ = self.combine(v, x, segments, None, False)
         found: dict[str, Tensor] = {}
         for i, branch in enumerate(self.branches):

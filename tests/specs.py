@@ -19,6 +19,7 @@ MLA: dict[str, Any] = {
     "v_head_dim": 5,
 }
 WINDOW = {"W": {**ATTENTION, "window": 5}}
+FROM_W: dict[str, Any] = {"kv_from": "W"}
 MOE: dict[str, Any] = {"n_experts": 6, "top_k": 2, "d_ff": 10}
 
 
@@ -253,6 +254,44 @@ WHOLE = {
     "parallel hybrid, untied": spec("M-{M*}-", tie_embeddings=False, depth_scaled_init=True),
 }
 
+LENT = {
+    "keys lent (Hymba)": spec("WB-BWB", mixers={**WINDOW, "B": {"kind": "attention"} | FROM_W}),
+    "all keys lent, other options": spec(
+        "*AM*A",
+        mixers={
+            "*": {"qk_norm": "head", "v_head_dim": 6, "in_bias": True},
+            "A": {
+                "kind": "attention",
+                "kv_from": "*",
+                "n_heads": 2,
+                "qk_norm": "width",
+                "sink_logit": True,
+                "output_gate": "channel",
+                "softmax_scale": 0.7,
+            },
+        },
+    ),
+    "keys lent between branches, meta tokens (Hymba)": spec(
+        "{SW}-{SB}-{SA}-B",
+        n_meta_tokens=3,
+        fusion={"combine": "mean", "norm": "rms", "projection": "joint"},
+        mixers={
+            "S": {"d_inner": 16, "d_conv": 3, "dt_bc_norm": "rms"},
+            **WINDOW,
+            "B": {"kind": "attention"} | FROM_W,
+            "A": {"kind": "attention", **ATTENTION},
+        },
+    ),
+    "keys lent, ring with sinks, multi-query, shared weights": spec(
+        "WB-WB",
+        mixers={
+            "W": {**ATTENTION, "window": 3, "n_sinks": 2, "n_kv_heads": 1, "shared": True},
+            "B": {"kind": "attention", "shared": True, "lora_rank": 2} | FROM_W,
+        },
+    ),
+}
+"""Attention with the keys and values of an earlier one."""
+
 META = {
     "meta tokens": spec("M*W", n_meta_tokens=3, mixers=WINDOW),
     "meta tokens that a window loses": spec(
@@ -350,4 +389,4 @@ SHARED = {
 }
 """Sublayers with one set of weights, and those that read or write beside the stream."""
 
-ALL = SINGLE | PARALLEL | WHOLE | MUP | WIRED | SHARED | META
+ALL = SINGLE | PARALLEL | WHOLE | MUP | WIRED | SHARED | META | LENT

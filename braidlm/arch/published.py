@@ -196,7 +196,7 @@ def _bae_params(mixer: MixerConfig, d_model: int) -> int:
         return mixer.n_params(d_model) + mixer.width * d_model
     raise InputError(
         f"convention = 'bae': its formulas need attention with v_head_dim = head_dim and without "
-        "gate, norms and sink logit, and mamba2 with n_groups = 1, "
+        "gate, norms, sink logit and keys of another, and mamba2 with n_groups = 1, "
         f"not {_shape(mixer)}; use the exact count"
     )
 
@@ -222,7 +222,12 @@ def _refuse_biases(mixer: MixerConfig) -> None:
 
 def _is_plain(mixer: AttentionConfig) -> bool:
     """Whether q, k, v of one width are all the parameters, as the formula has it."""
-    bare = mixer.qk_norm == "none" and mixer.output_gate == "none" and not mixer.sink_logit
+    bare = (
+        mixer.qk_norm == "none"
+        and mixer.kv_from is None
+        and mixer.output_gate == "none"
+        and not mixer.sink_logit
+    )
     return bare and mixer.v_head_dim == mixer.head_dim
 
 

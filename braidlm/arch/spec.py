@@ -7,7 +7,7 @@ from typing import Any, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from braidlm.arch import defaults
+from braidlm.arch import defaults, lending
 from braidlm.arch.config import Config, nearest
 from braidlm.arch.fusion import ATTENDING, Fusion
 from braidlm.arch.letters import (
@@ -97,12 +97,7 @@ class Spec(Config):
         for letter in sorted({*_used(data), *(x for g in groups for x in g)} - set(parallel)):
             if letter not in mixers:
                 mixers[letter] = {"kind": default_kind(letter, [*mixers, *parallel])}
-        mixers = {
-            k: defaults.fill(defaults.of_letter(k, v), d_model, f"mixers.{k}")
-            for k, v in mixers.items()
-        }
-        n_meta = data.get("n_meta_tokens", 0)
-        mixers = {k: defaults.see_meta_tokens(v, n_meta) for k, v in mixers.items()}
+        mixers = _complete(mixers, d_model, data.get("n_meta_tokens", 0))
         return {
             "init_std": _init_std(data, d_model),
             **data,
@@ -132,6 +127,7 @@ class Spec(Config):
         if clash:
             raise InputError(f"letter '{min(clash)}' is declared both as a mixer and as parallel")
         check(self.sublayers)
+        lending.check(self.sublayers)
         return self
 
     @cached_property
@@ -155,6 +151,16 @@ class Spec(Config):
             out.append(Sublayer(index, symbol, names, branches, fusion, wiring, owner))
         return tuple(out)
 
+    @cached_property
+    def lenders(self) -> frozenset[str]:
+        """Letters whose keys and values other letters have."""
+        names = (getattr(x.mixer, "kv_from", None) for x in self.mixers)
+        return frozenset(name for name in names if name is not None)
+
+    def lends_as(self, letter: str) -> str:
+        """Return the letter by which others have its keys and values; "" if none has them."""
+        return letter if letter in self.lenders else ""
+
     @property
     def n_layers(self) -> int:
         """Number of residual sublayers."""
@@ -177,6 +183,21 @@ class Spec(Config):
     def logits_scale(self) -> float:
         """Factor on the logits: `logits_multiplier`, with muP over the width ratio."""
         return self.logits_multiplier / self.width_ratio
+
+
+def _complete(
+    mixers: dict[str, dict[str, Any]], d_model: int, n_meta: Any
+) -> dict[str, dict[str, Any]]:
+    """Make every size of every mixer explicit, lenders of keys before their borrowers."""
+    full: dict[str, dict[str, Any]] = {}
+    lenders = {k: lending.lender_in(v, mixers, f"mixers.{k}") for k, v in mixers.items()}
+    for letter in sorted(mixers, key=lambda k: lenders[k] is not None):
+        fields, lender = mixers[letter], lenders[letter]
+        if lender is not None:
+            fields = lending.with_lenders_sizes(fields, full[lender])
+        fields = defaults.fill(defaults.of_letter(letter, fields), d_model, f"mixers.{letter}")
+        full[letter] = defaults.see_meta_tokens(fields, n_meta)
+    return full
 
 
 def _init_std(data: dict[str, Any], d_model: int) -> float:

@@ -46,16 +46,22 @@ class Mixer(Protocol):
 
 
 def build(
-    config: MixerConfig, d_model: int, norm_eps: float, norm_offset: float = 0.0
+    config: MixerConfig,
+    d_model: int,
+    norm_eps: float,
+    norm_offset: float = 0.0,
+    lends_as: str = "",
 ) -> Attention | GatedDeltaNet | KDA | Mamba1 | Mamba2 | MLA | MLP | MoE:
     """Build the mixer that `config` declares, for an input of width `d_model`.
+
+    An attention with `lends_as` lends its keys and values by that letter.
 
     Raises:
         ValueError: for a declaration without a module.
     """
     match config:
         case AttentionConfig():
-            return Attention(config, d_model, norm_eps, norm_offset)
+            return Attention(config, d_model, norm_eps, norm_offset, lends_as)
         case Mamba1Config():
             return Mamba1(config, d_model)
         case GatedDeltaNetConfig():

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from braidlm.arch.mixers import AttentionConfig, RopeScaling
 from braidlm.mixers.norm import RMSNorm
-from braidlm.ops.attention import KVCache, attention, reserve
+from braidlm.ops.attention import KVCache, Lent, attention, kept, lend, reserve
 from braidlm.ops.position_scale import LogScale, StepScale, position_scale
 from braidlm.ops.rope import LinearScaling, Llama3Scaling, apply_rope, rope_frequencies
 from braidlm.ops.scaled import scaled
@@ -18,26 +18,32 @@ class Attention(nn.Module):
     """Attention whose state is a `KVCache` of rotated keys and values, one per document.
 
     Positions stay absolute under a window: a key keeps the angle that it was written with, and so
-    do the sinks, from which the distance grows.
+    do the sinks, from which the distance grows. A borrower (`kv_from`) has no keys, values and
+    cache of its own: it asks what another module has written for the same tokens.
     """
 
     inv_freq: Tensor
     sink_logits: nn.Parameter | None
 
     def __init__(
-        self, config: AttentionConfig, d_model: int, norm_eps: float, norm_offset: float = 0.0
+        self,
+        config: AttentionConfig,
+        d_model: int,
+        norm_eps: float,
+        norm_offset: float = 0.0,
+        lends_as: str = "",
     ) -> None:
         super().__init__()
+        self.kv_from, self.lends_as = config.kv_from or "", lends_as
         self.n_heads, self.n_kv_heads = config.n_heads, config.n_kv_heads
         self.head_dim, self.v_head_dim = config.head_dim, config.v_head_dim
         self.scale, self.window, self.n_sinks = config.softmax_scale, config.window, config.n_sinks
         self.rope = (config.rope_dim, config.rope_theta, scaling(config.rope_scaling))
-        self.widths = [
-            config.n_heads * config.head_dim,
-            config.n_kv_heads * config.head_dim,
-            config.n_kv_heads * config.v_head_dim,
-        ]
-        if config.gate_width:
+        self.widths = [config.n_heads * config.head_dim]
+        if not self.kv_from:
+            self.widths += [config.n_kv_heads * w for w in (config.head_dim, config.v_head_dim)]
+        self.has_gate = bool(config.gate_width)
+        if self.has_gate:
             self.widths.append(config.gate_width)
         self.in_proj = nn.Linear(d_model, config.in_proj_width, bias=config.in_bias)
         self.key_multiplier = config.key_multiplier
@@ -77,30 +83,96 @@ class Attention(nn.Module):
         if self.rope[0]:
             self.inv_freq.copy_(rope_frequencies(*self.rope))
 
+    @property
+    def shares_keys(self) -> bool:
+        """Whether `forward` takes keys that are lent, or lends some."""
+        return bool(self.kv_from or self.lends_as)
+
     def forward(
-        self, x: Tensor, segments: Segments | None, state: KVCache | None, return_state: bool
+        self,
+        x: Tensor,
+        segments: Segments | None,
+        state: KVCache | None,
+        return_state: bool,
+        keys: dict[str, Lent] | None = None,
     ) -> tuple[Tensor, KVCache | None]:
-        """Map x (B, T, d_model) to u (B, T, n_heads * v_head_dim)."""
-        return self.projected(self.in_proj(x), segments, state, return_state)
+        """Map x (B, T, d_model) to u (B, T, n_heads * v_head_dim).
+
+        `keys` holds what earlier sublayers of this call have lent, by letter; a lender adds to it.
+        """
+        return self.projected(self.in_proj(x), segments, state, return_state, keys)
 
     def projected(
-        self, p: Tensor, segments: Segments | None, state: KVCache | None, return_state: bool
+        self,
+        p: Tensor,
+        segments: Segments | None,
+        state: KVCache | None,
+        return_state: bool,
+        keys: dict[str, Lent] | None = None,
     ) -> tuple[Tensor, KVCache | None]:
         """Go on from p (B, T, in_proj_width), what the input projection gives."""
+        q, own, gate = self._parts(p)
+        q = self._normed(q, self.q_norm, self.n_heads)
+        if self.kv_from:
+            assert keys is not None
+            k, v, cache = keys[self.kv_from]
+            q = self._asking(q, self._positions(p, segments, cache))
+            u, _ = self._attend(q, k, v, segments, cache, False)
+            return self._gated(u, gate), None
+        k, v = own
+        k = self._normed(scaled(k, self.key_multiplier), self.k_norm, self.n_kv_heads)
+        v = v.unflatten(-1, (self.n_kv_heads, self.v_head_dim))
+        positions = self._positions(p, segments, state)
+        q, k = self._asking(q, positions), self._turned(k, positions)
+        before = kept(state, p.shape[1], self.window) if self.lends_as else None
+        u, after = self._attend(q, k, v, segments, state, return_state)
+        if self.lends_as and keys is not None:
+            keys[self.lends_as] = lend(k, v, before, after, self.window)
+        return self._gated(u, gate), after
+
+    def _parts(self, p: Tensor) -> tuple[Tensor, list[Tensor], Tensor | None]:
+        """Cut what is projected: q; k and v, unless they are lent; the gate or None."""
+        q, *rest = p.split(self.widths, dim=-1) if len(self.widths) > 1 else [p]
+        return q, rest[:2] if not self.kv_from else [], rest[-1] if self.has_gate else None
+
+    def _positions(
+        self, p: Tensor, segments: Segments | None, cache: KVCache | None
+    ) -> Tensor | None:
+        """Positions (B, T) behind those of the cache; None where nobody asks."""
+        offset = None if cache is None else cache.length
         batch, length, _ = p.shape
-        q, k, v, *gate = p.split(self.widths, dim=-1)
-        q, k = self._normed(q, scaled(k, self.key_multiplier))
-        v = v.view(batch, length, self.n_kv_heads, self.v_head_dim)
-        if self.rope[0] or self.position_scale is not None:
-            offset = None if state is None else state.length
-            positions = token_positions(batch, length, segments, offset, p.device)
-            q, k = self._placed(q, k, positions)
-        u, new_state = attention(
+        if not self.rope[0] and self.position_scale is None:
+            return None
+        return token_positions(batch, length, segments, offset, p.device)
+
+    def _asking(self, q: Tensor, positions: Tensor | None) -> Tensor:
+        """Tell queries (B, T, heads, P) their positions (B, T): by angles, and by their lengths."""
+        q = self._turned(q, positions)
+        if positions is None or self.position_scale is None:
+            return q
+        return q * position_scale(positions, self.position_scale, q.dtype)[..., None, None]
+
+    def _turned(self, x: Tensor, positions: Tensor | None) -> Tensor:
+        """Rotate queries or keys (B, T, heads, P)."""
+        if positions is None or not self.rope[0]:
+            return x
+        return apply_rope(x, positions, self.inv_freq)
+
+    def _attend(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        segments: Segments | None,
+        cache: KVCache | None,
+        return_state: bool,
+    ) -> tuple[Tensor, KVCache | None]:
+        return attention(
             q,
             k,
             v,
             segments=segments,
-            cache=state,
+            cache=cache,
             scale=self.scale,
             window=self.window,
             n_sinks=self.n_sinks,
@@ -108,29 +180,19 @@ class Attention(nn.Module):
             softcap=self.softcap,
             return_state=return_state,
         )
-        if gate:  # one factor for a whole head is spread over its channels
-            u = u * gate[0].view(batch, length, self.n_heads, -1).sigmoid()
-        return u.flatten(2), new_state
 
-    def _placed(self, q: Tensor, k: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """Tell q, k (B, T, heads, P) their positions (B, T): by angles, and by queries' lengths."""
-        if self.rope[0]:
-            q = apply_rope(q, positions, self.inv_freq)
-            k = apply_rope(k, positions, self.inv_freq)
-        if self.position_scale is not None:
-            factor = position_scale(positions, self.position_scale, q.dtype)
-            q = q * factor[..., None, None]
-        return q, k
+    def _gated(self, u: Tensor, gate: Tensor | None) -> Tensor:
+        """u (B, T, heads, Dv) -> (B, T, heads * Dv); a factor of a head is for all its channels."""
+        if gate is not None:
+            u = u * gate.unflatten(-1, (self.n_heads, -1)).sigmoid()
+        return u.flatten(2)
 
-    def _normed(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
-        """Projected q, k (B, T, heads * P) -> (B, T, heads, P), normed over P or before the cut."""
-        if self.q_norm is not None and self.k_norm is not None and not self.norms_heads:
-            q, k = self.q_norm(q), self.k_norm(k)
-        q = q.unflatten(-1, (self.n_heads, self.head_dim))
-        k = k.unflatten(-1, (self.n_kv_heads, self.head_dim))
-        if self.q_norm is not None and self.k_norm is not None and self.norms_heads:
-            q, k = self.q_norm(q), self.k_norm(k)
-        return q, k
+    def _normed(self, x: Tensor, norm: RMSNorm | None, n_heads: int) -> Tensor:
+        """Projected (B, T, heads * P) -> (B, T, heads, P), normed over P or before the cut."""
+        if norm is not None and not self.norms_heads:
+            x = norm(x)
+        x = x.unflatten(-1, (n_heads, self.head_dim))
+        return norm(x) if norm is not None and self.norms_heads else x
 
 
 def scaling(s: RopeScaling | None) -> LinearScaling | Llama3Scaling | None:

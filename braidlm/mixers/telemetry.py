@@ -6,6 +6,8 @@ A mixer or a fusion that has something to tell has ``telemetry(x, segments)``, w
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -13,10 +15,12 @@ from braidlm.segments import Segments
 
 
 @torch.no_grad()
-def telemetry(module: nn.Module, x: Tensor, segments: Segments | None) -> dict[str, Tensor]:
+def telemetry(
+    module: nn.Module, x: Tensor, segments: Segments | None, **asked: Any
+) -> dict[str, Tensor]:
     """Return what `module` tells of the call with x (B, T, d_model); {} if it tells nothing."""
     tells = getattr(module, "telemetry", None)
-    return {} if tells is None else tells(x, segments)
+    return {} if tells is None else tells(x, segments, **asked)
 
 
 def real(x: Tensor, segments: Segments | None) -> Tensor:

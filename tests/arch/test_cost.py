@@ -214,6 +214,18 @@ def test_latent_attention_holds_what_deepseek_v3_says():
     assert c.sublayers[0].n_params - 7168 == 187_107_328
 
 
+def test_borrowed_keys_by_hand():
+    """The owner pays: queries and output alone are the borrower's, and no byte of a cache."""
+    options = {"qk_norm": "head", "output_gate": "head", "in_bias": True}
+    borrower = {"kind": "attention", "kv_from": "*"} | options
+    owner, row = sublayer_costs(declare("*B", {**HEADS, "B": borrower}), 10)
+    q, gate, o = 16 * 16, 16 * 4, 24 * 16
+    assert row.n_params == q + gate + o + (16 + 4) + 4 + 16
+    assert (row.kv_bytes, row.kv_bytes_per_token, row.state_bytes) == (0, 0, 0)
+    assert owner.kv_bytes == 10 * 40
+    assert row.model_flops == 2 * 10 * (q + gate + o) + 55 * 4 * 20
+
+
 def test_meta_tokens_by_hand():
     """A sequence is longer by them everywhere but in the head; decoding does not read them."""
     mixers = {"W": HEADS["*"] | {"window": 3}, "M": MAMBA["M"]}
@@ -381,6 +393,9 @@ SPECS = {
         fusion={"combine": "gate"},
     ),
     "latent attention": declare("+-+", {"+": LATENT | {"q_lora_rank": 8}}),
+    "borrowed keys": declare(
+        "*{MB}B", HEADS | MAMBA | {"B": {"kind": "attention", "kv_from": "*"}}
+    ),
     "meta tokens": declare("WM{M*}-", HEADS | MAMBA, n_meta_tokens=5, tie_embeddings=False),
     "two fusions": declare("{M*}P", parallel={"P": {"branches": "*M", "combine": "concat"}}),
 }

@@ -118,6 +118,9 @@ SPECS = {
         mixers=MIXERS | {"*": {"head_dim": 8, "n_heads": 8}},
         fusion={"combine": "merge_attention", "cross": {"window": 6}},
     ),
+    "borrowed keys": tiny(
+        "WN{MB}", mixers=MIXERS | {"B": {"kind": "attention", "kv_from": "W", "sink_logit": True}}
+    ),
     "meta tokens": tiny("MZ*W-", n_meta_tokens=4),
     "untied": tiny("M*", tie_embeddings=False),
     "shared, beside the stream": tiny(

@@ -178,6 +178,14 @@ def test_nvidia_counts_the_cache_of_a_cross_attention():
             1,
             "no biases of projections",
         ),
+        (
+            "bae",
+            {"pattern": "*B", "mixers": {"B": {"kind": "attention", "kv_from": "*"}}},
+            1,
+            "keys of *; use the",
+        ),
+        ("bae", {"pattern": "M", "n_meta_tokens": 3}, 1, "no meta tokens (n_meta_tokens = 3)"),
+        ("bae", {"pattern": "+"}, 1, "not MLAConfig; use"),
         ("bae", {"pattern": "-", "mixers": {"-": {"out_bias": True}}}, 1, "no biases of"),
     ],
 )

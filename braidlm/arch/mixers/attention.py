@@ -98,6 +98,17 @@ class AttentionConfig(MixerConfig):
     key_multiplier: float = Field(default=1.0, gt=0)
     """Factor on the keys as they leave their projection (Falcon-H1). Default: 1."""
 
+    kv_from: str | None = None
+    """Letter of an earlier attention whose keys and values this one has (Hymba). Default: none."""
+
+    @model_validator(mode="after")
+    def _keys_of_another_are_as_they_are(self) -> Self:
+        if self.kv_from is not None and self.key_multiplier != 1.0:
+            raise ValueError(
+                f"key_multiplier = {self.key_multiplier}: belongs to the letter that kv_from names"
+            )
+        return self
+
     @model_validator(mode="after")
     def _heads_divide(self) -> Self:
         if self.n_heads % self.n_kv_heads:
@@ -143,7 +154,8 @@ class AttentionConfig(MixerConfig):
         cap = "" if self.softcap is None else f", cap {self.softcap:g}"
         gate = "" if self.output_gate == "none" else f", gate per {self.output_gate}"
         norm += "" if self.position_scale is None else ", scale by position"
-        return norm + sink + cap + gate + (", bias" if self.in_bias else "")
+        lent = "" if self.kv_from is None else f", keys of {self.kv_from}"
+        return norm + sink + cap + gate + (", bias" if self.in_bias else "") + lent
 
     @property
     def n_norm_groups(self) -> int:
@@ -152,8 +164,8 @@ class AttentionConfig(MixerConfig):
 
     @property
     def kv_width(self) -> int:
-        """Channels of one token's keys and values together."""
-        return self.n_kv_heads * (self.head_dim + self.v_head_dim)
+        """Channels of one token's own keys and values together."""
+        return 0 if self.kv_from else self.n_kv_heads * (self.head_dim + self.v_head_dim)
 
     @property
     def qk_norm_widths(self) -> tuple[int, int]:
@@ -161,7 +173,7 @@ class AttentionConfig(MixerConfig):
         n_q, n_k = {"none": (0, 0), "head": (1, 1), "width": (self.n_heads, self.n_kv_heads)}[
             self.qk_norm
         ]
-        return n_q * self.head_dim, n_k * self.head_dim
+        return n_q * self.head_dim, 0 if self.kv_from else n_k * self.head_dim
 
     @property
     def gate_width(self) -> int:
@@ -171,13 +183,13 @@ class AttentionConfig(MixerConfig):
     @property
     def lora_widths(self) -> tuple[int, ...]:
         """Each of q, k, v and the gate by itself."""
-        head_widths = (self.head_dim, self.v_head_dim)
+        head_widths = () if self.kv_from else (self.head_dim, self.v_head_dim)
         gate = (self.gate_width,) if self.gate_width else ()
         return (self.n_heads * self.head_dim, *(self.n_kv_heads * w for w in head_widths), *gate)
 
     @property
     def in_proj_width(self) -> int:
-        """Outputs of the input projection: q, k, v, gate."""
+        """Outputs of the input projection: q, k, v, gate; of a borrower q, gate."""
         return self.n_heads * self.head_dim + self.kv_width + self.gate_width
 
     def n_params(self, d_model: int) -> int:

@@ -7,12 +7,13 @@ from torch import Tensor
 from braidlm.ops import dispatch
 from braidlm.ops.attention.cache import KVCache, Reserved, Window, reserve
 from braidlm.ops.attention.kernel import Scoring
+from braidlm.ops.attention.lent import Lent, kept, lend
 from braidlm.ops.attention.naive import attention_naive
 from braidlm.ops.attention.sdpa import attention_sdpa
 from braidlm.ops.dispatch import Call, Implementation, Operator, check_shape
 from braidlm.segments import Segments, check_segments
 
-__all__ = ["ATTENTION", "KVCache", "Reserved", "attention", "reserve"]
+__all__ = ["ATTENTION", "KVCache", "Lent", "Reserved", "attention", "kept", "lend", "reserve"]
 
 ATTENTION = Operator(
     "attention",
