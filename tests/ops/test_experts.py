@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from braidlm.errors import InputError
 from braidlm.ops import dispatch
 from braidlm.ops.experts import experts
+from braidlm.ops.experts.gathered import experts_gathered
 from braidlm.ops.experts.grouped import experts_grouped_mm
 from tests.ops.compare import assert_same, leaf, relative_l2
 from tests.tolerances import Tolerance
@@ -63,18 +64,21 @@ def test_gathered_is_dense(n, k, n_experts, gated):
     args = inputs(n, k, n_experts, gated=gated)
     x, _, weight, w_in, w_out = args
 
-    def form(impl):
-        return lambda: [experts(*args, gated=gated, impl=impl)]
+    def gathered():
+        return [experts_gathered(*args, F.silu, gated)]
 
-    assert_same(form("gathered"), form("dense"), [x, weight, w_in, w_out])
+    def dense():
+        return [experts(*args, gated=gated, impl="dense")]
+
+    assert_same(gathered, dense, [x, weight, w_in, w_out])
 
 
 def test_compiled_code_runs_what_asks_the_host_nothing():
-    dispatch.reset()
-    for n, form in ((2, "gathered"), (9, "dense")):
+    for n in (2, 9):  # as many choices as experts, and more
         args = [t.detach() for t in inputs(n, 2, 4)]
         fast = torch.compile(experts, fullgraph=True, backend="eager")
-        torch.testing.assert_close(fast(*args), experts(*args, impl=form), rtol=1e-12, atol=1e-12)
+        expected = experts(*args, impl="dense")
+        torch.testing.assert_close(fast(*args), expected, rtol=1e-12, atol=1e-12)
 
 
 @needs_grouped_mm
@@ -155,7 +159,7 @@ def test_the_choice_is_recorded_and_refused_with_a_reason():
     ):
         with pytest.raises(InputError, match=reason):
             experts(*args, impl=impl)
-    with pytest.raises(InputError, match="must be one of auto, grouped_mm, sorted"):
+    with pytest.raises(InputError, match="must be one of auto, gathered, grouped_mm"):
         experts(*args, impl="fast")
 
 
@@ -191,6 +195,19 @@ class TestOnAGpu:
         ours, dense = self.results(coarse, impl), self.results(coarse, "dense")
         for found, other, exact in zip(ours, dense, truth, strict=True):
             assert relative_l2(found, exact) <= 1.5 * relative_l2(other, exact)
+
+    def test_a_step_gathers_and_many_tokens_are_grouped(self):
+        for n, form in ((1, "gathered"), (100, "grouped_mm")):
+            args = [t.detach().cuda() for t in inputs(n, 4, 16, width=64, inner=48)]
+            dispatch.reset()
+            y = experts(
+                *(
+                    t.bfloat16() if i in (0, 3, 4) else t.float() if i == 2 else t
+                    for i, t in enumerate(args)
+                )
+            )
+            assert dispatch.used() == {"experts": form}
+            assert relative_l2(y, experts(*args, impl="dense")) < 0.02
 
     def test_gradients_have_the_same_bits_whenever_they_are_computed(self):
         args = inputs(1000, 4, 16, width=64, inner=48, dtype=torch.float32)
