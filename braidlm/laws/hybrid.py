@@ -124,5 +124,8 @@ def _dynamics(model: HybridLM) -> Iterator[Drawn]:
         elif leaf == "A_log" and hasattr(config, "A_init_min"):
             A = torch.exp(value)
             yield Drawn(f"{of}A", A, config.A_init_min, config.A_init_max, source)
+        elif leaf == "A_log":  # Mamba-1 begins every channel with 1 ... d_state
+            A = torch.exp(value) / torch.arange(1, value.shape[-1] + 1)
+            yield Drawn(f"{of}A / (1 ... {value.shape[-1]})", A, 1.0, 1.0, "Mamba")
         elif leaf == "D":
             yield Drawn(f"{of}D", value, 1.0, 1.0, "Mamba")

@@ -46,6 +46,43 @@ def test_selective_scans_lose_their_state_when_many_tokens_continue():
     assert verdict.in_fp64 > 0.1
 
 
+@pytest.mark.skipif(transformers.__version__ != "5.23.0", reason="measured on 5.23.0")
+class TestWhatIsKnownOf5230:
+    """Findings of docs/conformance.md; they are to change when transformers does."""
+
+    def verdict(self, family, law):
+        return conform.check(family, laws=[law], **SHORT)[law]
+
+    def test_one_clamp_in_one_path(self):
+        verdict = self.verdict("zamba2", "steps")
+        assert verdict.status == "fail"
+        assert verdict.in_fp64 is not None
+        assert verdict.in_fp64 > 1e-3
+
+    def test_packed_rows_are_kept_apart_refused_or_mixed(self):
+        assert self.verdict("qwen3", "packed").status == "pass"
+        refused = self.verdict("bamba", "packed")
+        assert refused.status == "not applicable"
+        assert "can't keep packed sequences apart" in refused.reason
+        assert self.verdict("mamba2", "packed").reason.startswith("its forward takes no position")
+        assert self.verdict("jamba", "packed").status == "fail"
+
+    @pytest.mark.parametrize(
+        ("family", "told"),
+        [
+            ("bamba", "dt in 1.313 to 1.313, should be 0.001 to 0.1"),
+            ("mamba2", "A in 1 to 18, should be 1 to 16"),
+            ("falcon_mamba", ""),
+            ("kimi_linear", ""),
+            ("olmo_hybrid", ""),
+        ],
+    )
+    def test_initial_values(self, family, told):
+        verdict = self.verdict(family, "initialisation")
+        assert verdict.status == ("fail" if told else "pass")
+        assert told in verdict.case
+
+
 class TestLoading:
     @pytest.fixture
     def folder(self, tmp_path):

@@ -13,7 +13,7 @@ from braidlm.laws.lively import enliven
 from braidlm.mixers.mamba2 import Dynamics, Mamba2, Mamba2State
 from braidlm.mixers.norm import RMSNorm
 from braidlm.model import HybridLM
-from tests.specs import spec
+from tests.specs import ALL, spec
 
 FOLLOWS = {law.name: set(law.follows) for law in LAWS}
 PRECISION = ("fp32", "bf16")
@@ -197,6 +197,23 @@ def test_a_wrong_initial_step_is_found(monkeypatch):
     verdict = only(conform.check(model, dtype="fp64", laws=SOUND), "initialisation")
     assert "dt in 1.313 to 1.313, should be 0.001 to 0.1" in verdict.case
     assert verdict.first_position is None
+
+
+def test_the_decay_of_a_selective_scan_is_held_to_its_ramp(monkeypatch):
+    model = HybridLM(ALL["mamba1"])
+    report = conform.check(model, laws=["initialisation"])
+    assert report.ok
+    assert report["initialisation"].n_cases == 3
+    mixer: Any = type(model.get_submodule("blocks.0.mix.mixer"))
+    inner = mixer.reset_parameters
+
+    def doubled(self, std):
+        inner(self, std)
+        next(p for n, p in self.named_parameters() if n.endswith("A_log")).data += 0.7
+
+    monkeypatch.setattr(mixer, "reset_parameters", doubled)
+    verdict = only(conform.check(model, laws=["initialisation"]), "initialisation")
+    assert "A / (1 ... " in verdict.case
 
 
 def test_a_parameter_that_nobody_declared_is_found():
