@@ -16,6 +16,7 @@ from braidlm.arch import Recipe, Spec
 from braidlm.checkpoint import cast_weights
 from braidlm.interop import folder, weights
 from braidlm.interop.choose import of_config
+from braidlm.interop.families.mamba_ssm import flattened, is_mamba_ssm, of_flattened
 from braidlm.interop.names import Entry, Undrawn, entries
 from braidlm.interop.own import MODEL_TYPE, PREFIX, own_entries, own_spec
 from braidlm.model import HybridLM
@@ -152,7 +153,11 @@ def _described(path: Path) -> _Described:
     if config.get("model_type") == MODEL_TYPE:
         head = re.escape(f"{PREFIX}lm_head.weight")
         return _Described(MODEL_TYPE, own_spec(config, where), own_entries, (head,))
-    family = of_config(config, where)
+    if is_mamba_ssm(config):
+        config = flattened(config, where)
+        family = of_flattened(config, where)
+    else:
+        family = of_config(config, where)
     head = re.escape(family.ends.head)  # stored beside the embedding that it is
     spec = family.spec(config, where)
     return _Described(family.model_type, spec, partial(entries, family), (*family.skipped, head))
