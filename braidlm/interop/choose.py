@@ -8,7 +8,7 @@ from typing import Any
 from braidlm.arch import Spec
 from braidlm.arch.config import nearest
 from braidlm.errors import InputError
-from braidlm.interop.families import FAMILIES
+from braidlm.interop.families import FAMILIES, READ_ONLY
 from braidlm.interop.family import Family
 from braidlm.interop.layout import UnfitError
 
@@ -22,14 +22,15 @@ def of_config(config: Mapping[str, Any], where: str) -> Family:
     Raises:
         InputError: none that we know, or a model of it that is no language model.
     """
-    known = ", ".join(FAMILIES)
+    families = FAMILIES | READ_ONLY
+    known = ", ".join(families)
     name = config.get("model_type")
-    if name not in FAMILIES:
+    if name not in families:
         code = (
             " (it comes with code of its own, which is never run)" if "auto_map" in config else ""
         )
         raise InputError(f"{where}: model_type = {name!r}{code}; known families: {known}")
-    family = FAMILIES[str(name)]
+    family = families[str(name)]
     classes = config.get("architectures")
     if classes is not None and classes != [family.architecture]:
         raise InputError(

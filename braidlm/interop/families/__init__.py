@@ -2,6 +2,7 @@
 
 from braidlm.interop.families.bamba import BAMBA
 from braidlm.interop.families.falcon_h1 import FALCON_H1
+from braidlm.interop.families.fla import GATED_DELTANET
 from braidlm.interop.families.granitemoehybrid import GRANITE
 from braidlm.interop.families.jamba import JAMBA
 from braidlm.interop.families.llama import LLAMA
@@ -21,4 +22,7 @@ FAMILIES: dict[str, Family] = {
 }
 """By `model_type`; an export takes the first that expresses the model."""
 
-__all__ = ["FAMILIES"]
+READ_ONLY: dict[str, Family] = {GATED_DELTANET.model_type: GATED_DELTANET}
+"""Of other libraries, by `model_type`: no export writes them."""
+
+__all__ = ["FAMILIES", "READ_ONLY"]
