@@ -110,6 +110,8 @@ def _write(
         plan = entries(chosen, spec)
     about, named = weights.theirs_about(source, plan), weights.to_theirs(source, plan)
     dtype = source.about["embedding.weight"].dtype
+    if extra.get("model_type", config["model_type"]) != config["model_type"]:
+        extra = {key: extra[key] for key in KEPT & extra.keys()}
     head = {"dtype": str(dtype).removeprefix("torch."), **dict.fromkeys(IDS)}
     config = {**head, **extra, **config}
     with folder.Writing(path) as temporary:

@@ -52,6 +52,16 @@ def test_what_came_along_goes_along(tmp_path):
     assert "auto_map" not in new
 
 
+def test_another_form_takes_nothing_of_an_imported_configuration_but_ids(tmp_path):
+    interop.import_run(llama(tmp_path / "a"), tmp_path / "run")
+    interop.export_run(tmp_path / "run", tmp_path / "b", format="braid-hf")
+    new = config(tmp_path / "b")
+    assert new["model_type"] == "braid"
+    assert new["eos_token_id"] == 2
+    assert "num_attention_heads" not in new
+    assert interop.load(tmp_path / "b").model.spec == interop.load(tmp_path / "a").model.spec
+
+
 def test_each_tensor_keeps_its_dtype(tmp_path):
     folder = llama(tmp_path / "a")
     tensors = {k: t.bfloat16() if "proj" in k else t for k, t in llama_tensors().items()}
