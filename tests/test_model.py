@@ -110,7 +110,11 @@ class TestTying:
 
 
 @pytest.mark.parametrize(
-    "name", [*WHOLE, *WIRED, *SHARED, "kda", "cross-attention (Lee)", "two fusions"]
+    "name",
+    [
+        *(*WHOLE, *WIRED, *SHARED, "kda", "cross-attention (Lee)", "two fusions"),
+        "experts, sigmoid, groups, bias, latent (Nemotron 3)",
+    ],
 )
 def test_a_model_built_without_memory_is_completed_by_a_reset(name):
     """No parameter, buffer or tie is left as `to_empty` makes it."""
