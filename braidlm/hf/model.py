@@ -31,7 +31,15 @@ class BraidForCausalLM(PreTrainedModel, GenerationMixin):
     def __init__(self, config: BraidConfig) -> None:
         super().__init__(config)
         self.model = HybridLM(config.declaration)
+        self.shared = _later_uses(self.model)
+        self._tied_weights_keys = {**type(self)._tied_weights_keys, **self.shared}
         self.post_init()
+
+    def get_expanded_tied_weights_keys(self, all_submodels: bool = False) -> dict[str, str]:
+        """Name each tensor that is another one: a tied head, and later uses of shared letters."""
+        head = type(self)._tied_weights_keys if self.config.tie_word_embeddings else {}
+        named = {name for name, _ in self.named_parameters(remove_duplicate=False)}
+        return {**head, **{k: v for k, v in self.shared.items() if k in named}}
 
     def forward(
         self,
@@ -120,6 +128,17 @@ class BraidForCausalLM(PreTrainedModel, GenerationMixin):
         """Begin with an empty cache, so that a prompt can be read in parts too."""
         if generation_config.use_cache and model_kwargs.get("past_key_values") is None:
             model_kwargs["past_key_values"] = BraidCache()
+
+
+def _later_uses(model: HybridLM) -> dict[str, str]:
+    """Name the tensors of later uses of shared letters, and those of the first that they are."""
+    first: dict[int, str] = {}
+    found = {}
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        owner = first.setdefault(id(tensor), name)
+        if owner != name and name.startswith("blocks."):
+            found[f"model.{name}"] = f"model.{owner}"
+    return found
 
 
 def _segments(

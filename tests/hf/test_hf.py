@@ -49,6 +49,20 @@ def logits(model: HybridLM, ids: Tensor) -> Tensor:
 
 
 @torch.no_grad()
+def test_the_bias_of_shared_experts_travels_too(tmp_path):
+    """A buffer, under one name of two."""
+    name = "model.blocks.2.mix.mixer.router.bias"
+    ours = ours_of(ALL["shared experts, scaled"])
+    bias = ours.get_buffer(name.removeprefix("model."))
+    bias.normal_()
+    theirs = loaded(tmp_path / "a", ours)
+    theirs.save_pretrained(tmp_path / "b")
+    again = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "b")
+    for model in (theirs, again):
+        assert torch.equal(model.get_buffer(name), bias)
+
+
+@torch.no_grad()
 @pytest.mark.parametrize(
     "name",
     [
