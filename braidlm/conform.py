@@ -127,7 +127,7 @@ def check(
         InputError: no such model, law, dtype or length.
     """
     chosen = choose(laws)
-    _check_settings(dtype, lengths, tolerance)
+    _check_settings(dtype, lengths, seed, tolerance)
     subject = _subject(model, device, seed, random_weights, tiny).typed(DTYPES[dtype])
     plan = _plan(subject, lengths, seed)
     verdicts: list[Verdict] = []
@@ -186,11 +186,15 @@ def _plan(subject: Subject, lengths: Sequence[int] | None, seed: int) -> Plan:
     return Plan(around, seed, max(*around, N_DRIFT))
 
 
-def _check_settings(dtype: str, lengths: Sequence[int] | None, tolerance: float | None) -> None:
+def _check_settings(
+    dtype: str, lengths: Sequence[int] | None, seed: int, tolerance: float | None
+) -> None:
     if dtype not in DTYPES:
         raise InputError(f"dtype = {dtype!r}: allowed are {', '.join(DTYPES)}")
     if lengths is not None and (not lengths or min(lengths) < 2):
         raise InputError(f"lengths = {list(lengths)}: each must be at least 2 tokens")
+    if not 0 <= seed < 2**63:
+        raise InputError(f"seed = {seed}: must be from 0 to 2^63 - 1")
     if tolerance is not None and not tolerance >= 0:
         raise InputError(f"tolerance = {tolerance}: must be 0 or more")
 
@@ -217,7 +221,14 @@ def _loaded(path: str | Path, device: str) -> Subject:
 
 
 def _drawn(source: str | Path, device: str, seed: int) -> Subject:
-    with torch.device("cpu"):
-        model = HybridLM(load_spec(source))
+    try:
+        spec = load_spec(source)
+    except InputError as error:
+        if Path(source).is_file():
+            raise
+        told = f"{source}: no file, no family of transformers and no pattern"
+        raise InputError(f"{told}: {error}") from None
+    with torch.random.fork_rng(devices=[]):
+        model = HybridLM(spec)
     enliven(model, seed)
     return HybridSubject(model.to(choose_device(device)), f"{source} (random weights)")

@@ -130,6 +130,8 @@ class TestReports:
         ({"laws": ["causal"]}, "'causal' is no law; allowed: causality, chunks"),
         ({"dtype": "fp16"}, "dtype = 'fp16': allowed are fp32, fp64, bf16"),
         ({"lengths": (1, 8)}, r"lengths = \[1, 8\]: each must be at least 2"),
+        ({"seed": -1}, "seed = -1: must be from 0"),
+        ({"seed": 2**63}, "must be from 0"),
         ({"tolerance": -1.0}, "tolerance = -1.0: must be 0 or more"),
         ({"tolerance": float("nan")}, "tolerance = nan: must be 0 or more"),
     ],

@@ -34,6 +34,8 @@ def load(source: str | Path, device: torch.device) -> TransformersSubject:
     """
     from transformers import AutoModelForCausalLM
 
+    if not Path(source).exists():
+        raise InputError(f"{source}: a family has no weights of its own; give --random-weights")
     _known(source)
     _quiet()
     try:
@@ -44,8 +46,8 @@ def load(source: str | Path, device: torch.device) -> TransformersSubject:
             trust_remote_code=False,
             output_loading_info=True,
         )
-    except (OSError, ValueError, RuntimeError, KeyError, AttributeError) as error:
-        raise InputError(f"{source}: transformers cannot load it: {_first_line(error)}") from None
+    except Exception as error:  # whatever its own checks lead it to
+        raise InputError(f"{source}: transformers cannot load it: {_told(error)}") from None
     model, loading = found
     return TransformersSubject(model.to(device), str(source), loading)
 
@@ -74,9 +76,8 @@ def draw(
         try:
             config = _config(family, fields)
             model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
-        except (ValueError, TypeError, KeyError, RuntimeError, AttributeError) as error:
-            told = _first_line(error)
-            raise InputError(f"{source}: transformers cannot build it: {told}") from None
+        except Exception as error:  # whatever its own checks lead it to
+            raise InputError(f"{source}: transformers cannot build it: {_told(error)}") from None
     enliven(model, seed)
     size = "tiny, " if tiny else ""
     return TransformersSubject(model.to(device), f"{source} ({size}random weights)")
@@ -96,11 +97,11 @@ def _known(source: str | Path) -> tuple[str, dict[str, Any]]:
     file = path / "config.json" if path.is_dir() else path
     fields = _fields(file)
     family = fields.pop("model_type")
-    if family not in _families():
+    if not isinstance(family, str) or family not in _families():
         import transformers
 
         raise InputError(
-            f"{file}: model_type '{family}' is not part of transformers "
+            f"{file}: model_type {family!r} is not part of transformers "
             f"{transformers.__version__}; code that lies beside a checkpoint is never executed"
         )
     for name in ("auto_map", "transformers_version", "architectures", "dtype", "torch_dtype"):
@@ -135,5 +136,5 @@ def _quiet() -> None:
     logging.disable_progress_bar()
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0][:300]
+def _told(error: Exception) -> str:
+    return " ".join(str(error).split())[:300] or type(error).__name__

@@ -58,6 +58,8 @@ def judge(law: Law, subject: Subject, plan: Plan, tolerance: float, exact: bool)
         return Verdict(law.name, law.says, "not applicable", reason=_one_line(str(error)))
     except (RuntimeError, ValueError, TypeError, IndexError, AttributeError, KeyError) as error:
         # A crash is a finding of its own, and the other laws are still to be heard.
+        if "memory" in str(error):
+            raise
         told = f"it raises {type(error).__name__}: {_one_line(str(error))}"
         return Verdict(law.name, law.says, "fail", None, tolerance, law.unit, hint=told)
     return _weigh(law, subject, plan, gaps, tolerance, exact)

@@ -49,4 +49,5 @@ def test_bad_input_is_one_sentence(refused, tmp_path):
     refused("conform", "M-", "--random-weights", "--laws", "x", says="'x' is no law")
     refused("conform", "M-", "--random-weights", "--lengths", "3,x", says="--lengths 3,x")
     refused("conform", "M-", "--random-weights", "-o", tmp_path, says="is a directory")
+    refused("conform", "M-", "--random-weights", "--lengths", 10**11, says="too large")
     refused("conform", "M?", "--random-weights", says="?")

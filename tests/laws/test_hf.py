@@ -126,12 +126,28 @@ class TestLoading:
         [
             ({"model": "gpt2", "random_weights": True, "tiny": True}, "no tiny sizes.*'gpt2'"),
             ({"model": "llama", "tiny": True}, "give --random-weights"),
+            ({"model": "llama"}, "a family has no weights of its own; give --random-weights"),
+            ({"model": "mamba9", "random_weights": True}, "no family of transformers and no patt"),
             ({"model": "M*", "random_weights": True, "tiny": True}, "no configuration of transf"),
         ],
     )
     def test_what_cannot_be_is_refused(self, settings, says):
         with pytest.raises(InputError, match=says):
             conform.check(**settings)
+
+    @pytest.mark.parametrize(
+        ("fields", "says"),
+        [
+            ({"model_type": ["llama"]}, r"model_type \['llama'\] is not part"),
+            ({"model_type": "llama", "hidden_size": "x"}, "cannot build it: .*hidden_size"),
+            ({"model_type": "mamba2", "num_heads": -3}, "cannot build it: .*num_heads"),
+            ([1], "must be one JSON object"),
+        ],
+    )
+    def test_a_bad_configuration_is_refused(self, tmp_path, fields, says):
+        (tmp_path / "config.json").write_text(json.dumps(fields))
+        with pytest.raises(InputError, match=says):
+            conform.check(tmp_path, random_weights=True)
 
     def test_a_model_that_is_passed_is_judged_as_it_is(self):
         model = hf_load.draw("mamba2", torch.device("cpu"), 0, tiny=True).model
