@@ -75,7 +75,8 @@ def test_everything_of_a_batch_is_moved():
 def test_compiled_code_has_the_gradients_of_eager_code(pattern):
     torch.manual_seed(0)
     model = HybridLM(spec(pattern)).cuda()
-    tokens, segments = (x.to("cuda") for x in packed())
+    tokens, segments = packed()
+    tokens, segments = tokens.cuda(), segments.to("cuda")
     expected = update(model, tokens, segments)
     with compiled(model):
         found = update(model, tokens, segments)
