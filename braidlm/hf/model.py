@@ -12,6 +12,7 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 from braidlm.errors import InputError
 from braidlm.hf.cache import BraidCache
 from braidlm.hf.config import BraidConfig
+from braidlm.interop.names import Undrawn
 from braidlm.model import HybridLM
 from braidlm.segments import Segments
 
@@ -118,9 +119,14 @@ class BraidForCausalLM(PreTrainedModel, GenerationMixin):
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         """Compute what no checkpoint holds; weights were drawn by the model's own constructor."""
-        fill = getattr(module, "_fill_frequencies", None)
-        if fill is not None:
-            fill()
+        names = sorted(module._non_persistent_buffers_set)
+        if names:
+            place = next(name for name, m in self.model.named_modules() if m is module)
+            with torch.device("cpu"), Undrawn():
+                same = HybridLM(self.config.declaration).get_submodule(place)
+            for name in names:
+                if (buffer := getattr(module, name)) is not None:
+                    buffer.copy_(getattr(same, name))
 
     def _prepare_cache_for_generation(
         self, generation_config: Any, model_kwargs: dict[str, Any], *sizes: Any

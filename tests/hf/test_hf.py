@@ -33,7 +33,11 @@ def loaded(path, ours: HybridLM) -> Any:
 
 
 def ours_of(declared=HYBRID) -> HybridLM:
-    return HybridLM(declared).eval()
+    model = HybridLM(declared).eval()
+    for name, buffer in model.named_buffers():
+        if name.endswith("router.bias"):  # zero at first, which tells nothing
+            buffer.normal_()
+    return model
 
 
 def padded(side: str = "left") -> tuple[Tensor, Tensor]:
