@@ -83,7 +83,8 @@ def test_folders_that_are_no_tokenizer(tmp_path, bpe_file, files, message):
 
 
 @pytest.mark.parametrize("name", ["no such name", "a/b/c", "", "../x"])
-def test_what_is_neither_folder_nor_name_is_refused(name):
+def test_what_is_neither_folder_nor_name_is_refused(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError, match=f"'hf:{name}' is neither a folder that exists nor a name"):
         load_tokenizer(f"hf:{name}")
 
