@@ -26,8 +26,10 @@ from tests.judges.transformers_pairs import (
     tokens,
 )
 
-SHIPPED_LOGITS = 1e-4
-SHIPPED_GRADIENTS = 1e-4
+SHIPPED = (4e-5, 3e-5)
+"""Logits and gradients in fp32, theirs untouched."""
+SHIPPED_QWEN3_NEXT = (1e-4, 1e-4)
+"""Norms of 1 + w and unit lengths of queries and keys magnify rounding."""
 LENGTHS = [*(pytest.param(n, marks=pytest.mark.slow) for n in (2, 5, 8, 16)), 29]
 """Below a chunk of 8, equal to one, to two, several and a rest. One token has no decay to learn."""
 
@@ -63,8 +65,9 @@ def test_as_shipped(case):
     5e-5, else at most 1.3e-5), gradients 6e-6
     (Qwen3-Next 6e-5)."""
     logits, grads = differences(pair(case, torch.float32), tokens(2, 29))
-    assert logits < SHIPPED_LOGITS
-    assert grads < SHIPPED_GRADIENTS
+    bounds = SHIPPED_QWEN3_NEXT if case.startswith("qwen3_next") else SHIPPED
+    assert logits < bounds[0]
+    assert grads < bounds[1]
 
 
 @torch.no_grad()
