@@ -1,16 +1,19 @@
-"""Checkpoints of the mamba_ssm package: Mamba-1 and Mamba-2 in its own form. They are only read.
+"""Checkpoints of the mamba_ssm package in its own form: Mamba-1 or Mamba-2, attention in layers
+that are listed, and a gated MLP in all layers or none. They are only read.
 
-Its `config.json` names no family; the settings of the mixer lie in a table `ssm_cfg`, which is
-read as ``ssm_cfg.<field>``.
+Its `config.json` names no family; settings of the scan lie in a table `ssm_cfg` and those of
+attention in `attn_cfg`, which are read as ``ssm_cfg.<field>`` and ``attn_cfg.<field>``.
 """
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
-from braidlm.interop.family import Ends, Family, Letter, Place
-from braidlm.interop.fields import Coded, Field, Flat, Foreign, Must, Same
-from braidlm.interop.layout import Uniform
+from braidlm.interop import mha_tables
+from braidlm.interop.family import Ends, Family, Letter
+from braidlm.interop.fields import Coded, Field, Flat, Foreign, Must, Ours, Same
+from braidlm.interop.mha_tables import ATTN
 from braidlm.interop.scan_tables import MAMBA1
 from braidlm.interop.tables import MAMBA2
 
@@ -24,16 +27,18 @@ def is_mamba_ssm(config: Mapping[str, Any]) -> bool:
 
 
 def flattened(config: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """Return the configuration with the mixer's table laid out.
+    """Return the configuration with the mixers' tables laid out.
 
     Raises:
-        InputError: `ssm_cfg` is no table.
+        InputError: `ssm_cfg` or `attn_cfg` is no table.
     """
-    inner = config.get(CFG) or {}
-    if not isinstance(inner, dict):
-        raise Foreign(config, {}, where).error(CFG, inner, "a table")
-    outer = {key: value for key, value in config.items() if key != CFG}
-    return outer | {f"{CFG}.{key}": value for key, value in inner.items()}
+    found = {key: value for key, value in config.items() if key not in (CFG, ATTN)}
+    for name in (CFG, ATTN):
+        inner = config.get(name) or {}
+        if not isinstance(inner, dict):
+            raise Foreign(config, {}, where).error(name, inner, "a table")
+        found |= {f"{name}.{key}": value for key, value in inner.items()}
+    return found
 
 
 def of_flattened(config: Mapping[str, Any], where: str) -> Family:
@@ -45,7 +50,10 @@ def of_flattened(config: Mapping[str, Any], where: str) -> Family:
     layer = config.get(f"{CFG}.layer", "Mamba1")
     if layer not in LAYERS:
         raise Foreign(config, {}, where).error(f"{CFG}.layer", layer, ", ".join(LAYERS))
-    return LAYERS[layer]
+    family = LAYERS[layer]
+    if not config.get(f"{ATTN}.rotary_emb_interleaved"):
+        return family
+    return replace(family, letters={**family.letters, "*": mha_tables.INTERLEAVED})
 
 
 def _vocabulary(config: Foreign) -> Flat:
@@ -91,15 +99,15 @@ ENDS: tuple[Field, ...] = (
     Coded(_vocabulary, _unwritten),
     Same("tie_embeddings", "tie_embeddings"),
     Must("rms_norm", True),
-    Must("d_intermediate", 0),
-    Must("attn_layer_idx", []),
+    Ours("norm_eps", 1e-5),
+    *mha_tables.fields(),
 )
 DEFAULTS = {
+    **mha_tables.DEFAULTS,
     "pad_vocab_size_multiple": 8,
     "tie_embeddings": True,
     "rms_norm": True,
-    "d_intermediate": 0,
-    "attn_layer_idx": [],
+    "fused_add_norm": True,
     f"{CFG}.expand": 2,
     f"{CFG}.d_conv": 4,
     f"{CFG}.conv_bias": True,
@@ -107,7 +115,7 @@ DEFAULTS = {
 }
 HARMLESS = frozenset(
     {
-        *("residual_in_fp32", "fused_add_norm", "attn_cfg", f"{CFG}.layer", f"{CFG}.use_fast_path"),
+        *("residual_in_fp32", "fused_add_norm", f"{CFG}.layer", f"{CFG}.use_fast_path"),
         *(f"{CFG}.dt_{x}" for x in ("min", "max", "init", "init_floor", "scale")),
         *(f"{CFG}.{x}" for x in ("A_init_range", "use_mem_eff_path", "chunk_size")),
     }
@@ -115,28 +123,30 @@ HARMLESS = frozenset(
 SHARED: dict[str, Any] = {
     "architecture": "",
     "ends": Ends("backbone.embedding.weight", "backbone.norm_f.weight", "backbone.layers"),
-    "layout": Uniform(count="n_layer"),
+    "layout": mha_tables.Indexed(),
+    "skipped": (r".*\.rotary_emb\.inv_freq",),
     "harmless": HARMLESS,
 }
 MAMBA1_SSM = Family(
     model_type="mamba_ssm (Mamba1)",
-    letters={"S": Letter("mamba1", MAMBA1)},
-    layers={"layer": (Place("S", "norm", ("mixer",)),)},
+    letters={"S": Letter("mamba1", MAMBA1), "*": mha_tables.MHA, "-": mha_tables.MLP},
+    layers=mha_tables.layers("S"),
     fields=(
         *ENDS,
         Coded(_scan_sizes, _unwritten),
         Same(f"{CFG}.d_state", "S.d_state"),
         Same(f"{CFG}.d_conv", "S.d_conv"),
         Same(f"{CFG}.conv_bias", "S.conv_bias"),
-        Must(f"{CFG}.bias", False),
+        Same(f"{CFG}.bias", "S.in_bias"),
+        Same(f"{CFG}.bias", "S.out_bias"),
     ),
     defaults={**DEFAULTS, f"{CFG}.d_state": 16, f"{CFG}.dt_rank": "auto"},
     **SHARED,
 )
 MAMBA2_SSM = Family(
     model_type="mamba_ssm (Mamba2)",
-    letters={"M": Letter("mamba2", MAMBA2)},
-    layers={"layer": (Place("M", "norm", ("mixer",)),)},
+    letters={"M": Letter("mamba2", MAMBA2), "*": mha_tables.MHA, "-": mha_tables.MLP},
+    layers=mha_tables.layers("M"),
     fields=(
         *ENDS,
         Coded(_heads, _unwritten),
