@@ -54,3 +54,18 @@ def _in_blocks(n_tokens: int) -> int:
     starts = range(0, n_tokens, QUERY_BLOCK)
     stops = [min(start + QUERY_BLOCK, n_tokens) for start in starts]
     return sum((stop - start) * stop for start, stop in zip(starts, stops, strict=True))
+
+
+def fading_pairs(n_tokens: int, window: int) -> int:
+    """Scores that the calls of fading attention hold, hidden ones included, of one new document.
+
+    One causal square over the first `window` tokens, and blocks of queries: each over the own keys
+    of window - 1 tokens before it and of itself, and over the faded ones of the window before.
+    """
+    head = min(n_tokens, window)
+    if head == n_tokens:
+        return head**2
+    block = min(window_block(window), n_tokens - head)
+    band = window - 1 + block
+    stops = range(block, n_tokens - head + block, block)
+    return head**2 + block * sum(band + min(stop, band) for stop in stops)

@@ -58,7 +58,7 @@ def attention_sdpa(
         extended = _extend(cache, k, v, segments, window) if return_state else None
     else:
         extended = _extend(cache, k, v, segments, window)
-        over = over_cache if window is None else _step_over_ring
+        over = over_cache if window is None else step_over_ring
         o = over(asked, cache.length, extended, scoring)
     o = o if segments is None else to_rows(o, segments)
     return o, (extended if return_state else None)
@@ -87,13 +87,13 @@ def _fresh(
     table = segments.spans if segments is not None else [(r, 0, length) for r in range(batch)]
     spans = [Span(row * length + start, row * length + start, 0, n) for row, start, n in table]
     flat = q.flatten(0, 1), k.flatten(0, 1), v.flatten(0, 1)
-    pieces = _by_buckets(*flat, spans, scoring, None if window is None else window.span)
+    pieces = by_buckets(*flat, spans, scoring, None if window is None else window.span)
     if window is not None:
         pieces += band(*flat, spans, scoring, window)
-    return _assembled(pieces, q, v.shape[3])
+    return assembled(pieces, q, v.shape[3])
 
 
-def _by_buckets(
+def by_buckets(
     q: Tensor, k: Tensor, v: Tensor, spans: Sequence[Span], scoring: Scoring, most: int | None
 ) -> Pieces:
     """The first `most` tokens of each document, by causal calls.
@@ -124,7 +124,7 @@ def _buckets(lengths: list[int]) -> list[list[int]]:
     return groups
 
 
-def _assembled(pieces: Pieces, q: Tensor, v_width: int) -> Tensor:
+def assembled(pieces: Pieces, q: Tensor, v_width: int) -> Tensor:
     """Pieces in their places: (B, T, Hq, Dv), zeros elsewhere."""
     o = q.new_zeros(q.shape[0] * q.shape[1], q.shape[2], v_width)
     if pieces:
@@ -164,7 +164,7 @@ def over_cache(q: Tensor, before: Tensor, cache: KVCache, scoring: Scoring) -> T
     return torch.cat(outputs, dim=1) if len(outputs) > 1 else outputs[0]
 
 
-def _step_over_ring(q: Tensor, before: Tensor, cache: KVCache, scoring: Scoring) -> Tensor:
+def step_over_ring(q: Tensor, before: Tensor, cache: KVCache, scoring: Scoring) -> Tensor:
     """One query per document (n, 1, Hq, D) over a ring that already holds its own token."""
     place = torch.arange(cache.k.shape[1], device=q.device)
     mask = (place <= before[:, None])[:, None, None]
@@ -205,4 +205,4 @@ def _over_ring(
         is_real = within < torch.tensor(head, device=q.device)[:, None]
         index = torch.arange(n_docs, device=q.device)[:, None] * n_new + within
         pieces.append((index[is_real], o[is_real]))
-    return _assembled(pieces, q, v.shape[3])
+    return assembled(pieces, q, v.shape[3])
