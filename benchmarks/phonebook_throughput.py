@@ -16,8 +16,8 @@ import time
 
 import torch
 
-from braidlm.arch.phonebook import PhonebookTask
 from braidlm.arch.recipe import Recipe
+from braidlm.arch.tasks import PhonebookTask
 from braidlm.data.tokenizer import ByteTokenizer
 from braidlm.generate.mode import inference
 from braidlm.model import HybridLM

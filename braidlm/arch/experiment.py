@@ -1,4 +1,4 @@
-"""Declarations of everything around a model: data, training and tasks."""
+"""Declarations of everything around a model but its tasks: data and training."""
 
 from __future__ import annotations
 
@@ -7,11 +7,8 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from braidlm.arch.config import Config
-from braidlm.arch.phonebook import PhonebookSource, PhonebookTask
+from braidlm.arch.phonebook import PhonebookSource
 from braidlm.arch.sources import PairsSource, PathText, TextSource
-
-RESULT_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
-"""What a task may be called: its name becomes a part of a file name."""
 
 
 class MQARSource(Config):
@@ -198,40 +195,3 @@ class TrainConfig(Config):
                 f"batch_size = {self.batch_size}"
             )
         return self
-
-
-class LMTask(Config):
-    """Language modelling on held-out documents."""
-
-    kind: Literal["lm"] = "lm"
-    """The task's kind."""
-    name: str = Field(default="held-out", pattern=RESULT_NAME)
-    """Name of the result."""
-    source: str = "text"
-    """Name of the text source whose held-out documents are read."""
-    n_documents: int = Field(default=100, gt=0)
-    """Documents at most."""
-    seq_len: int = Field(default=256, gt=1)
-    """Longest context; a longer document is cut into pieces that are scored apart."""
-    bins: int = Field(default=8, gt=0)
-    """Bins of the loss by position."""
-
-
-class MQARTask(Config):
-    """Recall of values by their keys, exactly and by degrees."""
-
-    kind: Literal["mqar"] = "mqar"
-    """The task's kind."""
-    name: str = Field(default="recall", pattern=RESULT_NAME)
-    """Name of the result."""
-    source: str = "mqar"
-    """Name of the MQAR source whose distribution is tested, on other items."""
-    n_pairs: tuple[int, ...] = ()
-    """Pairs to test; empty: those of the source."""
-    length: int = Field(default=0, ge=0)
-    """Tokens of an item; 0: that of the source."""
-    n_items: int = Field(default=200, gt=0)
-    """Items per number of pairs."""
-
-
-AnyTask = Annotated[LMTask | MQARTask | PhonebookTask, Field(discriminator="kind")]

@@ -1,10 +1,10 @@
-"""Declarations of the phonebook: as training data, and as a task."""
+"""Declaration of the phonebook as training data."""
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from braidlm.arch.config import Config
 
@@ -30,36 +30,3 @@ class PhonebookSource(Config):
     """Look-ups before the last one, all with loss; 2 as the task has them, more teach faster."""
     loss: Literal["answers", "all"] = "answers"
     """answers: the numbers asked for carry loss; all: every token does, as in a running text."""
-
-
-class PhonebookTask(Config):
-    """Look-ups in random phonebooks, after worked examples.
-
-    Source: Jelassi et al. 2024 (arXiv 2402.01032), section 4; Waleffe et al. 2024 (arXiv
-        2406.07887), section 3.3, for two examples and the reversed order.
-    """
-
-    kind: Literal["phonebook"] = "phonebook"
-    """The task's kind."""
-    name: str = Field(default="lookup", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
-    """Name of the result."""
-    lengths: tuple[int, ...] = Field(default=(256,), min_length=1)
-    """Tokens of an item at most, its answer included; filled from below."""
-    orders: tuple[Order, ...] = Field(default=("standard",), min_length=1)
-    """standard: the names are asked after the book; reversed: they stand before it too."""
-    n_digits: int = Field(default=7, ge=1, le=18)
-    """Digits of a number."""
-    n_examples: int = Field(default=2, ge=0)
-    """Worked examples before the query."""
-    n_items: int = Field(default=100, gt=0)
-    """Items per order and length."""
-    depth_bins: int = Field(default=5, gt=0)
-    """Bins of the place in the book."""
-
-    @model_validator(mode="after")
-    def _levels_differ(self) -> Self:
-        for field in ("lengths", "orders"):
-            values = getattr(self, field)
-            if len(set(values)) < len(values):
-                raise ValueError(f"{field} = {list(values)}: every value may stand there once")
-        return self

@@ -10,9 +10,9 @@ from typing import Any, Self
 from pydantic import Field, model_validator
 
 from braidlm.arch.config import Config
-from braidlm.arch.experiment import AnyTask, DataConfig, LMTask, MQARSource, MQARTask, TrainConfig
-from braidlm.arch.phonebook import PhonebookTask
+from braidlm.arch.experiment import DataConfig, MQARSource, TrainConfig
 from braidlm.arch.spec import Spec
+from braidlm.arch.tasks import AnyTask, LMTask, MQARTask
 from braidlm.errors import InputError
 from braidlm.files import read_json
 
@@ -70,7 +70,7 @@ class Recipe(ModelFile):
             if source.kind == "mqar":
                 self._symbols_fit(source.name, source.token_offset + source.vocab_size)
         for task in self.tasks:
-            if isinstance(task, PhonebookTask):  # it needs a tokenizer and no source
+            if not isinstance(task, LMTask | MQARTask):  # the others read no source of the recipe
                 continue
             needed = {LMTask: "text", MQARTask: "mqar"}[type(task)]
             if kinds.get(task.source) != needed:

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from braidlm.arch import Recipe
-from braidlm.arch.experiment import AnyTask, DataConfig, LMTask
-from braidlm.arch.phonebook import PhonebookTask
+from braidlm.arch.experiment import DataConfig
 from braidlm.arch.sources import PairsSource, TextSource
+from braidlm.arch.tasks import AnyTask, LMTask, PhonebookTask
 from braidlm.data.corpora import PYTHON_DOCS, Document, corpus_files, read_corpus
 from braidlm.data.near_duplicates import NearDuplicates
 from braidlm.data.ngrams import Unit

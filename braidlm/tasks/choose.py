@@ -8,12 +8,10 @@ from pathlib import Path
 
 from braidlm.arch import Recipe
 from braidlm.arch.config import nearest
-from braidlm.arch.experiment import AnyTask, LMTask
 from braidlm.arch.recipe import override, read_toml
+from braidlm.arch.tasks import AnyTask, LMTask
 from braidlm.errors import InputError
 from braidlm.runs import Run
-
-Task = AnyTask
 
 
 def with_tasks(
@@ -49,7 +47,7 @@ def with_tasks(
     return recipe, [f"{task.kind}-{task.name}" for task in recipe.tasks[before:]]
 
 
-def choose_tasks(recipe: Recipe, names: Sequence[str] | None) -> list[Task]:
+def choose_tasks(recipe: Recipe, names: Sequence[str] | None) -> list[AnyTask]:
     """Return the recipe's tasks that `names` names, by name, kind, or "<kind>-<name>"; None: all.
 
     Raises:
@@ -72,7 +70,7 @@ def choose_tasks(recipe: Recipe, names: Sequence[str] | None) -> list[Task]:
     return [task for task in recipe.tasks if fits[id(task)] & set(names)]
 
 
-def limited(task: Task, limit: int | None) -> Task:
+def limited(task: AnyTask, limit: int | None) -> AnyTask:
     """Return the task with at most `limit` documents or items.
 
     Raises:

@@ -22,7 +22,7 @@ import numpy as np
 from torch import nn
 
 from braidlm.arch import Recipe
-from braidlm.arch.experiment import LMTask
+from braidlm.arch.tasks import LMTask
 from braidlm.data.inspection import show_tokens
 from braidlm.data.prepare import held_out_documents
 from braidlm.data.shards import TokenDocument

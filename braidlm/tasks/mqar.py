@@ -28,7 +28,8 @@ from torch import nn
 
 from braidlm.arch import Recipe
 from braidlm.arch.cost import cost
-from braidlm.arch.experiment import MQARSource, MQARTask
+from braidlm.arch.experiment import MQARSource
+from braidlm.arch.tasks import MQARTask
 from braidlm.data.mqar import MQARItems, counterfactual
 from braidlm.data.seeding import EVAL, generator
 from braidlm.data.streams import eval_mqar_items

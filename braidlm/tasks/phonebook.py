@@ -30,7 +30,8 @@ import numpy as np
 from torch import nn
 
 from braidlm.arch import Recipe
-from braidlm.arch.phonebook import Order, PhonebookTask
+from braidlm.arch.phonebook import Order
+from braidlm.arch.tasks import PhonebookTask
 from braidlm.data.phonebook import Lookup, Phonebook, eval_lookups
 from braidlm.data.seeding import EVAL, generator
 from braidlm.data.tokenizer import Tokenizer

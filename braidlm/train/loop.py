@@ -11,7 +11,8 @@ import torch
 from torch import nn
 
 from braidlm.arch import Recipe
-from braidlm.arch.experiment import LMTask, TrainConfig
+from braidlm.arch.experiment import TrainConfig
+from braidlm.arch.tasks import LMTask
 from braidlm.data.mixture import Mixture
 from braidlm.data.prepare import check_held_out
 from braidlm.data.streams import TextStream

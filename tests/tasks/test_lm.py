@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from braidlm.arch.experiment import LMTask
+from braidlm.arch.tasks import LMTask
 from braidlm.data.prepare import held_out_documents
 from braidlm.data.shards import TokenDocument
 from braidlm.data.tokenizer import ByteTokenizer

@@ -8,7 +8,7 @@ import torch
 
 from braidlm import state as states
 from braidlm.arch import Recipe
-from braidlm.arch.experiment import MQARTask
+from braidlm.arch.tasks import MQARTask
 from braidlm.data.streams import MQARStream, eval_mqar_items
 from braidlm.data.tokenizer import ByteTokenizer
 from braidlm.errors import InputError

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from braidlm.arch import Recipe
-from braidlm.arch.phonebook import PhonebookTask
+from braidlm.arch.tasks import PhonebookTask
 from braidlm.data.phonebook import Lookup
 from braidlm.data.tokenizer import ByteTokenizer
 from braidlm.errors import InputError

@@ -7,8 +7,8 @@ import pytest
 from braidlm.errors import InputError
 from braidlm.items import read_items
 from braidlm.runs import Run
+from braidlm.tasks import asked as asking
 from braidlm.tasks import evaluate, scoring
-from braidlm.tasks import run as running
 from braidlm.tasks.mqar import MQARWork
 from tests.tasks.models import saved_run
 
@@ -82,7 +82,7 @@ def test_other_weights_code_or_items_are_asked_again(run, monkeypatch):
         _evaluate(run)
     path.write_text(manifest)
     assert _evaluate(run)[1] == ["mqar-recall"]
-    monkeypatch.setattr(running, "code_version", lambda: "another")
+    monkeypatch.setattr(asking, "code_version", lambda: "another")
     assert _evaluate(run)[1] == []
     monkeypatch.undo()
     _evaluate(run)

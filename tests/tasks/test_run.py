@@ -123,7 +123,7 @@ def test_a_task_that_fails_leaves_the_results_before_it(tmp_path, monkeypatch):
     def nothing_held_out(*_):
         raise InputError("no held-out document")
 
-    monkeypatch.setattr("braidlm.tasks.run.LMWork", nothing_held_out)
+    monkeypatch.setattr("braidlm.tasks.families.LMWork", nothing_held_out)
     with pytest.raises(InputError, match="no held-out document"):
         evaluate(run.path)
     found = sorted(path.name for path in run.results_dir.glob("[!.]*"))

@@ -1,0 +1,14 @@
+"""Declarations of what is asked of a model, one file a family; none of them imports torch."""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from braidlm.arch.tasks.lm import LMTask
+from braidlm.arch.tasks.mqar import MQARTask
+from braidlm.arch.tasks.phonebook import PhonebookTask
+
+__all__ = ["AnyTask", "LMTask", "MQARTask", "PhonebookTask"]
+
+AnyTask = Annotated[LMTask | MQARTask | PhonebookTask, Field(discriminator="kind")]
+"""Any of them, told apart by its kind."""

@@ -1,0 +1,73 @@
+"""Ask a model the items of a task, batch by batch, and keep what it answers."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from torch import nn
+
+from braidlm.arch import Recipe
+from braidlm.arch.tasks import AnyTask
+from braidlm.data.tokenizer import Tokenizer
+from braidlm.generate.mode import inference
+from braidlm.ops import dispatch
+from braidlm.tasks.families import make_ready
+from braidlm.tasks.partial import Partial, Scored
+from braidlm.tasks.scoring import Progress
+from braidlm.tasks.work import Work
+
+
+def run_task(
+    task_config: AnyTask,
+    model: nn.Module,
+    tokenizer: Tokenizer,
+    recipe: Recipe,
+    *,
+    dtype: str = "fp32",
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Ask one task of a model, wherever its weights are.
+
+    Args:
+        task_config: what is asked.
+        model: a `HybridLM`, or anything that is called like one; its mode is restored.
+        tokenizer: of the recipe's data.
+        recipe: gives the task's source and the model's declaration.
+        dtype: "fp32", or "bf16" for matrix products under autocast.
+        progress: told (items done, items in all).
+
+    Returns:
+        The payload of a result file: metric, value, stderr, n, metrics, tables, and whether the
+        contexts are longer than the trained ones.
+
+    Raises:
+        InputError: a source that does not fit the task.
+    """
+    work = make_ready(task_config, tokenizer, recipe)
+    scored = ask(work, lambda: model, Partial(None, {}), dtype, progress)
+    return work.summary([row for batch in scored for row in batch.rows])
+
+
+def ask(
+    work: Work,
+    model: Callable[[], nn.Module],
+    partial: Partial,
+    dtype: str,
+    progress: Progress | None,
+) -> list[Scored]:
+    """Score every batch that `partial` does not hold, in order; return all of them."""
+    done, total = 0, sum(map(len, work.batches))
+    for number, batch in enumerate(work.batches):
+        if number not in partial.batches:
+            asked = model()
+            dispatch.reset()
+            began = time.perf_counter()
+            with inference(asked, dtype):
+                rows = work.score(asked, batch)
+            partial.add(number, Scored(rows, time.perf_counter() - began, dispatch.used()))
+        done += len(batch)
+        if progress is not None:
+            progress(done, total)
+    return [partial.batches[number] for number in range(len(work.batches))]

@@ -1,0 +1,135 @@
+"""A checkpoint that is asked: which result is there already, and measuring one that is not."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from braidlm import checkpoint as checkpoints
+from braidlm.arch import Recipe
+from braidlm.arch.tasks import AnyTask
+from braidlm.data.tokenizer import Tokenizer, load_tokenizer
+from braidlm.errors import InputError
+from braidlm.files import read_json
+from braidlm.items import read_items
+from braidlm.provenance import code_version
+from braidlm.runs import Run
+from braidlm.tasks.ask import ask
+from braidlm.tasks.families import make_ready
+from braidlm.tasks.partial import Partial
+from braidlm.tasks.scoring import Progress
+from braidlm.tasks.work import Work
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A checkpoint, and how it is asked."""
+
+    run: Run
+    recipe: Recipe
+    folder: Path
+    device: torch.device
+    dtype: str
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        """Of the recipe's data."""
+        return load_tokenizer(self.recipe.data.tokenizer)
+
+    @cached_property
+    def manifest(self) -> dict[str, Any]:
+        """What the checkpoint says of itself."""
+        return checkpoints.read_manifest(self.folder)
+
+    @cached_property
+    def model(self) -> nn.Module:
+        """Loaded when it is needed first: a finished evaluation needs none."""
+        model, stored = checkpoints.load_model(self.folder, self.device)
+        if stored.spec != self.recipe.spec:
+            raise InputError(
+                f"{self.folder} holds a model of another spec ('{stored.spec.pattern}', d_model "
+                f"{stored.spec.d_model}) than {self.run.path / 'config.json'} "
+                f"('{self.recipe.spec.pattern}', d_model {self.recipe.spec.d_model})"
+            )
+        return model
+
+    def key(self, task: AnyTask, work: Work) -> dict[str, Any]:
+        """All that decides a result; its parts are fields of the result file."""
+        config = task.model_dump(mode="json", exclude={"name"})
+        weights = self.manifest["files"][checkpoints.WEIGHTS]["sha256"]
+        return {
+            "task": {"config": config, **work.identity, "items": work.digest},
+            "weights": weights,
+            "checkpoint": self.folder.name,
+            "device": self.device.type,
+            "dtype": self.dtype,
+            "code_version": code_version(),
+        }
+
+    def earlier(self, task: AnyTask, work: Work) -> dict[str, Any] | None:
+        """Return the result that is there already, if it is whole and would come out the same."""
+        with contextlib.suppress(InputError, AttributeError):
+            result = read_json(self.run.results_dir / f"{task.kind}-{task.name}.json")
+            key = self.key(task, work)
+            if {field: result.get(field) for field in key} == key:
+                read_items(self.run.results_dir, result)
+                return result
+        return None
+
+    def measure(
+        self, task: AnyTask, work: Work, progress: Progress, *, force: bool = False
+    ) -> dict[str, Any]:
+        """Ask what is not asked yet, and write the result."""
+        key = self.key(task, work)
+        path = self.run.results_dir / f".{task.kind}-{task.name}.partial.jsonl"
+        if force:
+            path.unlink(missing_ok=True)
+        partial = Partial(path, key)
+        payload, rows = self._result(work, partial, progress)
+        payload |= {"task": key["task"], "weights": key["weights"]}
+        columns = {name: column._asdict() for name, column in work.columns.items()}
+        payload |= {"items": {"columns": columns}}
+        written = self.run.write_result(task.kind, task.name, payload, rows)
+        partial.close()
+        return read_json(written)
+
+    def look(self, task: AnyTask, progress: Progress) -> dict[str, Any]:
+        """Ask without writing anything."""
+        work = make_ready(task, self.tokenizer, self.recipe)
+        payload, _ = self._result(work, Partial(None, {}), progress)
+        return {"kind": task.kind, "name": task.name, **payload}
+
+    def _result(
+        self, work: Work, partial: Partial, progress: Progress
+    ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+        with _threads(self.recipe.train.threads):
+            scored = ask(work, lambda: self.model, partial, self.dtype, progress)
+        rows = [row for batch in scored for row in batch.rows]
+        ops = {name: impl for batch in scored for name, impl in batch.ops.items()}
+        return work.summary(rows) | {
+            "wall_sec": sum(batch.wall_sec for batch in scored),
+            "ops": ops,
+            "step": self.manifest["step"],
+            "checkpoint": self.folder.name,
+            "seed": self.recipe.seed,
+            "device": self.device.type,
+            "dtype": self.dtype,
+        }, rows
+
+
+@contextlib.contextmanager
+def _threads(n_threads: int) -> Iterator[None]:
+    """Use so many CPU threads while inside; 0 changes nothing."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(n_threads or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,40 @@
+"""One `case` per family of tasks: how its items are made, and how one of them is drawn."""
+
+from __future__ import annotations
+
+from braidlm.arch import Recipe
+from braidlm.arch.tasks import AnyTask, LMTask, MQARTask, PhonebookTask
+from braidlm.data.tokenizer import Tokenizer, load_tokenizer
+from braidlm.tasks.lm import LMWork, describe_lm
+from braidlm.tasks.mqar import MQARWork, describe_mqar
+from braidlm.tasks.phonebook import PhonebookWork, describe_phonebook
+from braidlm.tasks.work import Work
+
+
+def make_ready(task_config: AnyTask, tokenizer: Tokenizer, recipe: Recipe) -> Work:
+    """Return the items of a task, before any model sees them.
+
+    Raises:
+        InputError: a source or a tokenizer that does not fit the task.
+    """
+    match task_config:
+        case LMTask():
+            return LMWork(task_config, tokenizer, recipe)
+        case MQARTask():
+            return MQARWork(task_config, recipe)
+        case PhonebookTask():
+            return PhonebookWork(task_config, tokenizer, recipe)
+
+
+def describe(task: AnyTask, recipe: Recipe, tokenizer: Tokenizer | None = None) -> str:
+    """Return one example of a task, drawn for a person.
+
+    Raises:
+        InputError: a source that does not fit the task.
+    """
+    if isinstance(task, MQARTask):
+        return describe_mqar(task, recipe)
+    tokenizer = tokenizer or load_tokenizer(recipe.data.tokenizer)
+    if isinstance(task, LMTask):
+        return describe_lm(task, tokenizer, recipe)
+    return describe_phonebook(task, tokenizer, recipe)
