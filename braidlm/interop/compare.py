@@ -7,6 +7,7 @@ from typing import Any
 
 from braidlm.arch import Spec, Sublayer
 from braidlm.arch.config import Config
+from braidlm.arch.mixers import AttentionConfig, MixerConfig, MLAConfig
 from braidlm.arch.wiring import WIRING
 
 FREE = frozenset(
@@ -27,7 +28,7 @@ def difference(ours: Spec, theirs: Spec) -> tuple[int, str] | None:
     What differs outside the sublayers counts as lying behind the last one.
     """
     for a, b in zip(ours.sublayers, theirs.sublayers, strict=True):
-        mine, yours = _facts(a), _facts(b)
+        mine, yours = _facts(a, ours.norm_eps), _facts(b, theirs.norm_eps)
         for name in mine | yours:
             if not _same(mine.get(name), yours.get(name)):
                 where = f"sublayer {a.index} ({a.symbol}): {name} = {mine.get(name)!r}"
@@ -47,12 +48,17 @@ def _same(mine: Any, yours: Any) -> bool:
     return mine == yours
 
 
+def _head_dim(branch: MixerConfig) -> int:
+    assert isinstance(branch, AttentionConfig | MLAConfig)
+    return branch.head_dim
+
+
 def _plain(config: Config) -> dict[str, Any]:
     return {k: v for k, v in config.model_dump().items() if k not in FREE}
 
 
-def _facts(sublayer: Sublayer) -> dict[str, Any]:
-    """What a sublayer computes, under the names of its fields."""
+def _facts(sublayer: Sublayer, norm_eps: float) -> dict[str, Any]:
+    """What a sublayer computes, under the names of its fields; `norm_eps` is the model's."""
     facts: dict[str, Any] = {}
     for i, branch in enumerate(sublayer.branches):
         fields = _plain(branch)
@@ -63,7 +69,9 @@ def _facts(sublayer: Sublayer) -> dict[str, Any]:
         if fields.get("dt_bc_norm") == "none":
             del fields["dt_bc_norm_eps"]
         if "softmax_scale" in fields:
-            fields["softmax_scale"] = fields["softmax_scale"] or fields["head_dim"] ** -0.5
+            fields["softmax_scale"] = fields["softmax_scale"] or _head_dim(branch) ** -0.5
+        if "norm_eps" in fields:
+            fields["norm_eps"] = fields["norm_eps"] or norm_eps
         start = f"branch {i}, " if sublayer.is_parallel else ""
         facts |= {f"{start}{k}": v for k, v in fields.items()}
     facts |= {name: getattr(sublayer.wiring, name) for name in WIRING}

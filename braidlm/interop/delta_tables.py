@@ -6,7 +6,7 @@ decay, beta).
 
 from __future__ import annotations
 
-from braidlm.arch.mixers import GatedDeltaNetConfig, MixerConfig
+from braidlm.arch.mixers import GatedDeltaNetConfig, KDAConfig, MixerConfig
 from braidlm.interop.family import Rows, rows
 
 _CONV = {"conv_weight": Rows(("conv1d.weight",), insert=(1,)), "conv_bias": rows("conv1d.bias")}
@@ -37,6 +37,16 @@ def _by_key_head(config: MixerConfig) -> tuple[tuple[int, ...], list[int]]:
     order += places(n_first, 0, per_group, 2 * per_group)
     return (n_first, 2 * config.n_v_heads), order
 
+
+def _convolved(config: MixerConfig) -> tuple[tuple[int, ...], list[int]]:
+    """One convolution each for queries, keys and values, one behind the other."""
+    assert isinstance(config, GatedDeltaNetConfig | KDAConfig)
+    return (config.k_width, config.k_width, config.width), list(range(config.conv_width))
+
+
+_CONVOLUTIONS = tuple(f"{x}_conv1d.weight" for x in "qkv")
+APART = {"conv_weight": Rows(_CONVOLUTIONS, order=_convolved, insert=(1,))}
+"""The convolution of the files, which modules of transformers hold as one."""
 
 OLMO_HYBRID = {
     "in_proj.weight": rows(*(f"{x}_proj.weight" for x in "qkvgab")),

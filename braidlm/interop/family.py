@@ -30,6 +30,8 @@ class Rows:
     """Axes that theirs has after the rows, as a convolution's (channels, 1, taps)."""
     lead: tuple[int, ...] = ()
     """Axes of one that theirs has before the rows."""
+    or_evenly: bool = False
+    """Whether a file may part the same rows evenly among its tensors, whatever they are of."""
 
 
 def rows(*names: str) -> Rows:
@@ -66,6 +68,8 @@ class Place:
     """Their name of the norm before it."""
     mixers: tuple[str, ...]
     """Their name of each branch's mixer; "" if its tensors lie in the layer itself."""
+    norm_position: str = "pre"
+    """Whether the norm is before or after the mixer; "post" of a single letter alone."""
 
     @property
     def symbol(self) -> str:
@@ -105,6 +109,8 @@ class Family:
     """Fields that decide nothing, beside those of every family."""
     skipped: tuple[str, ...] = ()
     """Patterns of tensors that a checkpoint may hold and that are not part of the model."""
+    respelled: tuple[tuple[str, str], ...] = ()
+    """Patterns of other names that tensors of a checkpoint may have -> the names given here."""
 
     def spec(self, data: Mapping[str, Any], where: str = "config.json") -> Spec:
         """Read a configuration.
@@ -118,7 +124,9 @@ class Family:
         for f in self.fields:
             flat |= f.read(config)
         config.check_all_read(self.harmless)
-        symbols = [place.symbol for kind in kinds for place in self.layers[kind]]
+        places = [place for kind in kinds for place in self.layers[kind]]
+        flat |= {f"{p.letters}.norm_position": "post" for p in places if p.norm_position == "post"}
+        symbols = [place.symbol for place in places]
         try:
             return Spec.of(_nested(flat, self.letters, _folded(symbols)))
         except InputError as error:
@@ -161,17 +169,22 @@ class Family:
         return kinds, places
 
     def _layer_at(self, spec: Spec, start: int) -> str:
-        for kind, places in self.layers.items():
-            here = spec.sublayers[start : start + len(places)]
-            if len(here) == len(places) and all(map(self._fits, here, places)):
-                return kind
+        for is_normed_there in (True, False):  # else the field is what does not fit
+            for kind, places in self.layers.items():
+                here = spec.sublayers[start : start + len(places)]
+                if len(here) == len(places) and all(
+                    self._fits(a, b, is_normed_there) for a, b in zip(here, places, strict=True)
+                ):
+                    return kind
         shown = " ".join(s.symbol for s in spec.sublayers[start : start + 3])
         layers = ", ".join("".join(p.symbol for p in places) for places in self.layers.values())
         reason = f"sublayer {start} ({shown} ...) begins no layer of it: {layers}"
         raise UnfitError(reason, start, has_layers=False)
 
-    def _fits(self, sublayer: Sublayer, place: Place) -> bool:
+    def _fits(self, sublayer: Sublayer, place: Place, is_normed_there: bool) -> bool:
         if len(sublayer.branches) != len(place.letters):
+            return False
+        if is_normed_there and sublayer.wiring.norm_position != place.norm_position:
             return False
         letters = [self.letters[x] for x in place.letters]
         pairs = zip(letters, sublayer.branches, strict=True)

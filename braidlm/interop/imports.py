@@ -48,6 +48,8 @@ class _Described(NamedTuple):
     plan: Callable[[Spec, HybridLM | None], list[Entry]]
     skipped: tuple[str, ...]
     """Patterns of tensors that are no part of the model."""
+    respelled: tuple[tuple[str, str], ...] = ()
+    """Patterns of other names of tensors, and what they are called here."""
 
 
 class _Found(NamedTuple):
@@ -160,13 +162,15 @@ def _described(path: Path) -> _Described:
         family = of_config(config, where)
     head = re.escape(family.ends.head)  # stored beside the embedding that it is
     spec = family.spec(config, where)
-    return _Described(family.model_type, spec, partial(entries, family), (*family.skipped, head))
+    plan, skipped = partial(entries, family), (*family.skipped, head)
+    return _Described(family.model_type, spec, plan, skipped, family.respelled)
 
 
 def _found(
     path: Path, described: _Described, model: HybridLM | None, weights_only_pickle: bool
 ) -> _Found:
-    source = folder.source(path, weights_only_pickle=weights_only_pickle)
+    stored = folder.source(path, weights_only_pickle=weights_only_pickle)
+    source = weights.Respelled(stored, described.respelled, str(path))
     plan = described.plan(described.spec, model)
     return _Found(plan, source, weights.check(source, plan, described.skipped, str(path)))
 

@@ -21,6 +21,7 @@ from braidlm.checkpoint import unique_tensors
 from braidlm.errors import InputError
 from braidlm.interop.family import Family, Letter, Place, Rows
 from braidlm.model import HybridLM
+from braidlm.tensors import About
 
 Shape = tuple[int, ...]
 
@@ -38,11 +39,19 @@ class Entry:
     """For each row of ours its place among the stacked rows; None: the same."""
     n_lead: int = 0
     """Axes of theirs before the rows."""
+    or_evenly: bool = False
+    """Whether a file may part the same rows evenly instead."""
+
+    def shapes_in(self, about: Mapping[str, About]) -> dict[str, Shape]:
+        """Return the shapes that tensors must have: as parted there, if that is allowed."""
+        evenly = self._evenly() if self.or_evenly else {}
+        found = {name: about[name].shape for name in evenly if name in about}
+        return evenly if evenly and found == evenly else self.theirs
 
     def gather(self, read: Callable[[str], Tensor]) -> Tensor:
         """Return our tensor from theirs."""
-        named = zip(self.theirs, self._n_rows, strict=True)
-        parts = [read(name).reshape(n, -1) for name, n in named]
+        width = math.prod(self.shape) // sum(self._n_rows)
+        parts = [read(name).reshape(-1, width) for name in self.theirs]
         stacked = parts[0] if len(parts) == 1 else torch.cat(parts)
         if self.order is not None:
             stacked = stacked[torch.tensor(self.order)]
@@ -58,6 +67,14 @@ class Entry:
             stacked = stacked[back]
         pairs = zip(self.theirs.items(), stacked.split(n_rows), strict=True)
         return {name: part.reshape(shape) for (name, shape), part in pairs}
+
+    def _evenly(self) -> dict[str, Shape]:
+        """As many rows for each as for the others, the last with fewer: as `torch.chunk` parts."""
+        total, at = sum(self._n_rows), self.n_lead
+        size = -(-total // len(self.theirs))
+        sizes = [min(size, max(0, total - i * size)) for i in range(len(self.theirs))]
+        named = zip(self.theirs.items(), sizes, strict=True)
+        return {name: (*shape[:at], n, *shape[at + 1 :]) for (name, shape), n in named}
 
     @property
     def _n_rows(self) -> list[int]:
@@ -155,7 +172,7 @@ def _entry(
     shapes = [(*rows.lead, n, *rows.insert, *tail) for n in n_rows]
     assert math.prod(shape) == sum(map(math.prod, shapes))
     theirs = dict(zip(rows.names, shapes, strict=True))
-    return Entry(ours, shape, theirs, order, len(rows.lead))
+    return Entry(ours, shape, theirs, order, len(rows.lead), rows.or_evenly)
 
 
 def _all_rows(family: Family, spec: Spec) -> list[tuple[str, Rows, MixerConfig | None]]:

@@ -38,18 +38,6 @@ ENDS: tuple[Field, ...] = (
 )
 """Fields of every family."""
 
-SCALINGS = {
-    "default": {},
-    "linear": {"factor": "factor"},
-    "llama3": {
-        "factor": "factor",
-        "low_freq_factor": "low_freq_factor",
-        "high_freq_factor": "high_freq_factor",
-        "original_max_position_embeddings": "original_length",
-    },
-}
-"""Kinds of rotary positions, and their names and ours of what each takes."""
-
 
 def heads(letter: str = "*") -> tuple[Field, ...]:
     """Numbers and width of an attention's heads."""
@@ -72,51 +60,6 @@ def square_heads(letter: str = "*") -> Field:
 
     def write(ours: Flat) -> dict[str, Any]:
         return {}
-
-    return Coded(read, write)
-
-
-def rope(letter: str = "*", fraction: float = 1.0, theta: float = 10_000.0) -> Field:
-    """Rotary positions, in the present form (`rope_parameters`) or an older one.
-
-    Args:
-        letter: of the attention.
-        fraction: share of rotated channels where the file does not give it.
-        theta: base where the file does not give it.
-    """
-
-    def read(config: Foreign) -> Flat:
-        config.used |= {"rope_parameters", "rope_scaling", "rope_theta", "partial_rotary_factor"}
-        given = config.data.get("rope_parameters") or config.data.get("rope_scaling") or {}
-        if not isinstance(given, dict):
-            raise config.error("rope_parameters", given, "a table")
-        kind = given.get("rope_type", given.get("type", "default"))
-        known = {"rope_theta", "partial_rotary_factor", "rope_type", "type"}
-        extra = sorted(set(given) - known - set(SCALINGS.get(str(kind), {})))
-        if kind not in SCALINGS:
-            raise config.error("rope_parameters.rope_type", kind, ", ".join(SCALINGS))
-        if extra and given[extra[0]] is not None:
-            raise config.error(f"rope_parameters.{extra[0]}", given[extra[0]])
-        found = {
-            "rope_theta": given.get("rope_theta") or config.data.get("rope_theta") or theta,
-            "rope_fraction": given.get("partial_rotary_factor")
-            or config.data.get("partial_rotary_factor")
-            or fraction,
-        }
-        if kind != "default":
-            names = SCALINGS[kind].items()
-            found["rope_scaling"] = {"kind": kind} | {b: given.get(a) for a, b in names}
-        return {f"{letter}.{k}": v for k, v in found.items()}
-
-    def write(ours: Flat) -> dict[str, Any]:
-        if ours.get(f"{letter}.position") != "rope":
-            return {}
-        scaling = ours[f"{letter}.rope_scaling"] or {"kind": "default"}
-        found = {"rope_type": scaling["kind"], "rope_theta": ours[f"{letter}.rope_theta"]}
-        found |= {a: scaling[b] for a, b in SCALINGS[scaling["kind"]].items()}
-        if ours[f"{letter}.rope_fraction"] != 1.0 or fraction != 1.0:
-            found["partial_rotary_factor"] = ours[f"{letter}.rope_fraction"]
-        return {"rope_parameters": found}
 
     return Coded(read, write)
 

@@ -15,6 +15,30 @@ from braidlm.interop.names import Entry
 from braidlm.tensors import About, Source
 
 
+class Respelled:
+    """A source whose tensors are called by the names that a map uses.
+
+    Raises:
+        InputError: two tensors have one name then.
+    """
+
+    def __init__(self, source: Source, respelled: Sequence[tuple[str, str]], where: str) -> None:
+        self.source, self.names = source, dict[str, str]()
+        self.about: dict[str, About] = {}
+        for stored, about in source.about.items():
+            name = stored
+            for pattern, replacement in respelled:
+                name = re.sub(pattern, replacement, name)
+            if name in self.names:
+                both = f"'{self.names[name]}' and '{stored}'"
+                raise InputError(f"{where}: tensors {both} are both '{name}'")
+            self.names[name], self.about[name] = stored, about
+
+    def read(self, name: str) -> Tensor:
+        """Return one tensor."""
+        return self.source.read(self.names[name])
+
+
 def check(
     source: Source, entries: Sequence[Entry], skipped: Sequence[str], where: str
 ) -> list[str]:
@@ -32,7 +56,8 @@ def check(
     Raises:
         InputError: naming the first tensor that is missing, has another shape, or is unexpected.
     """
-    needed = {name: shape for entry in entries for name, shape in entry.theirs.items()}
+    shapes = (entry.shapes_in(source.about) for entry in entries)
+    needed = {name: shape for theirs in shapes for name, shape in theirs.items()}
     for name, shape in needed.items():
         found = source.about.get(name)
         if found is None:

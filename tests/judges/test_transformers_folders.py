@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from safetensors.torch import load_file
 from braidlm import interop
 from braidlm.checkpoint import load_model
 from braidlm.generate import generate
+from braidlm.interop.families import FAMILIES
 from tests.judges.judging import Widened, distance
 from tests.judges.transformers_pairs import CASES, EACH, EAGER, judged, model_of, our_logits, tokens
 
@@ -23,20 +25,41 @@ def stored(folder: Path) -> dict[str, torch.Tensor]:
     return {k: t for file in folder.glob("*.safetensors") for k, t in load_file(file).items()}
 
 
+def published(tensors: dict[str, torch.Tensor], family: str) -> dict[str, torch.Tensor]:
+    """Under the names that we write, the convolutions of q, k and v as one.
+
+    transformers respells names as it saves, in more layers than it does as it loads, and parts a
+    convolution of two widths into thirds.
+    """
+    parts: dict[str, list[torch.Tensor]] = {}
+    for name in sorted(tensors, key=lambda name: name.replace(".q_conv1d", ".a_conv1d")):
+        ours = name
+        for pattern, replacement in FAMILIES[family].respelled:
+            ours = re.sub(pattern, replacement, ours)
+        parts.setdefault(re.sub(r"\.[qkv]_conv1d\.", ".conv1d.", ours), []).append(tensors[name])
+    assert all(len(p) == 1 or ".conv1d." in name for name, p in parts.items())
+    return {name: torch.cat(p) for name, p in parts.items()}
+
+
 def same_bits(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
     return set(a) == set(b) and all(a[k].dtype == b[k].dtype and torch.equal(a[k], b[k]) for k in a)
 
 
 @pytest.mark.parametrize("case", EACH)
 def test_a_checkpoint_comes_back_bit_for_bit_and_theirs_loads_it(tmp_path, case):
-    """Through a run directory, with the dtypes that were stored, in one file or in several."""
+    """Through a run directory, with the dtypes that were stored, in one file or in several; from
+    ours, once more, with the names and shapes that we write."""
     theirs = model_of(case).to(torch.bfloat16)
     theirs.save_pretrained(tmp_path / "a")
     interop.import_run(tmp_path / "a", tmp_path / "run")
     made = interop.export_run(tmp_path / "run", tmp_path / "b", max_shard_bytes=3000)
     assert made["family"] == theirs.config.model_type
     assert len(list((tmp_path / "b").glob("model-*.safetensors"))) > 1
-    assert same_bits(stored(tmp_path / "a"), stored(tmp_path / "b"))
+    before, after = (published(stored(tmp_path / x), made["family"]) for x in "ab")
+    assert same_bits(before, after)
+    interop.import_run(tmp_path / "b", tmp_path / "run2")
+    interop.export_run(tmp_path / "run2", tmp_path / "c")
+    assert same_bits(stored(tmp_path / "b"), stored(tmp_path / "c"))
     again = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "b")
     assert type(again) is type(theirs)
     assert again.dtype == torch.bfloat16

@@ -140,6 +140,21 @@ FACTORS = {
     "ssm_multipliers": [0.6, 1.1, 0.9, 1.4, 0.5],
     "mlp_multipliers": [0.7, 1.2],
 }
+OLMO = {
+    **COMMON,
+    **IDS,
+    **ATTENTION,
+    "num_hidden_layers": 3,
+    "hidden_size": 24,
+    "rms_norm_eps": 1e-3,  # of the gated norm it is 1e-5, whatever this is
+    "layer_types": ["linear_attention", "full_attention", "linear_attention"],
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 4,
+    "linear_key_head_dim": 5,
+    "linear_value_head_dim": 3,
+    "linear_conv_kernel_dim": 3,
+}
+UNROTATED = {"rope_type": "default", "rope_theta": None}
 ATTENTION_BIAS = {"attention_bias": True, "mlp_bias": True}
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "llama": ("Llama", LLAMA),
@@ -237,6 +252,17 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
             "attention_bias": True,
         },
     ),
+    "olmo_hybrid": ("OlmoHybrid", {**OLMO, "attention_bias": True}),
+    "olmo_hybrid, no positions, positive eigenvalues": (
+        "OlmoHybrid",
+        {
+            **OLMO,
+            "rope_parameters": UNROTATED,
+            "linear_allow_neg_eigval": False,
+            "tie_word_embeddings": True,
+            "head_dim": 10,
+        },
+    ),
     "granite, rope": ("GraniteMoeHybrid", {**GRANITE, "position_embedding_type": "rope"}),
     "falcon_h1 without norm": ("FalconH1", FALCON),
     "falcon_h1 norm first": ("FalconH1", {**FALCON, "mamba_rms_norm": True}),
@@ -250,11 +276,13 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
 FAST = frozenset(
     {
         *("llama", "qwen3", "mamba2", "bamba", "granite, experts", "jamba, experts", "mamba"),
-        "qwen3_next, experts",
+        *("qwen3_next, experts", "olmo_hybrid"),
         *("falcon_h1, factors, biases, bounded steps", "nemotron_h, latent experts"),
     }
 )
 """One of each family, with as much as it can; the others are slow."""
+DELTA = ("qwen3_next", "olmo_hybrid")
+"""Families with a delta rule, in chunks of 64."""
 EACH = [pytest.param(case, marks=() if case in FAST else pytest.mark.slow) for case in CASES]
 
 
@@ -287,10 +315,11 @@ def pair(case: str, dtype: torch.dtype = torch.float64) -> Pair:
 
 def as_ours(p: Pair, theirs: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Tensors of the judge's parameters, such as gradients, under our names and in our shapes."""
+    family = FAMILIES[p.theirs.config.model_type]
     with tempfile.TemporaryDirectory() as place:
         p.theirs.save_pretrained(place, state_dict=dict(theirs))
-        plan = entries(FAMILIES[p.theirs.config.model_type], p.ours.spec)
-        source = folder.source(Path(place))
+        plan = entries(family, p.ours.spec)
+        source = weights.Respelled(folder.source(Path(place)), family.respelled, place)
         known = [entry for entry in plan if source.about.keys() >= entry.theirs.keys()]
         return dict(weights.to_ours(source, known))
 

@@ -9,6 +9,7 @@ from braidlm.interop.families.llama import LLAMA
 from braidlm.interop.families.mamba import FALCON_MAMBA, MAMBA
 from braidlm.interop.families.mamba2 import MAMBA2
 from braidlm.interop.families.nemotron_h import NEMOTRON_H
+from braidlm.interop.families.olmo_hybrid import OLMO_HYBRID
 from braidlm.interop.families.qwen3 import QWEN3
 from braidlm.interop.families.qwen3_next import QWEN3_NEXT
 from braidlm.interop.family import Family
@@ -17,7 +18,7 @@ FAMILIES: dict[str, Family] = {
     family.model_type: family
     for family in (
         *(LLAMA, QWEN3, MAMBA, FALCON_MAMBA, JAMBA, MAMBA2, BAMBA, FALCON_H1),
-        *(NEMOTRON_H, GRANITE, QWEN3_NEXT),
+        *(NEMOTRON_H, GRANITE, QWEN3_NEXT, OLMO_HYBRID),
     )
 }
 """By `model_type`; an export takes the first that expresses the model."""

@@ -5,6 +5,7 @@ from typing import Any
 from braidlm.interop.family import Ends, Family, Letter, Place
 from braidlm.interop.fields import Foreign, Must, Same
 from braidlm.interop.layout import n_layers
+from braidlm.interop.rope_tables import rope
 from braidlm.interop.tables import (
     ATTENTION,
     BAMBA_DEFAULTS,
@@ -15,7 +16,6 @@ from braidlm.interop.tables import (
     biases,
     expansion,
     heads,
-    rope,
     square_heads,
 )
 

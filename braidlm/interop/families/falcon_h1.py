@@ -5,6 +5,7 @@ from typing import Any
 from braidlm.interop.family import Ends, Family, Letter, Place
 from braidlm.interop.fields import Coded, Flat, Foreign, Must, Ours, Same
 from braidlm.interop.layout import Uniform
+from braidlm.interop.rope_tables import rope
 from braidlm.interop.tables import (
     ATTENTION,
     BAMBA_DEFAULTS,
@@ -15,7 +16,6 @@ from braidlm.interop.tables import (
     biases,
     head_dim,
     heads,
-    rope,
 )
 
 MULTIPLIERS = {

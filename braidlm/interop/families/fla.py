@@ -3,8 +3,8 @@
 import math
 from typing import Any
 
-from braidlm.arch.mixers import GatedDeltaNetConfig, MixerConfig
-from braidlm.interop.family import Ends, Family, Letter, Place, Rows, rows
+from braidlm.interop.delta_tables import APART, OLMO_HYBRID
+from braidlm.interop.family import Ends, Family, Letter, Place
 from braidlm.interop.fields import Coded, Flat, Foreign, Must, Same
 from braidlm.interop.layout import n_layers
 from braidlm.interop.tables import ATTENTION, ENDS, GATED_MLP
@@ -13,20 +13,7 @@ INNER_MULTIPLE = 256
 """What the MLP's width is rounded up to, where it follows from `hidden_ratio`."""
 
 
-def _convolved(config: MixerConfig) -> tuple[tuple[int, ...], list[int]]:
-    """One convolution each for queries, keys and values, one behind the other."""
-    assert isinstance(config, GatedDeltaNetConfig)
-    return (config.k_width, config.k_width, config.width), list(range(config.conv_width))
-
-
-CONVOLUTIONS = tuple(f"{x}_conv1d.weight" for x in "qkv")
-DELTA = {
-    "in_proj.weight": rows(*(f"{x}_proj.weight" for x in "qkvgab")),
-    "conv_weight": Rows(CONVOLUTIONS, order=_convolved, insert=(1,)),
-    "dynamics.A_log": rows("A_log"),
-    "dynamics.dt_bias": rows("dt_bias"),
-    "norm_weight": rows("o_norm.weight"),
-}
+DELTA = OLMO_HYBRID | APART
 
 
 def _attention(config: Foreign) -> dict[str, Any]:

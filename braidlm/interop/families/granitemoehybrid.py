@@ -6,6 +6,7 @@ from braidlm.interop.family import Ends, Family, Letter, Place, rows
 from braidlm.interop.fields import Coded, Flat, Foreign, Must, Ours, Same, Words
 from braidlm.interop.layout import Listed, UnfitError
 from braidlm.interop.moe_tables import n_experts
+from braidlm.interop.rope_tables import rope
 from braidlm.interop.tables import (
     ATTENTION,
     BAMBA_DEFAULTS,
@@ -15,7 +16,6 @@ from braidlm.interop.tables import (
     biases,
     expansion,
     heads,
-    rope,
     square_heads,
 )
 

@@ -3,7 +3,8 @@
 from braidlm.interop.family import Ends, Family, Letter, Place
 from braidlm.interop.fields import Must, Same
 from braidlm.interop.layout import Uniform
-from braidlm.interop.tables import ATTENTION, ENDS, GATED_MLP, biases, head_dim, heads, rope
+from braidlm.interop.rope_tables import rope
+from braidlm.interop.tables import ATTENTION, ENDS, GATED_MLP, biases, head_dim, heads
 
 LLAMA = Family(
     model_type="llama",

@@ -3,7 +3,8 @@
 from braidlm.interop.family import Ends, Family, Letter, Place
 from braidlm.interop.fields import Must, Ours, Same
 from braidlm.interop.layout import Listed
-from braidlm.interop.tables import ATTENTION, ENDS, GATED_MLP, biases, heads, rope
+from braidlm.interop.rope_tables import rope
+from braidlm.interop.tables import ATTENTION, ENDS, GATED_MLP, biases, heads
 
 QWEN3 = Family(
     model_type="qwen3",

@@ -8,7 +8,8 @@ from braidlm.interop.family import Ends, Family, Letter, Place, Rows, rows
 from braidlm.interop.fields import Foreign, Must, Ours, Same
 from braidlm.interop.layout import Listed
 from braidlm.interop.moe_tables import n_experts, shared_expert, single_experts
-from braidlm.interop.tables import ENDS, GATED_MLP, biases, heads, rope
+from braidlm.interop.rope_tables import rope
+from braidlm.interop.tables import ENDS, GATED_MLP, biases, heads
 
 WORDS = {"linear_attention": "delta", "full_attention": "attention"}
 EXPERTS = " with experts"
