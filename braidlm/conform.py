@@ -18,6 +18,7 @@ from braidlm.arch.recipe import load_spec
 from braidlm.checkpoint import load_model
 from braidlm.device import choose_device
 from braidlm.errors import InputError
+from braidlm.interop.choose import of_config
 from braidlm.laws import hf_load
 from braidlm.laws.catalogue import Law, choose, tolerance_of
 from braidlm.laws.gap import Plan, lengths_around
@@ -204,7 +205,7 @@ def _subject(model: Any, device: str, seed: int, is_random: bool, is_tiny: bool)
         return HybridSubject(model)
     if not isinstance(model, (str, Path)):
         is_foreign = hasattr(model, "config") and hasattr(model, "generate")
-        return TransformersSubject(model, type(model).__name__) if is_foreign else model
+        return _declared(TransformersSubject(model, type(model).__name__)) if is_foreign else model
     if is_tiny and not is_random:
         raise InputError("--tiny: weights of another size do not fit; give --random-weights too")
     if is_ours(model):
@@ -212,7 +213,18 @@ def _subject(model: Any, device: str, seed: int, is_random: bool, is_tiny: bool)
             raise InputError(f"--tiny: {model} is no configuration of transformers")
         return _drawn(model, device, seed) if is_random else _loaded(model, device)
     place = choose_device(device)
-    return hf_load.draw(model, place, seed, is_tiny) if is_random else hf_load.load(model, place)
+    found = hf_load.draw(model, place, seed, is_tiny) if is_random else hf_load.load(model, place)
+    return _declared(found)
+
+
+def _declared(subject: TransformersSubject) -> TransformersSubject:
+    """Give a model of transformers our declaration of it, which predicts what it holds."""
+    config = subject.model.config.to_dict()
+    try:
+        subject.spec = of_config(config, "its configuration").spec(config)
+    except InputError as error:
+        subject.spec = str(error)
+    return subject
 
 
 def _loaded(path: str | Path, device: str) -> Subject:

@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from braidlm.arch import Spec
+from braidlm.laws.hf_accounts import predicted
 from braidlm.laws.hf_initial import drawn
 from braidlm.laws.subject import Account, Drawn, NotApplicableError, rechunked
 from braidlm.laws.widened import Widened
@@ -35,10 +37,17 @@ class TransformersSubject:
 
     continues_right_padding = False
 
-    def __init__(self, model: Any, name: str, loading: dict[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        model: Any,
+        name: str,
+        loading: dict[str, Any] | None = None,
+        spec: Spec | str = "no declaration was given",
+    ) -> None:
+        """Take a model, what loading it has told, and its declaration or why there is none."""
         self.model = model.eval()
         self.name = name
-        self.loading = loading
+        self.loading, self.spec = loading, spec
         self.vocab_size = model.config.get_text_config().vocab_size
         self.device = next(model.parameters()).device
         self.span = _span(model.config)
@@ -84,7 +93,7 @@ class TransformersSubject:
 
     def rechunked(self, chunk_size: int) -> TransformersSubject:
         """Return a copy whose mixers work in chunks of this size."""
-        return TransformersSubject(rechunked(self.model, chunk_size), self.name, self.loading)
+        return self._like(rechunked(self.model, chunk_size))
 
     def typed(self, dtype: torch.dtype) -> TransformersSubject:
         """Return a copy in another dtype, but for what the family itself keeps in fp32."""
@@ -94,10 +103,14 @@ class TransformersSubject:
         if dtype == torch.float64 and hasattr(model, "set_experts_implementation"):
             model.set_experts_implementation("eager")  # the grouped product has no fp64
         kept = () if dtype == torch.float64 else _kept(model)
-        for name, parameter in model.named_parameters():
-            if not any(part in name for part in kept):
-                parameter.data = parameter.data.to(dtype)
-        return TransformersSubject(model, self.name, self.loading)
+        narrowed = model.named_buffers() if dtype == torch.bfloat16 else ()
+        for name, tensor in (*model.named_parameters(), *narrowed):
+            if tensor.is_floating_point() and not any(part in name for part in kept):
+                tensor.data = tensor.data.to(dtype)
+        return self._like(model)
+
+    def _like(self, model: Any) -> TransformersSubject:
+        return TransformersSubject(model, self.name, self.loading, self.spec)
 
     def drawn(self, seed: int) -> Iterator[Drawn]:
         """Yield the dynamics of a fresh model beside their published ranges."""
@@ -112,13 +125,19 @@ class TransformersSubject:
         yield from found
 
     def accounts(self, n_tokens: int) -> Iterator[Account]:
-        """Yield whether a checkpoint's weights are those that its configuration builds."""
-        if self.loading is None:
-            raise NotApplicableError("its weights are random: no file says what should be there")
-        for key in ("missing_keys", "unexpected_keys", "mismatched_keys"):
-            names = sorted(map(str, self.loading[key]))
+        """Yield whether a file has what its configuration builds, and what is built that
+        declaration predicts."""
+        if self.loading is None and not isinstance(self.spec, Spec):
+            raise NotApplicableError(
+                f"its weights are random, and no family says what it holds: {self.spec}"
+            )
+        for key in ("missing_keys", "unexpected_keys", "mismatched_keys") if self.loading else ():
+            names = sorted(map(str, (self.loading or {})[key]))
             named = f" ({', '.join(names[:3])})" if names else ""
             yield Account(f"{key.replace('_keys', '')} weights{named}", 0, len(names))
+        if isinstance(self.spec, Spec):
+            tokens = torch.zeros(1, n_tokens, dtype=torch.int64, device=self.device)
+            yield from predicted(self.spec, self.model, self(tokens)[1].cache, n_tokens)
 
     def _places(self, whole: Tensor, n_new: int) -> dict[str, Tensor]:
         """Positions of the new tokens, in every form that the forward takes."""
@@ -147,8 +166,8 @@ def _indices(lengths: Sequence[int]) -> Tensor:
 
 
 def _kept(model: nn.Module) -> tuple[str, ...]:
-    """Parts of names of weights that the family never casts below fp32."""
-    found: set[str] = set()
+    """Parts of names of what the family never casts below fp32, rotary frequencies included."""
+    found = {"inv_freq"}
     for field in ("_keep_in_fp32_modules", "_keep_in_fp32_modules_strict"):
         found |= set(getattr(model, field, None) or ())
     return tuple(found)

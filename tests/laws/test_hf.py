@@ -93,7 +93,7 @@ class TestLoading:
     def test_a_folder_is_read_and_its_weights_are_accounted_for(self, folder):
         report = conform.check(folder, laws=["batch", "accounting"], lengths=(5,))
         assert report.ok
-        assert report["accounting"].n_cases == 3
+        assert report["accounting"].n_cases == 6
 
     def test_a_weight_that_the_file_lacks_is_told(self, folder):
         from safetensors.torch import load_file, save_file
@@ -152,3 +152,57 @@ class TestLoading:
     def test_a_model_that_is_passed_is_judged_as_it_is(self):
         model = hf_load.draw("mamba2", torch.device("cpu"), 0, tiny=True).model
         assert conform.check(model, laws=["chunks"], lengths=(9,)).ok
+
+
+class TestAccounting:
+    """What our declaration of a family predicts: parameters, KV caches, states."""
+
+    FAMILIES = ("llama", "falcon_mamba", "jamba", "falcon_h1", "nemotron_h", "qwen3_next")
+
+    @pytest.mark.parametrize("family", FAMILIES)
+    @pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+    def test_a_family_that_we_know_holds_what_is_predicted(self, family, dtype):
+        verdict = conform.check(family, laws=["accounting"], dtype=dtype, **SHORT)["accounting"]
+        assert verdict.status == "pass"
+        assert verdict.n_cases == 3
+
+    def test_what_no_family_of_ours_expresses_is_not_predicted(self):
+        subject = hf_load.draw("llama", torch.device("cpu"), 0, tiny=True)
+        subject.model.config.hidden_act = "gelu"
+        verdict = conform.check(subject.model, laws=["accounting"])["accounting"]
+        assert verdict.status == "not applicable"
+        assert "no family says what it holds" in verdict.reason
+        assert "hidden_act = 'gelu'" in verdict.reason
+
+    @pytest.mark.parametrize(
+        ("family", "plant", "told"),
+        [
+            ("llama", "weight", "parameters: predicted 9,620, counted 9,623"),
+            ("llama", "keys", "bytes of KV caches: predicted 6,720, counted 10,080"),
+            ("mamba2", "state", "bytes of states: predicted 13,896, counted 15,480"),
+        ],
+    )
+    def test_what_the_declaration_does_not_know_is_found(self, family, plant, told):
+        model = hf_load.draw(family, torch.device("cpu"), 0, tiny=True).model
+        if plant == "weight":
+            model.register_parameter("further", torch.nn.Parameter(torch.zeros(3)))
+        else:
+            model.register_forward_hook(PLANTS[plant])
+        found = conform.check(model, laws=["accounting", "causality"], lengths=(8, 21))
+        assert found["accounting"].status == "fail"
+        assert found["accounting"].case == told
+        assert found["causality"].status == "pass"
+
+
+def values_as_wide_as_two(module, inputs, out):
+    for layer in out.past_key_values.layers if out.past_key_values else ():
+        layer.values = torch.cat([layer.values] * 2, dim=-1)
+
+
+def one_more_column(module, inputs, out):
+    for layer in out.cache_params.layers if out.cache_params else ():
+        columns = layer.conv_states[0]
+        layer.conv_states[0] = torch.cat([columns[..., :1], columns], dim=-1)
+
+
+PLANTS = {"keys": values_as_wide_as_two, "state": one_more_column}
