@@ -1,4 +1,4 @@
-"""Multi-query associative recall: the items of zoology's generator, vectorised.
+"""Multi-query associative recall: the items of zoology's generators, vectorised.
 
 An item is `n_pairs` key-value pairs (the whole list shown `num_passes` times), then a tail of
 slots of two tokens each, where every key stands once more; the value that belongs to it is the
@@ -11,10 +11,26 @@ Symbols are 0 (the filler), keys 1 .. V/2 - 1 and values V/2 .. V - 1, all moved
 `token_offset`. A key's slot g = 1, 2, ... is drawn without replacement from
 p(g) ~ alpha g^(alpha - 1), so that near repeats are favoured.
 
-Source: Arora et al. 2023 (arXiv 2312.04927), appendix on MQAR; zoology `multiquery_ar`.
+Forgetting (`n_updates`): after the list so many of the keys stand once more with another value,
+and the last value is the right one. Here key 2 is updated from 8 to 6:
+
+    tokens   2  8  4  7  2  6  0  0  4  0  2  0
+    targets  .  .  .  .  .  .  .  .  7  .  6  .
+
+Composition (`key_parts` = 2): a key is two symbols of a square grid, so that neither tells the
+value by itself; slots have three tokens. Symbols are 0, first parts 1 .. V/3 - 1, second parts
+V/3 .. 2V/3 - 1, values from there. Keys (1, 4), (1, 5), (2, 4), (2, 5):
+
+    tokens   1  4  8  2  5  7  1  5  6  2  4  9  1  5  0 ...
+    targets  .  .  .  .  .  .  .  .  .  .  .  .  .  6  . ...
+
+Source: Arora et al. 2023 (arXiv 2312.04927), appendix on MQAR; zoology `multiquery_ar`,
+`forgetting_mqar` (there an update may by chance repeat the old value, here all values of an item
+differ), `compositional_ar`, and `stacked_mqar` for passes in an order of their own.
 """
 
 from dataclasses import dataclass, replace
+from math import isqrt
 
 import numpy as np
 
@@ -31,11 +47,14 @@ class MQARItems:
     targets: np.ndarray
     """(n, L) int64: the answer at each query, -100 elsewhere."""
     pair_positions: np.ndarray
-    """(n, D, num_passes) int64: where each pair's key stands; its value is one further."""
+    """(n, D, num_passes) int64: where each pair's key ends with its right value behind it: in every
+    pass, or for an updated key that one place, repeated."""
     query_positions: np.ndarray
-    """(n, D) int64: where each pair's key is asked again."""
+    """(n, D) int64: where each pair's key is asked again, its last symbol."""
     answers: np.ndarray
-    """(n, D) int64: each pair's value."""
+    """(n, D) int64: each pair's value, the last one if it was updated."""
+    old_answers: np.ndarray
+    """(n, D) int64: the value before the update, -1 for a pair without."""
     values: tuple[int, int]
     """First value symbol, and one past the last."""
 
@@ -56,53 +75,67 @@ def generate_mqar(
     token_offset: int = 0,
     num_passes: int = 1,
     random_non_queries: bool = True,
+    n_updates: int = 0,
+    key_parts: int = 1,
+    shuffle_passes: bool = False,
 ) -> MQARItems:
     """Return `n_items` items.
 
     Args:
         n_items: n.
-        vocab_size: V, symbols: the lower half keys (and the filler), the upper half values.
-        n_pairs: D.
+        vocab_size: V, symbols.
+        n_pairs: D; a square number for keys of two parts.
         length: L, tokens of an item.
         rng: where the randomness comes from.
         alpha: exponent of the slot's distribution; 1 is uniform.
         token_offset: id of symbol 0 in the model's vocabulary.
         num_passes: how often the list of pairs is shown.
         random_non_queries: fill the tail with random symbols (any of the V) instead of symbol 0.
+        n_updates: keys that stand after the list once more, with a new value.
+        key_parts: symbols of a key, 1 or 2.
+        shuffle_passes: whether every pass after the first has an order of its own.
 
     Raises:
         InputError: the pairs do not fit into the length or into the vocabulary.
     """
-    n_keys, context = vocab_size // 2, 2 * n_pairs * num_passes
-    n_slots = (length - context) // 2
-    _check(vocab_size, n_pairs, length, num_passes)
-    keys = 1 + _distinct(rng, n_items, n_pairs, n_keys - 1)
-    values = n_keys + _distinct(rng, n_items, n_pairs, vocab_size - n_keys)
-    queries = context + 2 * _slots(rng, n_items, n_pairs, n_slots, alpha)
+    if reason := unfit(vocab_size, n_pairs, length, num_passes, n_updates, key_parts):
+        raise InputError(reason)
+    n_shown, width = n_pairs * num_passes + n_updates, key_parts + 1
+    context, first_value = width * n_shown, key_parts * (vocab_size // width)
+    keys = _keys(rng, n_items, n_pairs, vocab_size, key_parts)
+    values = first_value + _distinct(rng, n_items, n_pairs + n_updates, vocab_size - first_value)
+    queries = context + width * _slots(rng, n_items, n_pairs, (length - context) // width, alpha)
     tokens = np.zeros((n_items, length), dtype=np.int64)
     if random_non_queries:
         tokens[:, context:] = rng.integers(vocab_size, size=(n_items, length - context))
-    tokens[:, 0:context:2] = np.tile(keys, num_passes)
-    tokens[:, 1:context:2] = np.tile(values, num_passes)
-    np.put_along_axis(tokens, queries, keys, axis=1)
+    shown, places = _order(rng, n_items, n_pairs, num_passes, n_updates, shuffle_passes)
+    # Values n_pairs .. n_pairs + n_updates - 1 are those of the updates, in their order.
+    said = np.concatenate([shown[:, : n_pairs * num_passes], _tail(n_items, n_pairs, n_updates)], 1)
+    blocks = [np.take_along_axis(part, shown, axis=1) for part in keys]
+    blocks.append(np.take_along_axis(values, said, axis=1))
+    tokens[:, :context] = np.stack(blocks, -1).reshape(n_items, context)
+    for i, part in enumerate(keys):
+        np.put_along_axis(tokens, queries + i, part, axis=1)
+    answers, old = _after_updates(values, shown[:, n_pairs * num_passes :], n_pairs)
     targets = np.full_like(tokens, IGNORE)
-    np.put_along_axis(targets, queries, values + token_offset, axis=1)
-    firsts = 2 * np.arange(n_pairs)[:, None] + 2 * n_pairs * np.arange(num_passes)
+    np.put_along_axis(targets, queries + key_parts - 1, answers + token_offset, axis=1)
     return MQARItems(
         tokens=tokens + token_offset,
         targets=targets,
-        pair_positions=np.broadcast_to(firsts, (n_items, n_pairs, num_passes)),
-        query_positions=queries,
-        answers=values + token_offset,
-        values=(n_keys + token_offset, vocab_size + token_offset),
+        pair_positions=width * places + key_parts - 1,
+        query_positions=queries + key_parts - 1,
+        answers=answers + token_offset,
+        old_answers=np.where(old < 0, -1, old + token_offset),
+        values=(first_value + token_offset, vocab_size + token_offset),
     )
 
 
 def counterfactual(items: MQARItems, pairs: np.ndarray, rng: np.random.Generator) -> MQARItems:
     """Return the items with one pair's value replaced in the context, and nothing else.
 
-    The new value is drawn evenly from the values that no pair of the item has. A tail symbol
-    that happens to equal the old value stays: it is no pair. Answer and target follow the change.
+    The new value is drawn evenly from the values that no pair of the item has or had. A tail
+    symbol that happens to equal the old value stays: it is no pair. Answer and target follow the
+    change. Of an updated pair the last value is replaced.
 
     Args:
         items: n items of D pairs.
@@ -111,8 +144,11 @@ def counterfactual(items: MQARItems, pairs: np.ndarray, rng: np.random.Generator
     """
     first, end = items.values
     rows = np.arange(len(pairs))
-    drawn = rng.integers(end - first - items.n_pairs, size=len(pairs))
-    new = first + _skip_used(drawn, np.sort(items.answers - first, axis=1))
+    old = items.old_answers
+    used = [items.answers - first, old[old >= 0].reshape(len(old), -1) - first]
+    taken = np.sort(np.concatenate(used, axis=1), axis=1)
+    drawn = rng.integers(end - first - taken.shape[1], size=len(pairs))
+    new = first + _skip_used(drawn, taken)
     tokens, targets, answers = items.tokens.copy(), items.targets.copy(), items.answers.copy()
     tokens[rows[:, None], items.pair_positions[rows, pairs] + 1] = new[:, None]
     targets[rows, items.query_positions[rows, pairs]] = new
@@ -120,15 +156,77 @@ def counterfactual(items: MQARItems, pairs: np.ndarray, rng: np.random.Generator
     return replace(items, tokens=tokens, targets=targets, answers=answers)
 
 
-def _check(vocab_size: int, n_pairs: int, length: int, num_passes: int) -> None:
-    most = vocab_size // 2 - 1
+def unfit(
+    vocab_size: int, n_pairs: int, length: int, num_passes: int, n_updates: int, key_parts: int
+) -> str | None:
+    """Return what does not fit, in a sentence that names it and what is allowed; None: all does."""
+    width = key_parts + 1
+    per_part = vocab_size // width
+    n_values = vocab_size - key_parts * per_part
+    # The first symbol of all is the filler; a grid's sides are that long at most.
+    most = min((per_part - 1) ** key_parts, n_values - n_updates)
+    if key_parts == 2 and isqrt(n_pairs) ** 2 != n_pairs:
+        return f"n_pairs = {n_pairs} must be a square number, as key_parts = 2 make a grid"
     if not 1 <= n_pairs <= most:
-        raise InputError(f"n_pairs = {n_pairs} must be in 1 .. {most} for vocab_size {vocab_size}")
-    if (needed := 2 * n_pairs * (num_passes + 1)) > length:
-        raise InputError(
+        return f"n_pairs = {n_pairs} must be in 1 .. {most} for vocab_size {vocab_size}"
+    if n_updates > n_pairs:
+        return f"n_updates = {n_updates} must be at most n_pairs = {n_pairs}"
+    needed = width * (n_pairs * (num_passes + 1) + n_updates)
+    if needed > length:
+        updated = f" and n_updates = {n_updates}" if n_updates else ""
+        return (
             f"length = {length} must be at least {needed} for n_pairs = {n_pairs} "
-            f"and num_passes = {num_passes}"
+            f"and num_passes = {num_passes}{updated}"
         )
+    return None
+
+
+def _keys(
+    rng: np.random.Generator, n: int, n_pairs: int, vocab_size: int, key_parts: int
+) -> list[np.ndarray]:
+    """Return the parts of the keys, each (n, D); two parts are a square grid in random order."""
+    if key_parts == 1:
+        return [1 + _distinct(rng, n, n_pairs, vocab_size // 2 - 1)]
+    third, side = vocab_size // 3, isqrt(n_pairs)
+    first = 1 + _distinct(rng, n, side, third - 1)
+    second = third + _distinct(rng, n, side, third)
+    order = np.argsort(rng.random((n, n_pairs)), axis=1)
+    grids = np.repeat(first, side, axis=1), np.tile(second, side)
+    return [np.take_along_axis(grid, order, axis=1) for grid in grids]
+
+
+def _order(
+    rng: np.random.Generator, n: int, n_pairs: int, num_passes: int, n_updates: int, shuffle: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the pair of each place (n, D * passes + U), and each pair's places (n, D, passes).
+
+    Of an updated pair every place is that of its update.
+    """
+    passes = [np.broadcast_to(np.arange(n_pairs), (n, n_pairs))]
+    for _ in range(num_passes - 1):
+        passes.append(np.argsort(rng.random((n, n_pairs)), 1) if shuffle else passes[0])
+    places = [i * n_pairs + np.argsort(order, axis=1) for i, order in enumerate(passes)]
+    at = np.stack(places, axis=-1)
+    if n_updates:
+        updated = _distinct(rng, n, n_updates, n_pairs)
+        passes.append(updated)
+        stands = n_pairs * num_passes + np.arange(n_updates)
+        at[np.arange(n)[:, None], updated] = stands[:, None]
+    return np.concatenate(passes, axis=1), at
+
+
+def _tail(n: int, n_pairs: int, n_updates: int) -> np.ndarray:
+    return np.broadcast_to(np.arange(n_pairs, n_pairs + n_updates), (n, n_updates))
+
+
+def _after_updates(
+    values: np.ndarray, updated: np.ndarray, n_pairs: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return every pair's last value (n, D), and the one before its update or -1."""
+    last, old = values[:, :n_pairs].copy(), np.full_like(values[:, :n_pairs], -1)
+    np.put_along_axis(old, updated, np.take_along_axis(last, updated, axis=1), axis=1)
+    np.put_along_axis(last, updated, values[:, n_pairs:], axis=1)
+    return last, old
 
 
 def _distinct(rng: np.random.Generator, n: int, count: int, total: int) -> np.ndarray:

@@ -13,6 +13,13 @@ CASES = [
     {"vocab_size": 33, "n_pairs": 1, "length": 7, "random_non_queries": False},
     {"vocab_size": 8, "n_pairs": 3, "length": 12},
 ]
+VARIANTS = [
+    {"vocab_size": 64, "n_pairs": 8, "length": 64, "n_updates": 4},
+    {"vocab_size": 20, "n_pairs": 5, "length": 40, "n_updates": 5, "num_passes": 2},
+    {"vocab_size": 64, "n_pairs": 6, "length": 64, "num_passes": 3, "shuffle_passes": True},
+    {"vocab_size": 30, "n_pairs": 4, "length": 30, "key_parts": 2, "random_non_queries": False},
+    {"vocab_size": 60, "n_pairs": 9, "length": 99, "key_parts": 2, "n_updates": 3},
+]
 
 
 def make(case, n=50, seed=0):
@@ -156,3 +163,95 @@ def test_seeds_reproduce_and_differ():
 def test_what_does_not_fit(change, message):
     with pytest.raises(InputError, match=message):
         make(CASES[0] | change)
+
+
+def read_last(tokens, width, context):
+    """The last value that each key of the list has, and the ones before it, from the prompt."""
+    found = {}
+    for at in range(0, context, width):
+        block = tokens[at : at + width].tolist()
+        found.setdefault(tuple(block[:-1]), []).append(block[-1])
+    return found
+
+
+@pytest.mark.parametrize("case", VARIANTS)
+def test_every_answer_of_a_variant_follows_from_the_prompt(case):
+    items = make(case)
+    parts, updates = case.get("key_parts", 1), case.get("n_updates", 0)
+    width, passes = parts + 1, case.get("num_passes", 1)
+    context = width * (case["n_pairs"] * passes + updates)
+    for i in range(50):
+        tokens, targets = items.tokens[i], items.targets[i]
+        said = read_last(tokens, width, context)
+        assert len(said) == case["n_pairs"]
+        queries = np.flatnonzero(targets != IGNORE).tolist()
+        assert len(queries) == case["n_pairs"]
+        for at in queries:
+            assert (at - parts + 1 - context) % width == 0
+            assert said[tuple(tokens[at - parts + 1 : at + 1].tolist())][-1] == targets[at]
+        changed = [values for values in said.values() if len(set(values)) == 2]
+        assert len(changed) == updates
+        assert all(values == [values[0]] * passes + [values[-1]] for values in changed)
+        kept = [values for values in said.values() if len(set(values)) == 1]
+        assert all(len(values) == passes for values in kept)
+
+
+@pytest.mark.parametrize("case", VARIANTS)
+def test_the_metadata_of_a_variant_points_at_the_right_value(case):
+    items = make(case)
+    rows = np.arange(50)[:, None]
+    np.testing.assert_array_equal(items.targets[rows, items.query_positions], items.answers)
+    for p in range(case.get("num_passes", 1)):
+        at = items.pair_positions[..., p]
+        np.testing.assert_array_equal(items.tokens[rows, at + 1], items.answers)
+        keys = items.tokens[rows, items.query_positions]
+        np.testing.assert_array_equal(items.tokens[rows, at], keys)
+    n_old = (items.old_answers >= 0).sum(1)
+    assert (n_old == case.get("n_updates", 0)).all()
+    assert (items.old_answers != items.answers).all()
+
+
+def test_neither_part_of_a_composed_key_tells_its_value():
+    items = make({"vocab_size": 60, "n_pairs": 9, "length": 60, "key_parts": 2})
+    blocks = items.tokens[:, :27].reshape(50, 9, 3)
+    for first, second, values in blocks.transpose(0, 2, 1).tolist():
+        assert len(set(zip(first, second, strict=True))) == len(set(values)) == 9
+        for part, low, high in ((first, 1, 20), (second, 20, 40)):
+            assert sorted(part.count(symbol) for symbol in set(part)) == [3, 3, 3]
+            assert low <= min(part) <= max(part) < high
+        assert min(values) >= 40
+    orders = {tuple(np.argsort(row).tolist()) for row in blocks[:, :, 0]}
+    assert len(orders) > 40
+
+
+def test_updates_fall_evenly_on_the_pairs():
+    items = make({"vocab_size": 64, "n_pairs": 8, "length": 64, "n_updates": 2}, n=8000)
+    counts = (items.old_answers >= 0).sum(0)
+    assert counts.sum() == 16_000
+    assert abs(counts - 2000).max() < 5 * np.sqrt(8000 * 0.25 * 0.75)
+
+
+def test_a_counterfactual_of_an_updated_pair_changes_its_last_value_alone():
+    items = make({"vocab_size": 32, "n_pairs": 6, "length": 40, "n_updates": 6})
+    changed = counterfactual(items, np.zeros(50, dtype=int), generator(1, "test"))
+    for i in range(50):
+        places = np.flatnonzero(changed.tokens[i] != items.tokens[i]).tolist()
+        assert places == [items.pair_positions[i, 0, 0] + 1]
+        assert places[0] >= 12
+        new = changed.answers[i, 0]
+        assert new not in items.answers[i]
+        assert new not in items.old_answers[i]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"key_parts": 2, "n_pairs": 8}, "n_pairs = 8 must be a square number"),
+        ({"n_updates": 9}, "n_updates = 9 must be at most n_pairs = 8"),
+        ({"n_updates": 8, "length": 47}, "length = 47 must be at least 48"),
+        ({"n_updates": 8, "vocab_size": 20}, "n_pairs = 8 must be in 1 .. 2 for vocab_size 20"),
+    ],
+)
+def test_a_variant_that_does_not_fit_is_refused(change, message):
+    with pytest.raises(InputError, match=message.replace("(", ".")):
+        make({"vocab_size": 64, "n_pairs": 8, "length": 64} | change)
