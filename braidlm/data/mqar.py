@@ -35,6 +35,7 @@ from math import isqrt
 import numpy as np
 
 from braidlm.data.packing import IGNORE
+from braidlm.data.symbols import distinct
 from braidlm.errors import InputError
 
 
@@ -103,7 +104,7 @@ def generate_mqar(
     n_shown, width = n_pairs * num_passes + n_updates, key_parts + 1
     context, first_value = width * n_shown, key_parts * (vocab_size // width)
     keys = _keys(rng, n_items, n_pairs, vocab_size, key_parts)
-    values = first_value + _distinct(rng, n_items, n_pairs + n_updates, vocab_size - first_value)
+    values = first_value + distinct(rng, n_items, n_pairs + n_updates, vocab_size - first_value)
     queries = context + width * _slots(rng, n_items, n_pairs, (length - context) // width, alpha)
     tokens = np.zeros((n_items, length), dtype=np.int64)
     if random_non_queries:
@@ -186,10 +187,10 @@ def _keys(
 ) -> list[np.ndarray]:
     """Return the parts of the keys, each (n, D); two parts are a square grid in random order."""
     if key_parts == 1:
-        return [1 + _distinct(rng, n, n_pairs, vocab_size // 2 - 1)]
+        return [1 + distinct(rng, n, n_pairs, vocab_size // 2 - 1)]
     third, side = vocab_size // 3, isqrt(n_pairs)
-    first = 1 + _distinct(rng, n, side, third - 1)
-    second = third + _distinct(rng, n, side, third)
+    first = 1 + distinct(rng, n, side, third - 1)
+    second = third + distinct(rng, n, side, third)
     order = np.argsort(rng.random((n, n_pairs)), axis=1)
     grids = np.repeat(first, side, axis=1), np.tile(second, side)
     return [np.take_along_axis(grid, order, axis=1) for grid in grids]
@@ -208,7 +209,7 @@ def _order(
     places = [i * n_pairs + np.argsort(order, axis=1) for i, order in enumerate(passes)]
     at = np.stack(places, axis=-1)
     if n_updates:
-        updated = _distinct(rng, n, n_updates, n_pairs)
+        updated = distinct(rng, n, n_updates, n_pairs)
         passes.append(updated)
         stands = n_pairs * num_passes + np.arange(n_updates)
         at[np.arange(n)[:, None], updated] = stands[:, None]
@@ -227,33 +228,6 @@ def _after_updates(
     np.put_along_axis(old, updated, np.take_along_axis(last, updated, axis=1), axis=1)
     np.put_along_axis(last, updated, values[:, n_pairs:], axis=1)
     return last, old
-
-
-def _distinct(rng: np.random.Generator, n: int, count: int, total: int) -> np.ndarray:
-    """Return (n, count) symbols of 0 .. total - 1, distinct in each row, in uniform order."""
-    if 4 * count > total:
-        return np.argsort(rng.random((n, total)), axis=1)[:, :count]
-    # Redrawing whatever repeats treats all symbols alike, so the distinct rows stay uniform.
-    drawn = rng.integers(total, size=(n, count))
-    rows = np.arange(n)
-    while len(rows):
-        repeats = _repeats(drawn[rows])
-        touched = repeats.any(axis=1)
-        rows, repeats = rows[touched], repeats[touched]
-        row, column = np.nonzero(repeats)
-        drawn[rows[row], column] = rng.integers(total, size=len(row))
-    return drawn
-
-
-def _repeats(values: np.ndarray) -> np.ndarray:
-    """Mark each entry that stands further left in its row too."""
-    order = np.argsort(values, axis=1, kind="stable")
-    ranked = np.take_along_axis(values, order, axis=1)
-    again = np.zeros(values.shape, dtype=bool)
-    again[:, 1:] = ranked[:, 1:] == ranked[:, :-1]
-    marks = np.empty_like(again)
-    np.put_along_axis(marks, order, again, axis=1)
-    return marks
 
 
 def _slots(rng: np.random.Generator, n: int, count: int, total: int, alpha: float) -> np.ndarray:

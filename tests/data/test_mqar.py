@@ -1,9 +1,10 @@
 import numpy as np
 import pytest
 
-from braidlm.data.mqar import _distinct, _skip_used, _slots, counterfactual, generate_mqar
+from braidlm.data.mqar import _skip_used, _slots, counterfactual, generate_mqar
 from braidlm.data.packing import IGNORE
 from braidlm.data.seeding import generator
+from braidlm.data.symbols import distinct
 from braidlm.errors import InputError
 
 CASES = [
@@ -114,7 +115,7 @@ def test_skip_used_counts_the_free_numbers():
 @pytest.mark.parametrize("total", [4, 100])
 def test_distinct_symbols_are_uniform_in_every_place(total):
     # 4 takes the sorting path, 100 the redrawing one, with 3 places each.
-    drawn = _distinct(generator(0, "distinct"), 40_000, 3, total)
+    drawn = distinct(generator(0, "distinct"), 40_000, 3, total)
     assert all(len(set(row)) == 3 for row in drawn[:500].tolist())
     for column in drawn.T:
         counts = np.bincount(column, minlength=total)
