@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from braidlm.arch import Spec, Sublayer
 from braidlm.arch.mixers import MixerConfig
+from braidlm.arch.wiring import WIRING
 from braidlm.errors import InputError
 from braidlm.interop.compare import difference
 from braidlm.interop.fields import Field, Flat, Foreign
@@ -32,6 +33,8 @@ class Rows:
     """Axes of one that theirs has before the rows."""
     or_evenly: bool = False
     """Whether a file may part the same rows evenly among its tensors, whatever they are of."""
+    groups: Callable[[MixerConfig], int] | None = None
+    """How many equal parts the rows have, if theirs has an axis for these parts before them."""
 
 
 def rows(*names: str) -> Rows:
@@ -52,6 +55,11 @@ class Letter:
     """Their name of the output projection."""
     when: Callable[[MixerConfig], bool] = field(default=lambda config: True)
     """Tells apart two letters of one kind."""
+    is_shared: bool = False
+    """Whether all its uses have one set of weights, which lie in the layer of the first."""
+    adapters: Callable[[int], Mapping[str, Rows]] | None = None
+    """Of a shared letter: what one use adds to its input projections -> tensors of theirs, which
+    lie in the layer of the first use too, by the number of the use among all shared layers."""
 
     def names_of(self, config: MixerConfig) -> Mapping[str, Rows]:
         """Return the map of one mixer."""
@@ -70,11 +78,25 @@ class Place:
     """Their name of each branch's mixer; "" if its tensors lie in the layer itself."""
     norm_position: str = "pre"
     """Whether the norm is before or after the mixer; "post" of a single letter alone."""
+    use_proj: str = ""
+    """Their name of the matrix that each use of a shared letter has for itself, in its layer."""
 
     @property
     def symbol(self) -> str:
         """The sublayer in a pattern."""
         return self.letters if len(self.letters) == 1 else "{" + self.letters + "}"
+
+
+class Placed(NamedTuple):
+    """Where a sublayer of a model lies."""
+
+    layer: int
+    """Of theirs."""
+    place: Place
+    home: int
+    """The layer of theirs that holds its weights: of a shared letter that of the first use."""
+    use: int
+    """How many layers before hold a shared letter."""
 
 
 @dataclass(frozen=True)
@@ -140,7 +162,7 @@ class Family:
         """
         kinds, places = self.match(spec)
         try:
-            ours = self._flat(spec, places)
+            ours = self._flat(spec, [placed.place for placed in places])
             written: dict[str, Any] = self.layout.write(kinds)
             for f in self.fields:
                 written |= f.write(ours)
@@ -154,32 +176,50 @@ class Family:
         head = {"architectures": [self.architecture], "model_type": self.model_type}
         return head | written
 
-    def match(self, spec: Spec) -> tuple[list[str], list[tuple[int, Place]]]:
-        """Return the kinds of the layers of theirs, and for each sublayer its layer and place.
+    def match(self, spec: Spec) -> tuple[list[str], list[Placed]]:
+        """Return the kinds of the layers of theirs, and where each sublayer lies.
 
         Raises:
             UnfitError: naming the first sublayer that begins no layer of theirs.
         """
         kinds: list[str] = []
-        places: list[tuple[int, Place]] = []
-        while len(places) < len(spec.sublayers):
-            kind = self._layer_at(spec, len(places))
-            places += [(len(kinds), place) for place in self.layers[kind]]
+        found: list[Placed] = []
+        owners: dict[str, int] = {}
+        use = 0
+        while len(found) < len(spec.sublayers):
+            kind = self._layer_at(spec, len(found), owners)
+            shared = [p.letters for p in self.layers[kind] if self._is_shared(p)]
+            for place in self.layers[kind]:
+                sublayer, layer = spec.sublayers[len(found)], len(kinds)
+                home = layer if sublayer.owns_weights else found[sublayer.owner].layer
+                found.append(Placed(layer, place, home, use))
+                if place.letters in shared:
+                    owners[place.letters] = sublayer.owner
+            use += bool(shared)
             kinds.append(kind)
-        return kinds, places
+        return kinds, found
 
-    def _layer_at(self, spec: Spec, start: int) -> str:
+    def _layer_at(self, spec: Spec, start: int, owners: Mapping[str, int]) -> str:
         for is_normed_there in (True, False):  # else the field is what does not fit
             for kind, places in self.layers.items():
                 here = spec.sublayers[start : start + len(places)]
                 if len(here) == len(places) and all(
-                    self._fits(a, b, is_normed_there) for a, b in zip(here, places, strict=True)
+                    self._fits(a, b, is_normed_there) and self._is_of(a, b, owners)
+                    for a, b in zip(here, places, strict=True)
                 ):
                     return kind
         shown = " ".join(s.symbol for s in spec.sublayers[start : start + 3])
         layers = ", ".join("".join(p.symbol for p in places) for places in self.layers.values())
         reason = f"sublayer {start} ({shown} ...) begins no layer of it: {layers}"
         raise UnfitError(reason, start, has_layers=False)
+
+    def _is_shared(self, place: Place) -> bool:
+        return any(self.letters[x].is_shared for x in place.letters)
+
+    def _is_of(self, sublayer: Sublayer, place: Place, owners: Mapping[str, int]) -> bool:
+        """Two shared letters may be alike but for whose weights they are."""
+        owner = owners.get(place.letters, sublayer.index)
+        return not self._is_shared(place) or sublayer.owner == owner
 
     def _fits(self, sublayer: Sublayer, place: Place, is_normed_there: bool) -> bool:
         if len(sublayer.branches) != len(place.letters):
@@ -190,13 +230,15 @@ class Family:
         pairs = zip(letters, sublayer.branches, strict=True)
         return all(x.kind == b.kind and x.when(b) for x, b in pairs)  # pyright: ignore
 
-    def _flat(self, spec: Spec, places: list[tuple[int, Place]]) -> Flat:
+    def _flat(self, spec: Spec, places: list[Place]) -> Flat:
         """Our fields; of a letter those of its first mixer, since the others are compared later."""
         own = spec.model_dump(exclude={"mixers", "parallel", "fusion", "pattern"})
         flat: Flat = own | {"logits_multiplier": spec.logits_scale, "mup_base_width": 0}
-        for sublayer, (_, place) in zip(spec.sublayers, places, strict=True):
+        for sublayer, place in zip(spec.sublayers, places, strict=True):
+            wiring = {name: getattr(sublayer.wiring, name) for name in WIRING}
             for letter, branch in zip(place.letters, sublayer.branches, strict=True):
-                flat = {f"{letter}.{k}": v for k, v in branch.model_dump().items()} | flat
+                fields = wiring | branch.model_dump()
+                flat = {f"{letter}.{k}": v for k, v in fields.items()} | flat
             if sublayer.fusion is not None:
                 flat = {f"fusion.{k}": v for k, v in sublayer.fusion.model_dump().items()} | flat
         return flat
@@ -213,7 +255,10 @@ def _folded(symbols: list[str]) -> str:
 
 def _nested(flat: Flat, letters: Mapping[str, Letter], pattern: str) -> dict[str, Any]:
     """Our flat fields as a declaration; letters that the pattern does not use are left out."""
-    used = {x: {"kind": letter.kind} for x, letter in letters.items() if x in pattern}
+    used: dict[str, dict[str, Any]] = {}
+    for x, letter in letters.items():
+        if x in pattern:
+            used[x] = {"kind": letter.kind, **({"shared": True} if letter.is_shared else {})}
     data: dict[str, Any] = {"pattern": pattern, "mixers": used}
     for path, value in flat.items():
         place, dot, name = path.rpartition(".")

@@ -170,8 +170,9 @@ def _found(
     path: Path, described: _Described, model: HybridLM | None, weights_only_pickle: bool
 ) -> _Found:
     stored = folder.source(path, weights_only_pickle=weights_only_pickle)
-    source = weights.Respelled(stored, described.respelled, str(path))
+    respelled = weights.respelled(stored, described.respelled, str(path))
     plan = described.plan(described.spec, model)
+    source = weights.by_first_use(respelled, plan)
     return _Found(plan, source, weights.check(source, plan, described.skipped, str(path)))
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -19,7 +19,7 @@ from braidlm.arch import Spec
 from braidlm.arch.mixers import MixerConfig
 from braidlm.checkpoint import unique_tensors
 from braidlm.errors import InputError
-from braidlm.interop.family import Family, Letter, Place, Rows
+from braidlm.interop.family import Family, Letter, Placed, Rows
 from braidlm.model import HybridLM
 from braidlm.tensors import About
 
@@ -41,6 +41,10 @@ class Entry:
     """Axes of theirs before the rows."""
     or_evenly: bool = False
     """Whether a file may part the same rows evenly instead."""
+    also: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Name of theirs -> names of the same tensor, at other uses of a shared letter."""
+    is_repeated: bool = False
+    """Whether it is written under those names too; it may be read from any of them."""
 
     def shapes_in(self, about: Mapping[str, About]) -> dict[str, Shape]:
         """Return the shapes that tensors must have: as parted there, if that is allowed."""
@@ -67,6 +71,10 @@ class Entry:
             stacked = stacked[back]
         pairs = zip(self.theirs.items(), stacked.split(n_rows), strict=True)
         return {name: part.reshape(shape) for (name, shape), part in pairs}
+
+    def written(self, name: str) -> tuple[str, ...]:
+        """Return the names under which a tensor of theirs is written."""
+        return (name, *(self.also.get(name, ()) if self.is_repeated else ()))
 
     def _evenly(self) -> dict[str, Shape]:
         """As many rows for each as for the others, the last with fewer: as `torch.chunk` parts."""
@@ -102,7 +110,8 @@ def entries(family: Family, spec: Spec, model: HybridLM | None = None) -> list[E
     absent = next((name for name in wanted if name not in found), None)
     if absent is not None:
         raise InputError(f"{family.model_type} has no tensor for our '{absent}'")
-    return [found[name] for name in wanted]
+    others = _other_uses(family, spec)
+    return [_with_others(found[name], others, not spec.tie_embeddings) for name in wanted]
 
 
 def mixer_entries(names: Mapping[str, Rows], mixer: nn.Module, config: MixerConfig) -> list[Entry]:
@@ -169,7 +178,9 @@ def _entry(
         assert parts is not None
         assert len(parts) == len(rows.names), (ours, parts, rows.names)
         n_rows, tail = parts, shape[1:][-1:]
-    shapes = [(*rows.lead, n, *rows.insert, *tail) for n in n_rows]
+    n_groups = rows.groups(mixer) if rows.groups is not None and mixer is not None else None
+    parted = [(n,) if n_groups is None else (n_groups, n // n_groups) for n in n_rows]
+    shapes = [(*rows.lead, *axes, *rows.insert, *tail) for axes in parted]
     assert math.prod(shape) == sum(map(math.prod, shapes))
     theirs = dict(zip(rows.names, shapes, strict=True))
     return Entry(ours, shape, theirs, order, len(rows.lead), rows.or_evenly)
@@ -184,28 +195,55 @@ def _all_rows(family: Family, spec: Spec) -> list[tuple[str, Rows, MixerConfig |
         ("lm_head.weight", Rows((ends.head,)), None),
     ]
     _, places = family.match(spec)
-    for sublayer, (index, place) in zip(spec.sublayers, places, strict=True):
-        block, layer = f"blocks.{sublayer.index}", f"{ends.layers}.{index}"
-        found.append((f"{block}.norm.weight", Rows((f"{layer}.{place.norm}.weight",)), None))
+    for sublayer, placed in zip(spec.sublayers, places, strict=True):
+        block, place = f"blocks.{sublayer.index}", placed.place
+        home = f"{ends.layers}.{placed.home}"
+        found.append((f"{block}.norm.weight", Rows((f"{home}.{place.norm}.weight",)), None))
         for i, branch in enumerate(sublayer.branches):
             letter = family.letters[place.letters[i]]
-            lines = _mixer_rows(letter, branch, place, i, sublayer.is_parallel)
-            found += [(f"{block}.{a}", _under(layer, b), branch) for a, b in lines]
+            lines = _mixer_rows(letter, branch, placed, i, sublayer.is_parallel)
+            found += [(f"{block}.{a}", _under(home, b), branch) for a, b in lines]
+        if place.use_proj:
+            own = f"{ends.layers}.{placed.layer}.{place.use_proj}.weight"
+            found.append((f"{block}.use_proj.weight", Rows((own,)), None))
     return found
 
 
 def _mixer_rows(
-    letter: Letter, branch: MixerConfig, place: Place, i: int, is_parallel: bool
+    letter: Letter, branch: MixerConfig, placed: Placed, i: int, is_parallel: bool
 ) -> list[tuple[str, Rows]]:
-    """Return the lines of one branch, relative to our block and to their layer."""
+    """Return the lines of one branch, relative to our block and to the layer of its weights."""
     mixer = f"mix.branches.{i}" if is_parallel else "mix.mixer"
     out = f"mix.combine.out_projs.{i}" if is_parallel else "mix.out_proj"
-    where = place.mixers[i]
+    where = placed.place.mixers[i]
     lines = letter.names_of(branch).items()
     found = [(f"{mixer}.{name}", _under(where, rows)) for name, rows in lines]
     for kind in ("weight", "bias"):
         found.append((f"{out}.{kind}", _under(where, Rows((f"{letter.out}.{kind}",)))))
+    if letter.adapters is not None:
+        added = letter.adapters(placed.use).items()
+        found += [(f"adapters.{name}", _under(where, rows)) for name, rows in added]
     return found
+
+
+def _other_uses(family: Family, spec: Spec) -> list[tuple[str, str]]:
+    """Return where weights lie, and where those of another use of the same letter lie."""
+    found = []
+    for placed in family.match(spec)[1]:
+        if placed.home != placed.layer:
+            home, here = (f"{family.ends.layers}.{i}." for i in (placed.home, placed.layer))
+            parts = (placed.place.norm, *placed.place.mixers)
+            found += [(f"{home}{part}.", f"{here}{part}.") for part in parts]
+    return found
+
+
+def _with_others(entry: Entry, uses: list[tuple[str, str]], is_repeated: bool) -> Entry:
+    """transformers ties shared letters where it ties the embedding; else it stores each use."""
+    also = {
+        name: tuple(here + name[len(home) :] for home, here in uses if name.startswith(home))
+        for name in entry.theirs
+    }
+    return replace(entry, also={k: v for k, v in also.items() if v}, is_repeated=is_repeated)
 
 
 def _under(place: str, rows: Rows) -> Rows:

@@ -15,28 +15,48 @@ from braidlm.interop.names import Entry
 from braidlm.tensors import About, Source
 
 
-class Respelled:
-    """A source whose tensors are called by the names that a map uses.
+class Renamed:
+    """A source of which some tensors are asked for by other names than they are stored under."""
+
+    def __init__(self, source: Source, stored: Mapping[str, str]) -> None:
+        self.source, self.stored = source, stored
+        hidden = set(stored.values())
+        kept = {name: about for name, about in source.about.items() if name not in hidden}
+        self.about = kept | {name: source.about[old] for name, old in stored.items()}
+
+    def read(self, name: str) -> Tensor:
+        """Return one tensor."""
+        return self.source.read(self.stored.get(name, name))
+
+
+def respelled(source: Source, patterns: Sequence[tuple[str, str]], where: str) -> Source:
+    """Return tensors by the names that a map uses, for patterns of names and what they become.
 
     Raises:
         InputError: two tensors have one name then.
     """
+    stored: dict[str, str] = {}
+    for old in source.about:
+        name = old
+        for pattern, replacement in patterns:
+            name = re.sub(pattern, replacement, name)
+        if name in stored:
+            raise InputError(f"{where}: tensors '{stored[name]}' and '{old}' are both '{name}'")
+        stored[name] = old
+    return Renamed(source, stored)
 
-    def __init__(self, source: Source, respelled: Sequence[tuple[str, str]], where: str) -> None:
-        self.source, self.names = source, dict[str, str]()
-        self.about: dict[str, About] = {}
-        for stored, about in source.about.items():
-            name = stored
-            for pattern, replacement in respelled:
-                name = re.sub(pattern, replacement, name)
-            if name in self.names:
-                both = f"'{self.names[name]}' and '{stored}'"
-                raise InputError(f"{where}: tensors {both} are both '{name}'")
-            self.names[name], self.about[name] = stored, about
 
-    def read(self, name: str) -> Tensor:
-        """Return one tensor."""
-        return self.source.read(self.names[name])
+def by_first_use(source: Source, entries: Sequence[Entry]) -> Source:
+    """Return tensors of shared letters by their names at the first use, wherever they are stored.
+
+    Files of other versions of transformers hold them at the last use, or at every one.
+    """
+    stored = {}
+    for first, others in ((k, v) for entry in entries for k, v in entry.also.items()):
+        there = [name for name in others if name in source.about]
+        if first not in source.about and there:
+            stored[first] = there[0]
+    return Renamed(source, stored)
 
 
 def check(
@@ -66,12 +86,24 @@ def check(
             raise InputError(f"{where}: tensor '{name}' has shape {found.shape}, expected {shape}")
         if not found.dtype.is_floating_point:
             raise InputError(f"{where}: tensor '{name}' has dtype {found.dtype}, expected floats")
+    firsts = {name: k for entry in entries for k, v in entry.also.items() for name in v}
     extra = [name for name in source.about if name not in needed]
     for name in extra:
-        if not any(re.fullmatch(pattern, name) for pattern in skipped):
+        if name in firsts:
+            _check_copy(source, name, firsts[name], where)
+        elif not any(re.fullmatch(pattern, name) for pattern in skipped):
             shape = source.about[name].shape
             raise InputError(f"{where}: tensor '{name}' of shape {shape} is unexpected")
     return extra
+
+
+def _check_copy(source: Source, name: str, first: str, where: str) -> None:
+    """One tensor may be stored at several uses of it; numbers of their own have no place."""
+    if source.about[name] == source.about[first]:
+        a, b = (source.read(x).contiguous().view(torch.uint8) for x in (name, first))
+        if torch.equal(a, b):
+            return
+    raise InputError(f"{where}: tensor '{name}' differs from '{first}', whose weights it shares")
 
 
 def ours_about(source: Source, entries: Sequence[Entry]) -> dict[str, About]:
@@ -89,7 +121,8 @@ def theirs_about(source: Source, entries: Sequence[Entry]) -> dict[str, About]:
     return {
         name: About(shape, source.about[e.ours].dtype)
         for e in entries
-        for name, shape in e.theirs.items()
+        for first, shape in e.theirs.items()
+        for name in e.written(first)
     }
 
 
@@ -102,7 +135,8 @@ def to_ours(source: Source, entries: Sequence[Entry]) -> Iterator[tuple[str, Ten
 def to_theirs(source: Source, entries: Sequence[Entry]) -> Iterator[tuple[str, Tensor]]:
     """Yield their tensors, by name."""
     for entry in entries:
-        yield from entry.scatter(source.read(entry.ours)).items()
+        for first, tensor in entry.scatter(source.read(entry.ours)).items():
+            yield from ((name, tensor) for name in entry.written(first))
 
 
 @torch.no_grad()

@@ -84,6 +84,22 @@ JAMBA = {
     "mamba_d_conv": 3,
     "mamba_dt_rank": 3,
 }
+SHARED = {
+    **COMMON,
+    **IDS,
+    **ATTENTION,
+    "hidden_size": 16,
+    "num_hidden_layers": 6,
+    "layers_block_type": [
+        "linear_attention",
+        *["hybrid", "linear_attention", "hybrid"],
+        *["hybrid"] * 2,
+    ],
+    "mamba_d_state": 7,
+    "mamba_d_conv": 3,
+}
+"""Four uses of shared blocks in six layers."""
+ZAMBA = {**SHARED, "n_mamba_heads": 2, "mamba_dt_rank": 3}
 LINEAR = {"rope_type": "linear", "rope_theta": 500.0, "factor": 3.0}
 LLAMA3 = {
     "rope_type": "llama3",
@@ -178,6 +194,18 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "falcon_mamba": ("FalconMamba", {**MAMBA1, "mixer_rms_eps": 0.01, "conv_kernel": 3}),
     "jamba": ("Jamba", JAMBA),
     "jamba, biases": ("Jamba", {**JAMBA, "mamba_proj_bias": True}),
+    "zamba": ("Zamba", ZAMBA),
+    "zamba, biases, narrow heads, one group": (
+        "Zamba",
+        {
+            **ZAMBA,
+            "n_mamba_heads": 1,
+            "mamba_proj_bias": True,
+            "mamba_conv_bias": False,
+            "attention_head_dim": 5,
+            "hidden_act": "relu2",
+        },
+    ),
     "bamba": ("Bamba", BAMBA),
     "qwen3": ("Qwen3", LLAMA),
     "nemotron_h": ("NemotronH", NEMOTRON),
@@ -276,7 +304,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
 FAST = frozenset(
     {
         *("llama", "qwen3", "mamba2", "bamba", "granite, experts", "jamba, experts", "mamba"),
-        *("qwen3_next, experts", "olmo_hybrid"),
+        *("qwen3_next, experts", "olmo_hybrid", "zamba"),
         *("falcon_h1, factors, biases, bounded steps", "nemotron_h, latent experts"),
     }
 )
@@ -319,7 +347,7 @@ def as_ours(p: Pair, theirs: Mapping[str, Tensor]) -> dict[str, Tensor]:
     with tempfile.TemporaryDirectory() as place:
         p.theirs.save_pretrained(place, state_dict=dict(theirs))
         plan = entries(family, p.ours.spec)
-        source = weights.Respelled(folder.source(Path(place)), family.respelled, place)
+        source = weights.respelled(folder.source(Path(place)), family.respelled, place)
         known = [entry for entry in plan if source.about.keys() >= entry.theirs.keys()]
         return dict(weights.to_ours(source, known))
 
