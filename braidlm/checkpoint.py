@@ -27,6 +27,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from braidlm.arch import Recipe
+from braidlm.arch.kept import kept_recipe
 from braidlm.errors import InputError
 from braidlm.files import is_unaltered, read_json, sealed, sync_folder, write_json
 from braidlm.model import HybridLM
@@ -380,7 +381,7 @@ def load_model(
     """
     folder = resolve(path)
     verify(folder)
-    recipe = Recipe.from_dict(read_json(folder / CONFIG), str(folder / CONFIG))
+    recipe = kept_recipe(folder / CONFIG, folder.parent.parent)
     with torch.random.fork_rng(devices=[]):
         model = HybridLM(recipe.spec)
     load_weights(folder, model)

@@ -83,7 +83,7 @@ class DataConfig(Config):
 
     tokenizer: PathText = "bytes"
     """"bytes" (built in), the path of a `tokenizers` JSON file, or "hf:" and a folder or
-    name of the Hugging Face Hub."""
+    name of the Hugging Face Hub; in an imported run "run:" and a folder of that run."""
     seq_len: int = Field(default=256, gt=1, le=2**24)
     """Tokens of one training row."""
     sources: tuple[AnySource, ...] = Field(min_length=1)

@@ -10,6 +10,8 @@ from braidlm.arch.config import Config
 
 HUB = "hf:"
 """What a name from the Hugging Face Hub begins with, or the path of a folder in its form."""
+RUN = "run:"
+"""What the name of a folder begins with that lies in the run itself, wherever that is moved."""
 
 
 def _without_nul(text: str) -> str:

@@ -130,6 +130,7 @@ def _tokenizer(args: argparse.Namespace) -> int:
 
 def _overlap(args: argparse.Namespace) -> int:
     from braidlm.arch import Recipe
+    from braidlm.arch.kept import kept_recipe
     from braidlm.data.contamination import as_result, check_overlap
     from braidlm.runs import Run
 
@@ -139,7 +140,7 @@ def _overlap(args: argparse.Namespace) -> int:
     elif args.overrides:
         raise InputError(f"--set {args.overrides[0]}: {args.recipe} is a run; its recipe stands")
     else:
-        recipe = Recipe.from_dict(run.config, str(run.path / "config.json"))
+        recipe = kept_recipe(run.path / "config.json", run.path)
     found = check_overlap(
         recipe,
         args.against,

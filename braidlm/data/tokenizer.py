@@ -9,7 +9,7 @@ from typing import Protocol
 
 import numpy as np
 
-from braidlm.arch.sources import HUB
+from braidlm.arch.sources import HUB, RUN
 from braidlm.errors import InputError
 
 _BOS_NAMES = ("<bos>", "<s>", "<|begin_of_text|>", "<|startoftext|>", "[BOS]", "[CLS]")
@@ -209,6 +209,10 @@ def load_tokenizer(name: str | Path) -> Tokenizer:
     """
     if str(name) == "bytes":
         return ByteTokenizer()
+    if str(name).startswith(RUN):
+        raise InputError(
+            f'tokenizer {name} lies in the folder of a run: give "{HUB}" and the path to it there'
+        )
     if str(name).startswith(HUB):
         from braidlm.data.hub_tokenizer import load_hub_tokenizer
 

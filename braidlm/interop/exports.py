@@ -9,6 +9,7 @@ from typing import Any
 
 from braidlm import checkpoint
 from braidlm.arch import Recipe, Spec
+from braidlm.arch.kept import kept_recipe
 from braidlm.errors import InputError
 from braidlm.files import read_json, write_json
 from braidlm.interop import folder, weights
@@ -74,8 +75,7 @@ def export_run(
     """
     place = checkpoint.resolve(run)
     manifest = checkpoint.verify(place)
-    recipe_file = place / checkpoint.CONFIG
-    recipe = Recipe.from_dict(read_json(recipe_file), str(recipe_file))
+    recipe = kept_recipe(place / checkpoint.CONFIG, place.parent.parent)
     along = _along(place, recipe)
     source = Shards([place / checkpoint.WEIGHTS])
     extra = _extra(along, recipe)

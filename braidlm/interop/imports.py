@@ -13,6 +13,7 @@ import torch
 
 from braidlm import checkpoint, tensors
 from braidlm.arch import Recipe, Spec
+from braidlm.arch.sources import HUB, RUN
 from braidlm.checkpoint import cast_weights
 from braidlm.interop import folder, weights
 from braidlm.interop.choose import of_config
@@ -117,7 +118,7 @@ def import_run(
         (run.path / TRAVELLING).mkdir()
         files = folder.travelling(Path(path))
         folder.copy_along([*files, Path(path) / folder.CONFIG], run.path / TRAVELLING)
-        tokenizer = _tokenizer(Path(path)) and f"hf:{Path(out).resolve() / TRAVELLING}"
+        tokenizer = _tokenizer(Path(path)) and f"{RUN}{TRAVELLING}"
         recipe = recipe_of(described.spec, Path(path).resolve().name, tokenizer).to_dict()
         run.write_config(recipe)
         run.write_env(capture_env())
@@ -135,7 +136,7 @@ def import_run(
         "n_params": sum(torch.Size(a.shape).numel() for a in about.values()),
         "dtypes": sorted({str(a.dtype).removeprefix("torch.") for a in about.values()}),
         "skipped": found.skipped,
-        "tokenizer": tokenizer or "bytes",
+        "tokenizer": f"{HUB}{Path(out) / TRAVELLING}" if tokenizer else "bytes",
         "checkpoint": str(checkpoint.checkpoint_path(out, 0)),
     }
 
@@ -184,4 +185,4 @@ def _stored(name: str, found: torch.dtype, wanted: torch.dtype | None) -> torch.
 
 def _tokenizer(path: Path) -> str | None:
     has_one = any(file.name in folder.TOKENIZER[:3] for file in folder.travelling(path))
-    return f"hf:{path}" if has_one else None
+    return f"{HUB}{path}" if has_one else None

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from braidlm.arch import Recipe
 from braidlm.arch.config import nearest
+from braidlm.arch.kept import within
 from braidlm.arch.recipe import override, read_toml
 from braidlm.arch.tasks import AnyTask, LMTask
 from braidlm.errors import InputError
@@ -43,7 +44,7 @@ def with_tasks(
         where = f"{where} with {tasks_file}"
     # Read before it is changed: from then on every task has a name.
     whole = Recipe.from_dict(config, where).to_dict()
-    recipe = Recipe.from_dict(override(whole, overrides))
+    recipe = within(Recipe.from_dict(override(whole, overrides)), run.path)
     return recipe, [f"{task.kind}-{task.name}" for task in recipe.tasks[before:]]
 
 

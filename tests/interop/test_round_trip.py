@@ -37,6 +37,7 @@ def test_what_came_along_goes_along(tmp_path):
     made = interop.import_run(folder, tmp_path / "run")
     _, recipe = load_model(tmp_path / "run")
     assert recipe.data.tokenizer == made["tokenizer"] == f"hf:{tmp_path / 'run' / 'hf'}"
+    assert config(tmp_path / "run")["data"]["tokenizer"] == "run:hf"
     found = interop.export_run(tmp_path / "run", tmp_path / "b")
     names = {"tokenizer.json", "tokenizer_config.json", "generation_config.json"}
     assert set(found["files"]) == names
