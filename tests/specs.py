@@ -18,6 +18,7 @@ MLA: dict[str, Any] = {
     "qk_rope_head_dim": 2,
     "v_head_dim": 5,
 }
+BMOJO: dict[str, Any] = {"kind": "bmojo_f", **ATTENTION, "window": 4}
 WINDOW = {"W": {**ATTENTION, "window": 5}}
 FROM_W: dict[str, Any] = {"kv_from": "W"}
 MOE: dict[str, Any] = {"n_experts": 6, "top_k": 2, "d_ff": 10}
@@ -139,6 +140,41 @@ SINGLE = {
             }
         },
     ),
+    "B'MOJO-F, Mamba-2": spec("B", mixers={"B": {**BMOJO, "ssm": {"kind": "mamba2", **MAMBA}}}),
+    "B'MOJO-F, untied, gated deltanet, norms, biases": spec(
+        "B",
+        mixers={
+            "B": {
+                **BMOJO,
+                "tied": False,
+                "window": 3,
+                "qk_norm": "head",
+                "in_bias": True,
+                "softmax_scale": 0.6,
+                "rope_scaling": {"factor": 2.0},
+                "ssm": {
+                    "kind": "gated_deltanet",
+                    **DELTA,
+                    "out_bias": True,
+                    "in_multiplier": 1.5,
+                    "out_multiplier": 0.7,
+                },
+            }
+        },
+        norm_offset=1.0,
+    ),
+    "B'MOJO-F, nope, multi-query, kda": spec(
+        "B-",
+        mixers={
+            "B": {**BMOJO, "position": "none", "n_kv_heads": 1, "ssm": {"kind": "kda", **DELTA}}
+        },
+    ),
+    "B'MOJO-F, window of one, norms, mamba1": spec(
+        "B*",
+        mixers={
+            "B": {**BMOJO, "window": 1, "qk_norm": "head", "ssm": {"kind": "mamba1", **MAMBA1}}
+        },
+    ),
     "latent attention (DeepSeek-V3)": spec("+", mixers={"+": {"q_lora_rank": 7}}),
     "latent attention, nope (Kimi Linear)": spec("+-", mixers={"+": {"position": "none"}}),
     "latent attention, no shared key, own scale": spec(
@@ -236,6 +272,11 @@ PARALLEL = {name: spec("{M*}-", fusion=fusion) for name, fusion in FUSIONS.items
     "three branches": spec("{M*-}", fusion={"combine": "mean"}),
     "delta rule and attention": spec("{G*}-", fusion={"combine": "mean", "norm": "rms"}),
     "delta rule and attention, cross": spec("{*G}", fusion={"combine": "cross_attention"}),
+    "B'MOJO-F beside Mamba-2": spec(
+        "{MB}",
+        fusion={"combine": "cross_attention"},
+        mixers={"B": {**BMOJO, "ssm": {"kind": "mamba2", **MAMBA}}},
+    ),
     "two fusions": spec("P{*M}", parallel={"P": {"branches": "M*", "combine": "concat"}}),
 }
 
@@ -296,6 +337,9 @@ META = {
     "meta tokens": spec("M*W", n_meta_tokens=3, mixers=WINDOW),
     "meta tokens that a window loses": spec(
         "W-", n_meta_tokens=2, mixers={"W": {**ATTENTION, "window": 4, "n_sinks": 0}}
+    ),
+    "meta tokens that fade (B'MOJO-F)": spec(
+        "B-", n_meta_tokens=3, mixers={"B": {**BMOJO, "ssm": {"kind": "mamba2", **MAMBA}}}
     ),
     "more meta tokens than a chunk": spec("GM+S", n_meta_tokens=9),
     "meta tokens before parallel branches (Hymba)": spec(
@@ -371,6 +415,13 @@ SHARED = {
                 x: {"kind": "mlp", "d_ff": 24, **HANDED, "lora_rank": 2, "use_projection": True}
                 for x in "FH"
             },
+        },
+    ),
+    "shared B'MOJO-F beside the embedding": spec(
+        "B-B",
+        mixers={
+            "B": {**BMOJO, "shared": True, "input": "hidden+embedding"}
+            | {"ssm": {"kind": "gated_deltanet", **DELTA}}
         },
     ),
     "shared branches, handed on": spec(

@@ -114,6 +114,7 @@ class TestTying:
     [
         *(*WHOLE, *WIRED, *SHARED, "kda", "cross-attention (Lee)", "two fusions"),
         "experts, sigmoid, groups, bias, latent (Nemotron 3)",
+        "B'MOJO-F, untied, gated deltanet, norms, biases",
     ],
 )
 def test_a_model_built_without_memory_is_completed_by_a_reset(name):

@@ -55,6 +55,8 @@ TABLE: tuple[tuple[str, str, str], ...] = (
     ("attention with kv_from", "n_kv_heads, head_dim, v_head_dim", "the same"),
     ("attention with kv_from", "window, n_sinks, position", "the same"),
     ("attention with kv_from", "rope_theta, rope_fraction, rope_scaling", "the same"),
+    ("bmojo_f", "head_dim, width, n_heads, n_kv_heads", "as attention"),
+    ("bmojo_f", "ssm", "kind mamba2, its sizes by the rows below"),
     ("mla", "v_head_dim", "d_model / n_heads if that is given, else min(64, d_model)"),
     ("mla", "n_heads", "d_model / v_head_dim"),
     ("mla", "kv_lora_rank", "4 v_head_dim"),
@@ -144,6 +146,17 @@ def _attention(fields: Fields, d_model: int, where: str) -> Fields:
     _heads(fields, *((d_model, "d_model") if width is None else (width, "width")), where)
     fields.setdefault("n_kv_heads", fields["n_heads"])
     fields.setdefault("v_head_dim", fields["head_dim"])
+    return fields
+
+
+def _bmojo_f(fields: Fields, d_model: int, where: str) -> Fields:
+    """Heads as of attention, and the recurrence inside, completed as a letter of its own."""
+    width = _width(fields, where)
+    _heads(fields, *((d_model, "d_model") if width is None else (width, "width")), where)
+    fields.setdefault("n_kv_heads", fields["n_heads"])
+    ssm = {} if fields.get("ssm") is None else fields["ssm"]
+    if isinstance(ssm, dict):
+        fields["ssm"] = fill({"kind": "mamba2", **ssm}, d_model, f"{where}.ssm")
     return fields
 
 
@@ -272,6 +285,7 @@ def _whole(total: float, part: Any, field: str, name: str, other: str) -> int:
 
 _FILLERS: dict[str, Callable[[Fields, int, str], Fields]] = {
     "attention": _attention,
+    "bmojo_f": _bmojo_f,
     "mla": _mla,
     "mlp": _mlp,
     "mamba1": _mamba1,

@@ -31,12 +31,13 @@ class Place(NamedTuple):
 
 
 def places(data: Data) -> list[Place]:
-    """Return every mixer and every cross attention that the pattern uses."""
+    """Return every mixer, those inside of others, and every cross attention that is used."""
     groups = parse(data["pattern"]).expand()
     letters = {x for group in groups for x in group}
     named = {k: v for k, v in sorted(data.get("parallel", {}).items()) if k in letters}
     letters |= {x for row in named.values() for x in row["branches"]}
     found = [Place(f"mixers.{k}", v) for k, v in sorted(data["mixers"].items()) if k in letters]
+    found += [Place(f"{p.path}.ssm", p.fields["ssm"]) for p in found if "ssm" in p.fields]
     fusions = [("fusion", data["fusion"])] if any(len(group) > 1 for group in groups) else []
     fusions += [(f"parallel.{k}", row) for k, row in named.items()]
     found += [Place(f"{k}.cross", v["cross"]) for k, v in fusions if v.get("cross")]

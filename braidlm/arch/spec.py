@@ -259,7 +259,7 @@ def _fusion(
     fields = given.model_dump() if isinstance(given, Config) else given
     if isinstance(fields, dict) and fields.get("combine") in ATTENDING:
         letters = (x for group in groups for x in group if x in mixers)
-        kinds = ("attention", "mla")
+        kinds = ("attention", "bmojo_f", "mla")
         attention = next((mixers[x] for x in letters if mixers[x]["kind"] in kinds), {})
         if not attention and fields["combine"] == "cross_attention":
             raise InputError(

@@ -16,6 +16,7 @@ from braidlm.errors import InputError
 _WIDTHS = ("d_ff", "d_inner", "d_shared", "d_latent")
 _HEADS = ("n_heads", "n_kv_heads", "n_v_heads")
 _CHANNELS = ("head_dim", "v_head_dim")
+_ATTENTIONS = ("attention", "bmojo_f")
 _RANKS = ("dt_rank", "kv_lora_rank", "q_lora_rank")
 """Widths between two projections; they need not divide anything, so they are rounded up."""
 
@@ -38,7 +39,7 @@ def widen(spec: Spec, d_model: int) -> Spec:
         values |= _scaled(place.path, place.fields, ratio)
     wide = with_setting(data, tuple(values.items()))
     for place in places(data):
-        if f"{place.path}.head_dim" in values and place.fields.get("kind") == "attention":
+        if f"{place.path}.head_dim" in values and place.fields.get("kind") in _ATTENTIONS:
             own = place.fields.get("softmax_scale", place.fields["head_dim"] ** -0.5)
             wide["mixers"][place.path.removeprefix("mixers.")]["softmax_scale"] = own / float(ratio)
     return Spec.of(wide)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from braidlm.arch.mixers import (
     AttentionConfig,
+    BMojoFConfig,
     GatedDeltaNetConfig,
     KDAConfig,
     Mamba1Config,
@@ -21,6 +22,7 @@ from braidlm.arch.mixers import (
     MoEConfig,
 )
 from braidlm.mixers.attention import Attention
+from braidlm.mixers.bmojo_f import BMojoF
 from braidlm.mixers.gated_deltanet import GatedDeltaNet
 from braidlm.mixers.kda import KDA
 from braidlm.mixers.mamba1 import Mamba1
@@ -51,7 +53,7 @@ def build(
     norm_eps: float,
     norm_offset: float = 0.0,
     lends_as: str = "",
-) -> Attention | GatedDeltaNet | KDA | Mamba1 | Mamba2 | MLA | MLP | MoE:
+) -> Attention | BMojoF | GatedDeltaNet | KDA | Mamba1 | Mamba2 | MLA | MLP | MoE:
     """Build the mixer that `config` declares, for an input of width `d_model`.
 
     An attention with `lends_as` lends its keys and values by that letter.
@@ -62,6 +64,9 @@ def build(
     match config:
         case AttentionConfig():
             return Attention(config, d_model, norm_eps, norm_offset, lends_as)
+        case BMojoFConfig():
+            ssm = build(config.ssm, d_model, norm_eps, norm_offset)
+            return BMojoF(config, ssm, d_model, norm_eps, norm_offset)
         case Mamba1Config():
             return Mamba1(config, d_model)
         case GatedDeltaNetConfig():
@@ -84,6 +89,7 @@ __all__ = [
     "MLA",
     "MLP",
     "Attention",
+    "BMojoF",
     "GatedDeltaNet",
     "Mamba1",
     "Mamba2",

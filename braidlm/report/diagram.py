@@ -14,6 +14,7 @@ from braidlm.report import svg
 _NAMES = {
     "attention": "attention",
     "window_attention": "window attention",
+    "bmojo_f": "B'MOJO-F",
     "mla": "latent attention",
     "mamba2": "Mamba-2",
     "mamba1": "Mamba-1",
@@ -26,6 +27,7 @@ _SHORT = {"window_attention": "window", "mla": "MLA", "gated_deltanet": "GDN", "
 _CLASSES = {
     "attention": "attention",
     "window_attention": "window",
+    "bmojo_f": "window",
     "mla": "window",
     "mamba2": "mamba",
     "mamba1": "scan",

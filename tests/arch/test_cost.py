@@ -214,6 +214,29 @@ def test_latent_attention_holds_what_deepseek_v3_says():
     assert c.sublayers[0].n_params - 7168 == 187_107_328
 
 
+BMOJO = {"kind": "bmojo_f", "n_heads": 4, "n_kv_heads": 2, "head_dim": 4, "window": 3}
+
+
+def test_bmojo_f_by_hand():
+    mixers = {"B": BMOJO | {"ssm": {"kind": "mamba2", **MAMBA["M"]}}}
+    (row,) = sublayer_costs(declare("B", mixers), 10)
+    (ssm,) = sublayer_costs(declare("M", MAMBA), 10)
+    q, kv, o = 16 * 16, 16 * 2 * 2 * 4, 16 * 16
+    assert row.n_params == ssm.n_params + q + kv + o
+    assert row.state_bytes == ssm.state_bytes
+    assert (row.kv_bytes, row.kv_bytes_per_token) == ((6 + 3) * 2 * 16, 0)
+    pairs = (1 + 2 + 3) + (3 + 1) + (3 + 2) + 5 * (3 + 3)
+    assert row.model_flops == ssm.model_flops + 2 * 10 * (q + 2 * kv + o) + pairs * 4 * 2 * 8
+    assert row.decode_flops == ssm.model_flops // 10 + 2 * (q + 2 * kv + o) + 6 * 4 * 2 * 8
+    filling = [sublayer_costs(declare("B", mixers), n)[0] for n in range(1, 8)]
+    assert [r.kv_bytes // 32 for r in filling] == [2, 4, 6, 7, 8, 9, 9]
+    assert [r.kv_bytes_per_token // 32 for r in filling] == [2, 2, 1, 1, 1, 0, 0]
+    options = {"tied": False, "qk_norm": "head", "in_bias": True}
+    (more,) = sublayer_costs(declare("B", {"B": mixers["B"] | options}), 10)
+    assert more.n_params - row.n_params == kv + (16 + 2 * 16) + 3 * 4
+    assert more.model_flops == row.model_flops
+
+
 def test_borrowed_keys_by_hand():
     """The owner pays: queries and output alone are the borrower's, and no byte of a cache."""
     options = {"qk_norm": "head", "output_gate": "head", "in_bias": True}
@@ -393,6 +416,16 @@ SPECS = {
         fusion={"combine": "gate"},
     ),
     "latent attention": declare("+-+", {"+": LATENT | {"q_lora_rank": 8}}),
+    "bmojo_f": declare("B-", {"B": BMOJO | {"ssm": {"kind": "mamba2"} | MAMBA["M"]}}),
+    "bmojo_f, untied, every option": declare(
+        "B{MB}",
+        MAMBA
+        | {
+            "B": BMOJO
+            | {"tied": False, "qk_norm": "head", "in_bias": True}
+            | {"ssm": DELTA | {"kind": "gated_deltanet", "out_bias": True}}
+        },
+    ),
     "borrowed keys": declare(
         "*{MB}B", HEADS | MAMBA | {"B": {"kind": "attention", "kv_from": "*"}}
     ),

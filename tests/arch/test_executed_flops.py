@@ -23,6 +23,8 @@ MIXERS = {
     "N": {"kind": "attention", "head_dim": 8, "qk_norm": "head", "output_gate": "channel"},
     "+": {"n_heads": 3, "v_head_dim": 8, "qk_rope_head_dim": 6, "kv_lora_rank": 20},
     "-": {"d_ff": 24},
+    "B": {"kind": "bmojo_f", "head_dim": 8, "n_kv_heads": 2, "window": 5}
+    | {"ssm": {"kind": "mamba2", "head_dim": 8, "d_state": 6, "chunk_size": 8}},
 }
 
 
@@ -73,6 +75,15 @@ SPECS = {
     "latent attention": tiny("+-"),
     "latent attention, latent queries, wide values": tiny(
         "+", mixers={"+": {**MIXERS["+"], "q_lora_rank": 9, "v_head_dim": 16}}
+    ),
+    "bmojo_f": tiny("B-"),
+    "bmojo_f, untied, longer window": tiny(
+        "B",
+        mixers={
+            "B": MIXERS["B"]
+            | {"window": 70, "tied": False, "qk_norm": "head", "in_bias": True}
+            | {"ssm": {"kind": "gated_deltanet", **MIXERS["G"]}}
+        },
     ),
     "experts": tiny("E*", mixers=MIXERS | {"E": {"n_experts": 4, "d_ff": 12}}),
     "experts, every option": tiny(
@@ -148,6 +159,8 @@ LENGTHS = [
 """Below, at and past the chunk of 8; `PADDED` is past it and no multiple of it."""
 WINDOWED = [
     *(("window", 6), ("window", 69), ("window with sinks", 73), ("window with sinks", 300)),
+    *(("bmojo_f", 6), ("bmojo_f", 11), ("bmojo_f", 200), ("bmojo_f", 1)),
+    *(("bmojo_f, untied, longer window", n) for n in (70, 71, 140, 211, 400)),
     *(("window, sink logit", 40), ("capped scores", 300), ("window, capped scores", 300)),
 ]
 """One token past the first span; one block of 64 and exactly that; several blocks of 70 and 256."""

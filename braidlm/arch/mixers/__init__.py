@@ -6,6 +6,7 @@ from pydantic import Field
 
 from braidlm.arch.mixers.attention import AttentionConfig, RopeScaling
 from braidlm.arch.mixers.base import MixerConfig
+from braidlm.arch.mixers.bmojo_f import BMojoFConfig
 from braidlm.arch.mixers.delta import DeltaConfig
 from braidlm.arch.mixers.gated_deltanet import GatedDeltaNetConfig
 from braidlm.arch.mixers.kda import KDAConfig
@@ -17,6 +18,7 @@ from braidlm.arch.mixers.moe import MoEConfig
 
 KINDS: dict[str, type[MixerConfig]] = {
     "attention": AttentionConfig,
+    "bmojo_f": BMojoFConfig,
     "mamba1": Mamba1Config,
     "gated_deltanet": GatedDeltaNetConfig,
     "kda": KDAConfig,
@@ -29,6 +31,7 @@ KINDS: dict[str, type[MixerConfig]] = {
 
 AnyMixer = Annotated[
     AttentionConfig
+    | BMojoFConfig
     | GatedDeltaNetConfig
     | KDAConfig
     | Mamba1Config
@@ -43,6 +46,7 @@ __all__ = [
     "KINDS",
     "AnyMixer",
     "AttentionConfig",
+    "BMojoFConfig",
     "DeltaConfig",
     "GatedDeltaNetConfig",
     "KDAConfig",
