@@ -136,7 +136,7 @@ class Block(nn.Module):
     def telemetry(self, stream: Stream, segments: Segments | None) -> dict[str, Tensor]:
         """Tell what the sublayer tells of this stream."""
         asked = {"keys": dict(stream.keys)} if self.mix.shares_keys else {}
-        return telemetry(self.mix, self._read(stream), segments, **asked)
+        return telemetry(self.mix, self.read(stream), segments, **asked)
 
     def forward(
         self, stream: Stream, segments: Segments | None, state: Any, return_state: bool
@@ -148,7 +148,7 @@ class Block(nn.Module):
         if self.mix.shares_keys:  # a copy: what is computed again must not change what was given
             keys = dict(stream.keys)
             asked, stream = {**asked, "keys": keys}, stream._replace(keys=keys)
-        y, state = self.mix(self._read(stream), segments, state, return_state, **asked)
+        y, state = self.mix(self.read(stream), segments, state, return_state, **asked)
         y = self.norm(y) if self.is_post_normed else y
         y = y if self.use_proj is None else self.use_proj(y)
         if self.hands_on:
@@ -156,7 +156,7 @@ class Block(nn.Module):
         hidden = stream.hidden + scaled(y, self.residual_multiplier)
         return stream._replace(hidden=hidden, handed=None, aux=aux), state
 
-    def _read(self, stream: Stream) -> Tensor:
+    def read(self, stream: Stream) -> Tensor:
         """What the branches read: (B, T, input width), normed unless the norm comes after."""
         hidden, handed = stream.hidden, stream.handed
         if handed is not None:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from braidlm.arch import Sublayer
 from braidlm.arch.cross import CrossAttention as CrossAttentionConfig
 from braidlm.arch.mixers import MixerConfig
+from braidlm.mixers.reading import Scores
 from braidlm.ops.attention import KVCache, attention, reserve
 from braidlm.ops.rope import apply_rope, rope_frequencies
 from braidlm.ops.scaled import scaled
@@ -77,8 +78,12 @@ class Gated(Weighted):
         nn.init.normal_(self.gate_proj.weight, std=std)
         nn.init.zeros_(self.gate_proj.bias)
 
+    def gate(self, x: Tensor) -> Tensor:
+        """Return g (B, T, n_gates), the share of the first branch."""
+        return self.gate_proj(x).sigmoid()
+
     def _sum(self, terms: list[Tensor], x: Tensor) -> Tensor:
-        return terms[1] + self.gate_proj(x).sigmoid() * (terms[0] - terms[1])
+        return terms[1] + self.gate(x) * (terms[0] - terms[1])
 
 
 class Concat(nn.Module):
@@ -162,18 +167,31 @@ class CrossAttention(nn.Module):
         return_state: bool,
     ) -> tuple[Tensor, KVCache | None]:
         """Combine v_i (B, T, w_i) into (B, T, d_model)."""
-        asking = self._asking(v)
-        positions = self._positions(x, segments, cache)
-        q = self.q_proj(asking).unflatten(-1, (self.n_heads, self.head_dim))
-        q = self._turned(q, positions)
+        asking, positions = self._asking(v), self._positions(x, segments, cache)
+        q = self._queries(asking, positions)
         o, cache = self._attend(q, v, positions, segments, cache, return_state)
         o = o.flatten(2)
         o = o + asking if self.residual else o
         o = o + v[self.answers] if self.answer_residual else o
         return self.out_proj(o), cache
 
+    def scores(self, v: list[Tensor], x: Tensor, segments: Segments | None) -> Scores:
+        """Return what is compared, see `mixers.reading`."""
+        positions = self._positions(x, segments, None)
+        q, (k, _) = self._queries(self._asking(v), positions), self._asked(v, positions)
+        far = None if self.window is None else self.window // self.n_streams
+        return Scores(q, k, None, ((0, far),) * self.n_streams)
+
     def _asking(self, v: list[Tensor]) -> Tensor:
         return v[self.asks]
+
+    def _queries(self, asking: Tensor, positions: Tensor | None) -> Tensor:
+        q = self.q_proj(asking).unflatten(-1, (self.n_heads, self.head_dim))
+        return self._turned(q, positions)
+
+    def _asked(self, v: list[Tensor], positions: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Keys and values (B, n_streams T, h_kv, P)."""
+        return self._keys_values(v[self.answers], positions)
 
     def _attend(
         self,
@@ -185,7 +203,7 @@ class CrossAttention(nn.Module):
         return_state: bool,
     ) -> tuple[Tensor, KVCache | None]:
         """Queries (B, T, h, P) over what the streams held -> (B, T, h, P) and the cache."""
-        key, value = self._keys_values(v[self.answers], positions)
+        key, value = self._asked(v, positions)
         return attention(
             q,
             key,
@@ -229,6 +247,11 @@ class MergeAttention(CrossAttention):
     def _asking(self, v: list[Tensor]) -> Tensor:
         return (v[0] + v[1]) / 2
 
+    def _asked(self, v: list[Tensor], positions: Tensor | None) -> tuple[Tensor, Tensor]:
+        pairs = zip(*(self._keys_values(stream, positions) for stream in v), strict=True)
+        key, value = (torch.stack(pair, dim=2).flatten(1, 2) for pair in pairs)
+        return key, value
+
     def _attend(
         self,
         q: Tensor,
@@ -238,8 +261,7 @@ class MergeAttention(CrossAttention):
         cache: KVCache | None,
         return_state: bool,
     ) -> tuple[Tensor, KVCache | None]:
-        streams = [self._keys_values(stream, positions) for stream in v]
-        key, value = (torch.stack(pair, dim=2).flatten(1, 2) for pair in zip(*streams, strict=True))
+        key, value = self._asked(v, positions)
         o, cache = attention(
             torch.stack((torch.zeros_like(q), q), dim=2).flatten(1, 2),
             key,

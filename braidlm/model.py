@@ -103,12 +103,9 @@ class HybridLM(nn.Module):
         """
         if telemetry and state is not None:
             raise ValueError("telemetry = True: needs state = None, a call that begins documents")
-        embedded = scaled(self.embedding(tokens), self.embedding_multiplier)
         meta = self.meta if state is None else None
-        places = None
-        if meta is not None:
-            embedded, segments, places = meta.before(embedded, segments)
-        stream = Stream(embedded, embedded, aux={} if with_aux else None)
+        stream, segments, places = self._begin(tokens, segments, meta)
+        stream = stream._replace(aux={} if with_aux else None)
         before = [None] * len(self.blocks) if state is None else state
         after, aux = [], {}
         for index, (block, old) in enumerate(zip(self.blocks, before, strict=True)):
@@ -120,6 +117,23 @@ class HybridLM(nn.Module):
             after.append(new)
         hidden = stream.hidden if meta is None else meta.without(stream.hidden, places)
         return Output(self.norm(hidden), tuple(after) if return_state else None, aux)
+
+    def begin(self, tokens: Tensor, segments: Segments | None) -> tuple[Stream, Segments | None]:
+        """Return what the first block reads of documents that begin here.
+
+        Where the spec has meta tokens, rows are longer by them (see `meta.MetaTokens.before`), and
+        the segments are those of the longer rows.
+        """
+        stream, segments, _ = self._begin(tokens, segments, self.meta)
+        return stream, segments
+
+    def _begin(
+        self, tokens: Tensor, segments: Segments | None, meta: MetaTokens | None
+    ) -> tuple[Stream, Segments | None, Tensor | None]:
+        embedded, places = scaled(self.embedding(tokens), self.embedding_multiplier), None
+        if meta is not None:
+            embedded, segments, places = meta.before(embedded, segments)
+        return Stream(embedded, embedded), segments, places
 
     def reserve(self, state: Sequence[Any], n_tokens: int) -> tuple[Any, ...]:
         """Return a state with room for `n_tokens` more per document, see `ops.attention.reserve`.

@@ -93,17 +93,39 @@ class Parallel(nn.Module):
         keys: dict[str, Lent] | None = None,
     ) -> tuple[list[Tensor], list[Any]]:
         """What is combined: v_i (B, T, w_i), and the states of the branches."""
+        u, after = self._branches(x, segments, state, return_state, keys)
+        return self.voiced(u), after
+
+    def _branches(
+        self,
+        x: Tensor,
+        segments: Segments | None,
+        state: ParallelState | None,
+        return_state: bool,
+        keys: dict[str, Lent] | None,
+    ) -> tuple[list[Tensor], list[Any]]:
+        """What the branches give: u_i (B, T, w_i), and their states."""
         before = state.branches if state is not None else (None,) * len(self.branches)
         outputs, after = [], []
-        parts = zip(self.branches, self.in_multipliers, self.norms, before, strict=True)
-        for branch, factor, norm, old in parts:
+        for branch, factor, old in zip(self.branches, self.in_multipliers, before, strict=True):
             asked = (keys,) if shares_keys(branch) else ()
             u, new = branch(scaled(x, factor), segments, old, return_state, *asked)
-            outputs.append(norm(u))
+            outputs.append(u)
             after.append(new)
-        for place, scale in enumerate(self.scales, len(outputs) - len(self.scales)):
-            outputs[place] = outputs[place] * scale.to(outputs[place].dtype)
         return outputs, after
+
+    def voiced(self, u: list[Tensor]) -> list[Tensor]:
+        """Norm and scale u_i (B, T, w_i) to v_i of the same shapes."""
+        v = [norm(one) for norm, one in zip(self.norms, u, strict=True)]
+        for place, scale in enumerate(self.scales, len(v) - len(self.scales)):
+            v[place] = v[place] * scale.to(v[place].dtype)
+        return v
+
+    def given(
+        self, x: Tensor, segments: Segments | None, keys: dict[str, Lent] | None = None
+    ) -> list[Tensor]:
+        """Return u_i (B, T, w_i) of documents that begin with x (B, T, d_model)."""
+        return self._branches(x, segments, None, False, keys)[0]
 
     def reserve(self, state: ParallelState, n_tokens: int) -> ParallelState:
         """Return a state with room for `n_tokens` more per document."""

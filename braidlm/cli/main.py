@@ -12,6 +12,7 @@ import sys
 from collections.abc import Sequence
 
 from braidlm.cli import (
+    analyze,
     compare,
     conform,
     data,
@@ -30,7 +31,20 @@ from braidlm.cli.parser import Parser
 from braidlm.errors import InputError
 
 COMMANDS = (
-    *(describe, match, data, train, eval, conform, generate, study, sweep, compare, report),
+    *(
+        describe,
+        match,
+        data,
+        train,
+        eval,
+        analyze,
+        conform,
+        generate,
+        study,
+        sweep,
+        compare,
+        report,
+    ),
     *(import_, export),
 )
 TOO_LARGE = re.compile(r"allocate memory|out of memory|overflow", re.IGNORECASE)

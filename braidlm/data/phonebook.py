@@ -63,6 +63,8 @@ class Lookup:
     """(n,) full names, in the book's order."""
     numbers: tuple[str, ...]
     """(n,) the number of each."""
+    values: tuple[tuple[int, int], ...]
+    """(n,) where the tokens of each number in the book begin (its space), and one past the last."""
     asked: tuple[int, ...]
     """(k,) places in the book that are looked up."""
 
@@ -189,12 +191,15 @@ class Phonebook:
         parts = self._parts(book, [book[place] for place in places], order)
         ends = np.cumsum([len(part) for part in parts])
         answers = range(len(parts) - 3 * self.n_asked + 1, len(parts), 3)
+        first = len(parts) - 3 * (len(book) + self.n_asked) - 1  # the book, a line end, the names
+        values = range(first + 1, first + 3 * len(book), 3)
         return Lookup(
             tokens=np.concatenate(parts),
             answer_starts=tuple(int(ends[i - 1]) for i in answers),
             answer_stops=tuple(int(ends[i]) for i in answers),
             names=tuple(entry.name for entry in book),
             numbers=tuple(entry.number for entry in book),
+            values=tuple((int(ends[i - 1]), int(ends[i])) for i in values),
             asked=places,
         )
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 
 from braidlm.arch.mixers import AttentionConfig, RopeScaling
 from braidlm.mixers.norm import RMSNorm
+from braidlm.mixers.reading import Scores
 from braidlm.ops.attention import KVCache, Lent, attention, kept, lend, reserve
 from braidlm.ops.position_scale import LogScale, StepScale, position_scale
 from braidlm.ops.rope import LinearScaling, Llama3Scaling, apply_rope, rope_frequencies
@@ -112,18 +115,15 @@ class Attention(nn.Module):
     ) -> tuple[Tensor, KVCache | None]:
         """Go on from p (B, T, in_proj_width), what the input projection gives."""
         q, own, gate = self._parts(p)
-        q = self._normed(q, self.q_norm, self.n_heads)
         if self.kv_from:
             assert keys is not None
             k, v, cache = keys[self.kv_from]
             q = self._asking(q, self._positions(p, segments, cache))
             u, _ = self._attend(q, k, v, segments, cache, False)
             return self._gated(u, gate), None
-        k, v = own
-        k = self._normed(scaled(k, self.key_multiplier), self.k_norm, self.n_kv_heads)
-        v = v.unflatten(-1, (self.n_kv_heads, self.v_head_dim))
         positions = self._positions(p, segments, state)
-        q, k = self._asking(q, positions), self._turned(k, positions)
+        q, k = self._asking(q, positions), self._asked(own[0], positions)
+        v = own[1].unflatten(-1, (self.n_kv_heads, self.v_head_dim))
         before = kept(state, p.shape[1], self.window) if self.lends_as else None
         u, after = self._attend(q, k, v, segments, state, return_state)
         if self.lends_as and keys is not None:
@@ -145,12 +145,35 @@ class Attention(nn.Module):
             return None
         return token_positions(batch, length, segments, offset, p.device)
 
+    def scores(
+        self,
+        x: Tensor,
+        segments: Segments | None,
+        keys: Mapping[str, Lent],
+        added: Tensor | None = None,
+    ) -> Scores:
+        """Return what is compared for x (B, T, d_model), see `mixers.reading`."""
+        p = self.in_proj(x)
+        q, own, _ = self._parts(p if added is None else p + added)
+        positions = self._positions(p, segments, None)
+        k = keys[self.kv_from].k if self.kv_from else self._asked(own[0], positions)
+        rules = (((0, self.window),), self.n_sinks, self.sink_logits, self.softcap)
+        return Scores(self._asking(q, positions), k, self.scale, *rules)
+
     def _asking(self, q: Tensor, positions: Tensor | None) -> Tensor:
-        """Tell queries (B, T, heads, P) their positions (B, T): by angles, and by their lengths."""
-        q = self._turned(q, positions)
+        """Projected (B, T, heads * P) -> normed queries (B, T, heads, P).
+
+        They are told their positions (B, T): by angles, and by their lengths.
+        """
+        q = self._turned(self._normed(q, self.q_norm, self.n_heads), positions)
         if positions is None or self.position_scale is None:
             return q
         return q * position_scale(positions, self.position_scale, q.dtype)[..., None, None]
+
+    def _asked(self, k: Tensor, positions: Tensor | None) -> Tensor:
+        """Projected (B, T, heads * P) -> keys (B, T, heads, P)."""
+        k = self._normed(scaled(k, self.key_multiplier), self.k_norm, self.n_kv_heads)
+        return self._turned(k, positions)
 
     def _turned(self, x: Tensor, positions: Tensor | None) -> Tensor:
         """Rotate queries or keys (B, T, heads, P)."""

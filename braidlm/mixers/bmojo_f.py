@@ -10,6 +10,7 @@ positions alike.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -18,8 +19,10 @@ from torch import Tensor, nn
 from braidlm.arch.mixers import BMojoFConfig
 from braidlm.mixers.attention import scaling
 from braidlm.mixers.norm import RMSNorm
+from braidlm.mixers.reading import Scores
 from braidlm.mixers.room import reserve
 from braidlm.mixers.telemetry import telemetry
+from braidlm.ops.attention import Lent
 from braidlm.ops.fading import Entries, FadingCache, fading_attention, with_reserve
 from braidlm.ops.rope import apply_rope, rope_frequencies
 from braidlm.ops.scaled import scaled
@@ -101,7 +104,7 @@ class BMojoF(nn.Module):
 
     def telemetry(self, x: Tensor, segments: Segments | None) -> dict[str, Tensor]:
         """Tell what the recurrence tells, as `ssm.*`."""
-        told = telemetry(self.ssm, scaled(x, self.factors[0]), segments)
+        told = telemetry(self.ssm, self.heard(x), segments)
         return {f"ssm.{name}": value for name, value in told.items()}
 
     def _fill_frequencies(self) -> None:
@@ -113,14 +116,8 @@ class BMojoF(nn.Module):
     ) -> tuple[Tensor, BMojoFState | None]:
         """Map x (B, T, d_model) to u (B, T, n_heads * head_dim)."""
         before, cache = (None, None) if state is None else state
-        s, after = self.ssm(scaled(x, self.factors[0]), segments, before, return_state)
-        f = scaled(self.fade_proj(s), self.factors[1])
-        positions = self._positions(x, segments, cache)
-        q = self._heads(self.q_proj(x), self.n_heads, self.q_norm, positions)
-        own = self._entries(x, self.kv_proj, self.k_norm, positions)
-        faded = self._entries(
-            f, self.faded_kv_proj or self.kv_proj, self.faded_k_norm or self.k_norm, positions
-        )
+        s, after = self.ssm(self.heard(x), segments, before, return_state)
+        q, own, faded = self._compared(x, s, self._positions(x, segments, cache))
         u, cache = fading_attention(
             q,
             own,
@@ -132,6 +129,35 @@ class BMojoF(nn.Module):
             return_state=return_state,
         )
         return u.flatten(2), None if cache is None else BMojoFState(after, cache)
+
+    def heard(self, x: Tensor) -> Tensor:
+        """Return what the recurrence inside reads of x (B, T, d_model)."""
+        return scaled(x, self.factors[0])
+
+    def scores(
+        self,
+        x: Tensor,
+        segments: Segments | None,
+        keys: Mapping[str, Lent],
+        added: Tensor | None = None,
+    ) -> Scores:
+        """Return what is compared for x (B, T, d_model): stream 0 is its own keys, 1 the faded."""
+        s, _ = self.ssm(self.heard(x), segments, None, False)
+        q, own, faded = self._compared(x, s, self._positions(x, segments, None))
+        k = torch.stack((own.k, faded.k), dim=2).flatten(1, 2)
+        return Scores(q, k, self.scale, ((0, self.window), (self.window, 2 * self.window)))
+
+    def _compared(
+        self, x: Tensor, s: Tensor, positions: Tensor | None
+    ) -> tuple[Tensor, Entries, Entries]:
+        """Queries (B, T, heads, P), own entries, and faded ones of what the recurrence gave."""
+        f = scaled(self.fade_proj(s), self.factors[1])
+        q = self._heads(self.q_proj(x), self.n_heads, self.q_norm, positions)
+        own = self._entries(x, self.kv_proj, self.k_norm, positions)
+        faded = self._entries(
+            f, self.faded_kv_proj or self.kv_proj, self.faded_k_norm or self.k_norm, positions
+        )
+        return q, own, faded
 
     def _positions(
         self, x: Tensor, segments: Segments | None, cache: FadingCache | None

@@ -22,6 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from braidlm.arch.mixers import DeltaConfig
+from braidlm.mixers.reading import Forgetting
 from braidlm.mixers.telemetry import real, rms
 from braidlm.ops.conv import causal_conv, conv_step
 from braidlm.ops.dispatch import state_dtype
@@ -157,11 +158,18 @@ class DeltaMixer(nn.Module):
 
     def telemetry(self, x: Tensor, segments: Segments | None) -> dict[str, Tensor]:
         """Tell the mean strength and decay over tokens and heads, and the final states' rms."""
-        p = self.project(x)
+        told = self.forgetting(x, segments)
         _, state = self(x, segments, None, True)
         assert state is not None
-        beta, decay = real(p.beta, segments), torch.exp(real(p.g, segments))
-        return {"beta": beta.mean(), "decay": decay.mean(), "state_rms": rms(state.memory)}
+        assert told.beta is not None
+        beta, decay = real(told.beta, segments).mean(), told.mean_decay(segments)
+        return {"beta": beta, "decay": decay, "state_rms": rms(state.memory)}
+
+    def forgetting(self, x: Tensor, segments: Segments | None) -> Forgetting:
+        """Return the log decays of heads or of their key channels, and the strengths."""
+        p = self.project(x)
+        step = -p.g.flatten(2)
+        return Forgetting(step, step.new_ones(step.shape[-1], 1), self.n_v_heads, p.beta)
 
     def strength(self, b: Tensor) -> Tensor:
         """As projected (B, T, n_v_heads) -> beta, at least fp32."""

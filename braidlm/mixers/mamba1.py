@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from braidlm.arch.mixers import Mamba1Config
 from braidlm.mixers.dynamics import draw_dt_bias
+from braidlm.mixers.reading import Forgetting
 from braidlm.mixers.telemetry import real, rms
 from braidlm.ops.conv import causal_conv, conv_step
 from braidlm.ops.dispatch import is_plain, state_dtype
@@ -144,17 +145,18 @@ class Mamba1(nn.Module):
 
     def telemetry(self, x: Tensor, segments: Segments | None) -> dict[str, Tensor]:
         """Tell means of dt and of the decay exp(A dt), and the rms of the final states."""
+        told = self.forgetting(x, segments)
         _, state = self(x, segments, None, True)
         assert state is not None
-        x, _, _ = self._convolve(x, segments, None, False)
-        pairs = [(real(g.dt, segments), g.A) for g, _ in self._groups(x, None)]
-        columns = [torch.exp(A * dt).mean() for dt, rates in pairs for A in rates.unbind(1)]
-        mean_dt = torch.stack([dt.mean() for dt, _ in pairs]).mean()
-        return {
-            "dt": mean_dt,
-            "decay": torch.stack(columns).mean(),
-            "state_rms": rms(state.ssm),
-        }
+        decay = told.mean_decay(segments)
+        return {"dt": real(told.step, segments).mean(), "decay": decay, "state_rms": rms(state.ssm)}
+
+    def forgetting(self, x: Tensor, segments: Segments | None) -> Forgetting:
+        """Return the channels' steps dt and their columns' rates -A, see `mixers.reading`."""
+        inner, _, _ = self._convolve(x, segments, None, False)
+        groups = [g for g, _ in self._groups(inner, None)]
+        steps, rates = _joined([g.dt for g in groups], -1), _joined([-g.A for g in groups], 0)
+        return Forgetting(steps, rates, 1)
 
     def _convolve(
         self, x: Tensor, segments: Segments | None, state: Mamba1State | None, return_state: bool

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from braidlm.arch.mixers import Mamba2Config
 from braidlm.mixers.dynamics import draw_dt_bias
+from braidlm.mixers.reading import Forgetting
 from braidlm.mixers.telemetry import real, rms
 from braidlm.ops.conv import causal_conv, conv_step
 from braidlm.ops.dispatch import is_plain, state_dtype
@@ -140,12 +141,16 @@ class Mamba2(nn.Module):
 
     def telemetry(self, x: Tensor, segments: Segments | None) -> dict[str, Tensor]:
         """Tell the mean dt and decay exp(A dt) over tokens and heads, and the final states' rms."""
-        dt, A = self._rates(self._project(x).split(self.widths, dim=-1)[-1])
+        told = self.forgetting(x, segments)
         _, state = self(x, segments, None, True)
         assert state is not None
-        dt = real(dt, segments)
-        decay = torch.exp(A * dt)
-        return {"dt": dt.mean(), "decay": decay.mean(), "state_rms": rms(state.ssm)}
+        decay = told.mean_decay(segments)
+        return {"dt": real(told.step, segments).mean(), "decay": decay, "state_rms": rms(state.ssm)}
+
+    def forgetting(self, x: Tensor, segments: Segments | None) -> Forgetting:
+        """Return the steps dt and the rates -A of the heads, see `mixers.reading`."""
+        dt, A = self._rates(self._project(x).split(self.widths, dim=-1)[-1])
+        return Forgetting(dt, -A[:, None], self.n_heads)
 
     def _rates(self, dt: Tensor) -> tuple[Tensor, Tensor]:
         """dt (..., n_heads) as projected -> the step sizes and A (n_heads,), at least fp32."""

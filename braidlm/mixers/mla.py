@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 
 from braidlm.arch.mixers import MLAConfig
 from braidlm.mixers.attention import scaling
 from braidlm.mixers.norm import RMSNorm
-from braidlm.ops.attention import KVCache, reserve
-from braidlm.ops.latent import latent_attention
+from braidlm.mixers.reading import Scores
+from braidlm.ops.attention import KVCache, Lent, reserve
+from braidlm.ops.latent import Expansion, latent_attention
 from braidlm.ops.rope import apply_rope, rope_frequencies
 from braidlm.segments import Segments, token_positions
 
@@ -71,21 +74,10 @@ class MLA(nn.Module):
         self, x: Tensor, segments: Segments | None, state: KVCache | None, return_state: bool
     ) -> tuple[Tensor, KVCache | None]:
         """Map x (B, T, d_model) to u (B, T, n_heads * v_head_dim)."""
-        batch, length, _ = x.shape
-        q, entry = self.in_proj(x).split(self.widths, dim=-1)
-        latent, shared = entry.tensor_split([self.rank], dim=-1)
-        if self.q_norm is not None and self.q_up is not None:
-            q = self.q_up(self.q_norm(q))
-        q = q.unflatten(-1, (self.n_heads, self.head_dim))
-        if self.rope[0]:
-            offset = None if state is None else state.length
-            positions = token_positions(batch, length, segments, offset, x.device)
-            own, rotated = q.tensor_split([self.nope], dim=-1)
-            q = torch.cat((own, apply_rope(rotated, positions, self.inv_freq)), dim=-1)
-            shared = apply_rope(shared[:, :, None], positions, self.inv_freq)[:, :, 0]
+        q, entries = self._compared(self.in_proj(x), segments, state)
         u, new_state = latent_attention(
             q,
-            torch.cat((self.kv_norm(latent).to(q.dtype), shared.to(q.dtype)), dim=-1),
+            entries,
             self.kv_up.weight,
             rank=self.rank,
             segments=segments,
@@ -94,3 +86,33 @@ class MLA(nn.Module):
             return_state=return_state,
         )
         return u.flatten(2), new_state
+
+    def scores(
+        self,
+        x: Tensor,
+        segments: Segments | None,
+        keys: Mapping[str, Lent],
+        added: Tensor | None = None,
+    ) -> Scores:
+        """Return what is compared for x (B, T, d_model), every head's keys made of the latents."""
+        p = self.in_proj(x)
+        q, entries = self._compared(p if added is None else p + added, segments, None)
+        k, _ = Expansion.of(self.kv_up.weight, self.n_heads, self.nope).expanded(entries)
+        return Scores(q, k, self.scale)
+
+    def _compared(
+        self, p: Tensor, segments: Segments | None, state: KVCache | None
+    ) -> tuple[Tensor, Tensor]:
+        """Projected (B, T, widths) -> queries (B, T, heads, P), entries (B, T, rank + shared)."""
+        q, entry = p.split(self.widths, dim=-1)
+        latent, shared = entry.tensor_split([self.rank], dim=-1)
+        if self.q_norm is not None and self.q_up is not None:
+            q = self.q_up(self.q_norm(q))
+        q = q.unflatten(-1, (self.n_heads, self.head_dim))
+        if self.rope[0]:
+            offset = None if state is None else state.length
+            positions = token_positions(p.shape[0], p.shape[1], segments, offset, p.device)
+            own, rotated = q.tensor_split([self.nope], dim=-1)
+            q = torch.cat((own, apply_rope(rotated, positions, self.inv_freq)), dim=-1)
+            shared = apply_rope(shared[:, :, None], positions, self.inv_freq)[:, :, 0]
+        return q, torch.cat((self.kv_norm(latent).to(q.dtype), shared.to(q.dtype)), dim=-1)

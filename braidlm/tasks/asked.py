@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -23,6 +22,7 @@ from braidlm.provenance import code_version
 from braidlm.runs import Run
 from braidlm.tasks.ask import ask
 from braidlm.tasks.families import make_ready
+from braidlm.tasks.opening import load_asked, threads
 from braidlm.tasks.partial import Partial
 from braidlm.tasks.scoring import Progress
 from braidlm.tasks.work import Work
@@ -51,14 +51,7 @@ class Asked:
     @cached_property
     def model(self) -> nn.Module:
         """Loaded when it is needed first: a finished evaluation needs none."""
-        model, stored = checkpoints.load_model(self.folder, self.device)
-        if stored.spec != self.recipe.spec:
-            raise InputError(
-                f"{self.folder} holds a model of another spec ('{stored.spec.pattern}', d_model "
-                f"{stored.spec.d_model}) than {self.run.path / 'config.json'} "
-                f"('{self.recipe.spec.pattern}', d_model {self.recipe.spec.d_model})"
-            )
-        return model
+        return load_asked(self.run, self.recipe, self.folder, self.device)
 
     def key(self, task: AnyTask, work: Work) -> dict[str, Any]:
         """All that decides a result; its parts are fields of the result file."""
@@ -109,7 +102,7 @@ class Asked:
     def _result(
         self, work: Work, partial: Partial, progress: Progress
     ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-        with _threads(self.recipe.train.threads):
+        with threads(self.recipe.train.threads):
             scored = ask(work, lambda: self.model, partial, self.dtype, progress)
         rows = [row for batch in scored for row in batch.rows]
         ops = {name: impl for batch in scored for name, impl in batch.ops.items()}
@@ -122,14 +115,3 @@ class Asked:
             "device": self.device.type,
             "dtype": self.dtype,
         }, rows
-
-
-@contextlib.contextmanager
-def _threads(n_threads: int) -> Iterator[None]:
-    """Use so many CPU threads while inside; 0 changes nothing."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(n_threads or before)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

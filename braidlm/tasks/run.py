@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
-from braidlm import checkpoint as checkpoints
 from braidlm.arch.tasks import AnyTask
 from braidlm.device import choose_device
-from braidlm.errors import InputError
 from braidlm.generate.mode import choose_dtype
-from braidlm.runs import Run
 from braidlm.tasks.asked import Asked
 from braidlm.tasks.choose import choose_tasks, limited, with_tasks
 from braidlm.tasks.families import make_ready
+from braidlm.tasks.opening import choose_checkpoint, open_run
 
 TaskProgress = Callable[[str, int, int], None]
 """Called with ("<kind>-<name>", items done, items in all)."""
@@ -61,13 +58,13 @@ def evaluate(
             source cannot serve, or one that another process is measuring now.
         OSError: a result cannot be written.
     """
-    run = _open(run_dir)
+    run = open_run(run_dir)
     recipe, added = with_tasks(run, tasks_file, overrides)
     names = tasks if tasks is not None or not added else added
     chosen = [limited(task, limit) for task in choose_tasks(recipe, names)]
     place = choose_device(device or recipe.train.device)
     precision = choose_dtype(dtype, place, recipe.train.precision)
-    asked = Asked(run, recipe, _checkpoint(run, checkpoint), place, precision)
+    asked = Asked(run, recipe, choose_checkpoint(run, checkpoint), place, precision)
     how = _How(limit is not None, force, progress, kept)
     return [_answered(asked, task, how) for task in chosen]
 
@@ -99,20 +96,3 @@ def _answered(asked: Asked, task: AnyTask, how: _How) -> dict[str, Any]:
         if how.kept is not None:
             how.kept(stem)
         return result
-
-
-def _open(path: str | os.PathLike[str]) -> Run:
-    if (Path(path) / checkpoints.MANIFEST).is_file():
-        raise InputError(f"{path} is a checkpoint: give its run directory, and its name apart")
-    return Run.open(path)
-
-
-def _checkpoint(run: Run, name: str | None) -> Path:
-    if name is None:
-        return checkpoints.latest(run.path)
-    folder = run.checkpoints_dir / name
-    found = checkpoints.checkpoints(run.path)
-    if folder not in found:
-        known = ", ".join(path.name for path in found) or "none"
-        raise InputError(f"{run.path} has no checkpoint '{name}'; it has: {known}")
-    return folder

@@ -245,7 +245,7 @@ def test_agreement_is_counted_in_place():
 
 def test_chance_of_being_nearer_to_another_by_hand():
     """One other entry that differs in one place: nearer where a guess has it there."""
-    item = Lookup(np.array([0]), (0,), (1,), ("a", "b"), ("77", "78"), (0,))
+    item = Lookup(np.array([0]), (0,), (1,), ("a", "b"), ("77", "78"), ((0, 0),) * 2, (0,))
     found = nearer_by_chance([item] * 400)
     assert found == pytest.approx(0.1, abs=0.012)
 

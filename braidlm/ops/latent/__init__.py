@@ -11,7 +11,7 @@ from braidlm.ops.latent.forms import Expansion, latent_absorb, latent_expand
 from braidlm.ops.latent.naive import latent_naive
 from braidlm.segments import Segments, check_segments
 
-__all__ = ["LATENT_ATTENTION", "latent_attention"]
+__all__ = ["LATENT_ATTENTION", "Expansion", "latent_attention"]
 
 LATENT_ATTENTION = Operator(
     "latent_attention",

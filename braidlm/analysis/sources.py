@@ -1,0 +1,99 @@
+"""Which documents each instrument reads, by what was asked for and what it can use."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from functools import cached_property
+
+from braidlm.analysis.inputs import Inputs, check_numbers, held_out, of_file, of_task
+from braidlm.analysis.instrument import Instrument
+from braidlm.arch import Recipe
+from braidlm.arch.tasks import MQARTask, PhonebookTask
+from braidlm.data.tokenizer import Tokenizer, load_tokenizer
+from braidlm.errors import InputError
+from braidlm.files import read_json
+from braidlm.interop.imports import TRAVELLING
+from braidlm.interop.own import MODEL_TYPE
+from braidlm.runs import Run
+from braidlm.tasks.choose import choose_tasks
+
+RECALL = (MQARTask, PhonebookTask)
+
+
+@dataclass(frozen=True)
+class Sources:
+    """What was asked for.
+
+    Raises:
+        InputError: text and task at once, or numbers that cannot be.
+    """
+
+    run: Run
+    recipe: Recipe
+    text: str | os.PathLike[str] | None
+    task: str | None
+    context: int | None
+    n_documents: int
+
+    def __post_init__(self) -> None:
+        check_numbers(self.context, self.n_documents)
+        if self.text is not None and self.task is not None:
+            raise InputError("--text and --task: give one of them, each is what the model reads")
+
+    def of(self, instrument: Instrument) -> Inputs | str:
+        """Return what an instrument reads, or half a sentence why there is nothing for it.
+
+        Raises:
+            InputError: see `analysis.inputs`.
+        """
+        if instrument.needs == "recall" and self.task is None:
+            if self.text is not None:
+                return "it asks recall prompts, not a text: use --task NAME"
+            return self._recall or "it needs a recall task, and the recipe has none"
+        if instrument.needs == "text" and self.task is not None:
+            return "it reads text, not recall prompts: leave --task out"
+        return self._wanted
+
+    @cached_property
+    def _wanted(self) -> Inputs:
+        """What was named; by default held-out documents."""
+        recipe, numbers = self.recipe, (self.context, self.n_documents)
+        if self.task is not None:
+            (task, *others) = choose_tasks(recipe, [self.task])
+            if others:
+                names = ", ".join(one.name for one in (task, *others))
+                raise InputError(f"--task {self.task}: names several tasks ({names}); name one")
+            tokenizer = None if isinstance(task, MQARTask) else self._tokenizer
+            return of_task(task, recipe, tokenizer, *numbers)
+        if self.text is not None:
+            return of_file(self.text, recipe, self._tokenizer, *numbers)
+        return held_out(recipe, self._tokenizer, *numbers)
+
+    @cached_property
+    def _recall(self) -> Inputs | None:
+        """The recipe's first recall task, for instruments that need one."""
+        task = next((t for t in self.recipe.tasks if isinstance(t, RECALL)), None)
+        if task is None:
+            return None
+        tokenizer = None if isinstance(task, MQARTask) else self._tokenizer
+        return of_task(task, self.recipe, tokenizer, None, self.n_documents)
+
+    @cached_property
+    def _tokenizer(self) -> Tokenizer:
+        """Load it.
+
+        Raises:
+            InputError: the model was imported without one, so that no text means anything to it.
+        """
+        name, config = self.recipe.data.tokenizer, self.run.path / TRAVELLING / "config.json"
+        if name == "bytes" and config.is_file() and _is_foreign(read_json(config)):
+            raise InputError(
+                f"{self.run.path}: the model was imported without a tokenizer, so that it can "
+                "read no text; import it again from a folder with its tokenizer"
+            )
+        return load_tokenizer(name)
+
+
+def _is_foreign(config: object) -> bool:
+    return isinstance(config, dict) and config.get("model_type") != MODEL_TYPE
