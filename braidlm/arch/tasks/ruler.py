@@ -1,0 +1,87 @@
+"""Declaration of tasks with something hidden in a long text: RULER, and needles by depth."""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from braidlm.arch.config import Config
+from braidlm.arch.sources import PathText
+from braidlm.arch.tasks.base import RESULT_NAME
+
+RulerName = Literal[
+    "niah_single_1",
+    "niah_single_2",
+    "niah_single_3",
+    "niah_multikey_1",
+    "niah_multikey_2",
+    "niah_multikey_3",
+    "niah_multivalue",
+    "niah_multiquery",
+    "vt",
+    "cwe",
+    "fwe",
+    "qa_1",
+    "qa_2",
+    "niah_city",
+]
+ONE_NEEDLE = (*(f"niah_single_{i}" for i in (1, 2, 3)), *(f"niah_multikey_{i}" for i in (1, 2, 3)))
+ONE_NEEDLE = (*ONE_NEEDLE, "niah_city")
+"""Tasks with one answer, whose depth may be asked for."""
+
+
+class RulerTask(Config):
+    """Something hidden in a long text, and a question about it.
+
+    Source: Hsieh et al. 2024 (arXiv 2404.06654); NVIDIA/RULER. niah_city: Bae et al. 2025 (arXiv
+        2510.04800). niah_single_1..3 are S-NIAH-1..3 of Yang et al. 2024 (arXiv 2412.06464).
+    """
+
+    kind: Literal["ruler"] = "ruler"
+    """The task's kind."""
+    name: str = Field(default="needle", pattern=RESULT_NAME)
+    """Name of the result."""
+    task: RulerName = "niah_single_1"
+    """Which one; niah_city has the city's needle of Bae et al."""
+    lengths: tuple[int, ...] = Field(default=(4096,), min_length=1)
+    """Tokens of prompt and answer together, at most."""
+    depths: tuple[float, ...] = ()
+    """Where the needle stands, from 0 to 100 percent of the text; empty: anywhere, as in RULER."""
+    n_items: int = Field(default=100, gt=0)
+    """Items per length, or per length and depth; RULER has 500 per length."""
+    depth_bins: int = Field(default=10, gt=0)
+    """Bins of the table by depth, where `depths` is empty."""
+    haystack: PathText = "python-docs"
+    """Text of essays: a file (.txt, .jsonl, .parquet, .json with one text; also packed), a folder,
+    "python-docs" or "hf:NAME"; RULER has Paul Graham's, such as "hf:baber/paul_graham_essays"."""
+    haystack_field: str = "text"
+    """Key or column of the text."""
+    documents: str = ""
+    """qa_1, qa_2: file of SQuAD or HotpotQA, as published or one question a line."""
+    words: Literal["built-in", "wonderwords"] = "built-in"
+    """Words of keys and lists: our own short list, or RULER's, from the package of that name."""
+
+    @model_validator(mode="after")
+    def _fields_fit(self) -> Self:
+        for field in ("lengths", "depths"):
+            values = getattr(self, field)
+            if len(set(values)) < len(values):
+                raise ValueError(f"{field} = {list(values)}: every value may stand there once")
+        for length in self.lengths:
+            if length < 1:
+                raise ValueError(f"lengths = {list(self.lengths)}: must be greater than 0")
+        for depth in self.depths:
+            if not 0 <= depth <= 100:
+                raise ValueError(f"depths = {list(self.depths)}: must be from 0 to 100")
+        if self.depths and self.task not in ONE_NEEDLE:
+            raise ValueError(
+                f"depths = {list(self.depths)}: only for a task with one answer "
+                f"({', '.join(ONE_NEEDLE)}), not {self.task}"
+            )
+        if self.task in ("qa_1", "qa_2") and not self.documents:
+            raise ValueError(
+                f"documents = '': {self.task} needs a file of "
+                f"{'SQuAD' if self.task == 'qa_1' else 'HotpotQA'}"
+            )
+        return self
