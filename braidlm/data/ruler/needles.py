@@ -120,19 +120,30 @@ class Needles:
         return self._item(
             [keys[k] for k in asked],
             tuple(values[i] for i in found),
-            _inserted(lines, needles),
+            self._context(lines, needles),
             tuple(places[i] / len(lines) for i in found),
         )
 
     def _item(
-        self, keys: list[str], answers: tuple[str, ...], lines: list[str], depths: tuple[float, ...]
+        self, keys: list[str], answers: tuple[str, ...], context: str, depths: tuple[float, ...]
     ) -> HiddenItem:
-        context = (" " if self.kind.haystack == "essay" else "\n").join(lines)
         text, prefix = templates(self.kind)
         query = ", ".join(keys[:-1]) + ", and " + keys[-1] if len(keys) > 1 else keys[0]
         text = text.replace("{query}", query).replace("{context}", context)
         prefix = prefix.replace("{query}", query)
         return HiddenItem(text, prefix, answers, "all", self.kind.n_new, depths)
+
+    def _context(self, lines: list[str], needles: list[tuple[int, str]]) -> str:
+        """Return the text with each needle before the line of its number.
+
+        In an essay an empty part between needles leaves its space, as in RULER.
+        """
+        is_essay, parts, at = self.kind.haystack == "essay", [], 0
+        for place, needle in [*sorted(needles), (len(lines), None)]:
+            parts += [" ".join(lines[at:place])] if is_essay else lines[at:place]
+            parts += [] if needle is None else [needle]
+            at = place
+        return (" " if is_essay else "\n").join(parts)
 
     def _lines(self, keys: list[str], values: list[str], size: int) -> list[str]:
         if self.kind.haystack == "noise":
@@ -171,15 +182,6 @@ def templates(kind: NeedleKind) -> tuple[str, str]:
         one = template.replace("Some", "A").replace("are all", "is").replace("are", "is")
         found.append(one.replace("{kind}", kind.values[:-1]))
     return found[0], found[1]
-
-
-def _inserted(lines: list[str], needles: list[tuple[int, str]]) -> list[str]:
-    """Return the lines with each needle before the line of its number."""
-    found, at = [], 0
-    for place, needle in sorted(needles):
-        found += [*lines[at:place], needle]
-        at = place
-    return found + lines[at:]
 
 
 def _values(rng: np.random.Generator, kind: str, n: int) -> list[str]:
