@@ -7,13 +7,18 @@ import json
 import sys
 from typing import Any
 
+from braidlm.cli.progress import TaskBar
+from braidlm.errors import InputError
+
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Declare the command's arguments."""
     parser = subparsers.add_parser("eval", help="run the recipe's tasks on a trained model")
     parser.add_argument("path", metavar="RUN", help="a run directory")
     parser.add_argument(
-        "--tasks", metavar="A,B", help="names, kinds or <kind>-<name> (default: all of the recipe)"
+        "--tasks",
+        metavar="A,B",
+        help="names, kinds or <kind>-<name>, of built-in tasks too (default: all of the recipe)",
     )
     parser.add_argument(
         "--tasks-file", metavar="FILE", help="a TOML file of [[tasks]] that the recipe lacks"
@@ -21,6 +26,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("--set", action="append", default=[], metavar="A.B=C", dest="overrides")
     parser.add_argument("--force", action="store_true", help="ask again what is measured already")
     parser.add_argument("--list", action="store_true", help="show the tasks, one example each")
+    parser.add_argument("--lengths", metavar="N,N", help="tokens, for tasks that have lengths")
+    parser.add_argument("--batch-size", type=int, metavar="N", help="items at once at most")
     parser.add_argument(
         "--checkpoint", metavar="NAME", help="such as step-00000100 (default: the newest)"
     )
@@ -41,16 +48,17 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 def run(args: argparse.Namespace) -> int:
     """Evaluate, or list what would be evaluated."""
     names = None if args.tasks is None else [n for n in args.tasks.split(",") if n]
+    lengths = _lengths(args.lengths)
     if args.list:
-        return _list(args, names)
+        return _list(args, names, lengths)
     from braidlm.tasks import evaluate
 
-    progress = None if args.json or not sys.stderr.isatty() else show_progress
+    failures: list[str] = []
     results = evaluate(
         args.path,
         names,
         args.checkpoint,
-        progress,
+        None if args.json or not sys.stderr.isatty() else TaskBar(),
         device=args.device,
         dtype=args.dtype,
         limit=args.limit,
@@ -58,15 +66,27 @@ def run(args: argparse.Namespace) -> int:
         overrides=args.overrides,
         force=args.force,
         kept=_say_kept,
+        lengths=lengths,
+        batch_size=args.batch_size,
+        failed=lambda task, error: failures.append(f"{task}: {' '.join(str(error).split())}"),
     )
     if args.json:
         print(json.dumps(results, indent=2))
-        return 0
-    for result in results:
-        print(card(result))
-    if args.limit is not None:
-        print(f"(a look at {args.limit} documents or items: nothing was written)")
-    return 0
+    else:
+        for result in results:
+            print(card(result))
+        if args.limit is not None:
+            print(f"(a look at {args.limit} documents or items: nothing was written)")
+    for failure in failures:
+        print(f"braid: {failure}", file=sys.stderr)
+    return 2 if failures else 0
+
+
+def _lengths(text: str | None) -> list[int]:
+    words = [] if text is None else text.split(",")
+    if not all(word.strip().isdecimal() for word in words):
+        raise InputError(f"--lengths {text}: must be numbers of tokens such as 512,1024")
+    return [int(word) for word in words]
 
 
 def _say_kept(task: str) -> None:
@@ -76,18 +96,30 @@ def _say_kept(task: str) -> None:
     )
 
 
-def _list(args: argparse.Namespace, names: list[str] | None) -> int:
+def _list(args: argparse.Namespace, names: list[str] | None, lengths: list[int]) -> int:
     from braidlm.runs import Run
-    from braidlm.tasks import choose_tasks, describe, with_tasks
+    from braidlm.tasks import choose_tasks, describe, with_lengths, with_tasks
 
-    recipe, added = with_tasks(Run.open(args.path), args.tasks_file, args.overrides)
-    tasks = choose_tasks(recipe, names if names is not None or not added else added)
+    recipe, added = with_tasks(Run.open(args.path), args.tasks_file, args.overrides, names)
+    wanted = names if names is not None or not added else added
+    tasks = choose_tasks(recipe, wanted) if recipe.tasks or wanted is not None else []
+    tasks = with_lengths(tasks, lengths)
     if args.json:
         print(json.dumps([task.model_dump(mode="json") for task in tasks], indent=2))
         return 0
     for task in tasks:
         print(f"{task.kind}-{task.name}\n{describe(task, recipe)}\n")
+    if wanted is None:
+        print(_built_in())
     return 0
+
+
+def _built_in() -> str:
+    """Say in a line each what can be asked by name."""
+    from braidlm.arch.tasks.builtin import BUILTIN
+
+    lines = [f"  {name:<14} {entry.line}" for name, entry in BUILTIN.items()]
+    return "\n".join(["built in (--tasks NAME --list draws one):", *lines])
 
 
 def card(result: dict[str, Any]) -> str:
@@ -108,9 +140,3 @@ def _number(found: dict[str, Any]) -> str:
     if found["stderr"] is None:
         return f"{found['value']:.6g}"
     return f"{found['value']:.4f} ± {found['stderr']:.4f} (n = {found['n']})"
-
-
-def show_progress(task: str, done: int, total: int) -> None:
-    """Draw how far a task is, on one line of standard error."""
-    end = "\n" if done == total else ""
-    print(f"\r{task} {100 * done // max(total, 1):3d} %", end=end, file=sys.stderr, flush=True)

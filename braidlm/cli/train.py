@@ -12,7 +12,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from braidlm.cli.eval import card, show_progress
+from braidlm.cli.eval import card
+from braidlm.cli.progress import TaskBar
 
 if TYPE_CHECKING:
     from braidlm.train.progress import Progress
@@ -71,7 +72,7 @@ def _evaluate(args: argparse.Namespace) -> list[dict[str, Any]]:
     if args.progress == "json":
         return evaluate(args.out, progress=_task_event)
     shows = args.progress == "auto" and sys.stderr.isatty()
-    return evaluate(args.out, progress=show_progress if shows else None)
+    return evaluate(args.out, progress=TaskBar() if shows else None)
 
 
 def _task_event(task: str, done: int, total: int) -> None:

@@ -10,13 +10,14 @@ from typing import Any
 from braidlm.arch import Recipe
 from braidlm.arch.experiment import DataConfig
 from braidlm.arch.sources import PairsSource, TextSource
-from braidlm.arch.tasks import AnyTask, LMTask, PhonebookTask
+from braidlm.arch.tasks import AnyTask, LMTask, PhonebookTask, RecallTask
 from braidlm.data.corpora import PYTHON_DOCS, Document, corpus_files, read_corpus
 from braidlm.data.near_duplicates import NearDuplicates
 from braidlm.data.ngrams import Unit
 from braidlm.data.overlap import Comparison, Item, Search, TrainingText, comparison
 from braidlm.data.phonebook import Phonebook, eval_lookups
 from braidlm.data.prepare import text_source
+from braidlm.data.recall import passages
 from braidlm.data.records import read_jsonl
 from braidlm.data.shard_build import is_held_out
 from braidlm.data.tokenizer import load_tokenizer
@@ -116,6 +117,10 @@ def _items_of(task: AnyTask, data: DataConfig) -> Iterator[Item]:
         for document in read_corpus(text_source(data, task.source)):
             if document.text.strip() and _is_held_out(document, data.held_out):
                 yield Item(document.id, (document.text,))
+    elif isinstance(task, RecallTask):
+        for passage in passages(task):
+            asked = f"{passage.question} {passage.answers[0]}"
+            yield Item(passage.id, (passage.document, asked))
     elif isinstance(task, PhonebookTask):
         tokenizer = load_tokenizer(data.tokenizer)
         book = Phonebook(tokenizer, task.n_digits, task.n_examples)

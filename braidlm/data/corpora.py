@@ -96,18 +96,30 @@ def read_corpus(source: TextSource | PairsSource) -> Iterator[Document]:
                 yield Document(record.id, text_of(record.fields, source.field, record.where))
 
 
-def _read_pairs(source: PairsSource) -> Iterator[Document]:
-    fields = (source.prompt, source.answer)
-    for record in _hub_records(source, fields) if source.is_hub else _records(source, fields):
-        prompt, answer = (text_of(record.fields, f, record.where) for f in fields)
-        yield Document(record.id, answer, prompt)
+def read_records(source: Corpus, fields: Sequence[str]) -> Iterator[Record]:
+    """Yield the records of .jsonl and .parquet files or of a data set, in a fixed order.
 
+    Args:
+        source: where they are.
+        fields: columns that are read where reading all would cost more.
 
-def _records(source: Corpus, fields: Sequence[str]) -> Iterator[Record]:
+    Raises:
+        InputError: as `read_corpus`.
+    """
+    if source.is_hub:
+        yield from _hub_records(source, fields)
+        return
     for file in corpus_files(source):
         if _kind(file) == ".txt":
-            raise InputError(f"corpus file {file} holds no pairs: give .jsonl or .parquet files")
+            raise InputError(f"corpus file {file} holds no records: give .jsonl or .parquet files")
         yield from _file_records(file, _name(file, Path(source.path)), fields)
+
+
+def _read_pairs(source: PairsSource) -> Iterator[Document]:
+    fields = (source.prompt, source.answer)
+    for record in read_records(source, fields):
+        prompt, answer = (text_of(record.fields, f, record.where) for f in fields)
+        yield Document(record.id, answer, prompt)
 
 
 def _hub_records(source: Corpus, fields: Sequence[str]) -> Iterator[Record]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from torch import nn
@@ -11,12 +11,13 @@ from torch import nn
 from braidlm.arch import Recipe
 from braidlm.arch.tasks import AnyTask
 from braidlm.data.tokenizer import Tokenizer
+from braidlm.errors import InputError
 from braidlm.generate.mode import inference
 from braidlm.ops import dispatch
 from braidlm.tasks.families import make_ready
 from braidlm.tasks.partial import Partial, Scored
 from braidlm.tasks.scoring import Progress
-from braidlm.tasks.work import Work
+from braidlm.tasks.work import Row, Work
 
 
 def run_task(
@@ -46,20 +47,34 @@ def run_task(
         InputError: a source that does not fit the task.
     """
     work = make_ready(task_config, tokenizer, recipe)
-    scored = ask(work, lambda: model, Partial(None, {}), dtype, progress)
-    return work.summary([row for batch in scored for row in batch.rows])
+    scored = ask(work, work.batches, lambda: model, Partial(None, {}), dtype, progress)
+    return work.summary(in_order(work.batches, scored))
+
+
+def smaller(batches: Sequence[Sequence[int]], batch_size: int | None = None) -> list[Sequence[int]]:
+    """Return the batches, each cut into parts of at most `batch_size` items.
+
+    Raises:
+        InputError: a size below 1.
+    """
+    if batch_size is None:
+        return list(batches)
+    if batch_size < 1:
+        raise InputError(f"batch_size = {batch_size}: must be at least 1 item")
+    return [b[i : i + batch_size] for b in batches for i in range(0, len(b), batch_size)]
 
 
 def ask(
     work: Work,
+    batches: Sequence[Sequence[int]],
     model: Callable[[], nn.Module],
     partial: Partial,
     dtype: str,
     progress: Progress | None,
 ) -> list[Scored]:
     """Score every batch that `partial` does not hold, in order; return all of them."""
-    done, total = 0, sum(map(len, work.batches))
-    for number, batch in enumerate(work.batches):
+    done, total = 0, sum(map(len, batches))
+    for number, batch in enumerate(batches):
         if number not in partial.batches:
             asked = model()
             dispatch.reset()
@@ -70,4 +85,14 @@ def ask(
         done += len(batch)
         if progress is not None:
             progress(done, total)
-    return [partial.batches[number] for number in range(len(work.batches))]
+    return [partial.batches[number] for number in range(len(batches))]
+
+
+def in_order(batches: Sequence[Sequence[int]], scored: Sequence[Scored]) -> list[Row]:
+    """Return every item's row by the item's number, however they were batched."""
+    found = {
+        item: row
+        for batch, answers in zip(batches, scored, strict=True)
+        for item, row in zip(batch, answers.rows, strict=True)
+    }
+    return [found[item] for item in sorted(found)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -20,12 +21,16 @@ from braidlm.files import read_json
 from braidlm.items import read_items
 from braidlm.provenance import code_version
 from braidlm.runs import Run
-from braidlm.tasks.ask import ask
+from braidlm.tasks.ask import ask, in_order, smaller
 from braidlm.tasks.families import make_ready
 from braidlm.tasks.opening import load_asked, threads
 from braidlm.tasks.partial import Partial
 from braidlm.tasks.scoring import Progress
 from braidlm.tasks.work import Work
+
+
+class UnusableError(InputError):
+    """The checkpoint cannot be asked anything."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +42,8 @@ class Asked:
     folder: Path
     device: torch.device
     dtype: str
+    batch_size: int | None = None
+    """Items of one batch at most; None: as many as a task takes together."""
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
@@ -45,17 +52,30 @@ class Asked:
 
     @cached_property
     def manifest(self) -> dict[str, Any]:
-        """What the checkpoint says of itself."""
-        return checkpoints.read_manifest(self.folder)
+        """What the checkpoint says of itself.
+
+        Raises:
+            UnusableError: it is missing or damaged.
+        """
+        with _usable():
+            return checkpoints.read_manifest(self.folder)
 
     @cached_property
     def model(self) -> nn.Module:
-        """Loaded when it is needed first: a finished evaluation needs none."""
-        return load_asked(self.run, self.recipe, self.folder, self.device)
+        """Loaded when it is needed first: a finished evaluation needs none.
+
+        Raises:
+            UnusableError: a damaged checkpoint, or one of another model than the run's.
+        """
+        with _usable():
+            return load_asked(self.run, self.recipe, self.folder, self.device)
 
     def key(self, task: AnyTask, work: Work) -> dict[str, Any]:
-        """All that decides a result; its parts are fields of the result file."""
-        config = task.model_dump(mode="json", exclude={"name"})
+        """All that decides a result; its parts are fields of the result file.
+
+        Where data lies decides nothing: the items say what was read.
+        """
+        config = task.model_dump(mode="json", exclude={"name", "path"})
         weights = self.manifest["files"][checkpoints.WEIGHTS]["sha256"]
         return {
             "task": {"config": config, **work.identity, "items": work.digest},
@@ -84,8 +104,9 @@ class Asked:
         path = self.run.results_dir / f".{task.kind}-{task.name}.partial.jsonl"
         if force:
             path.unlink(missing_ok=True)
-        partial = Partial(path, key)
-        payload, rows = self._result(work, partial, progress)
+        batches = smaller(work.batches, self.batch_size)
+        partial = Partial(path, key | {"batches": [list(batch) for batch in batches]})
+        payload, rows = self._result(work, batches, partial, progress)
         payload |= {"task": key["task"], "weights": key["weights"]}
         columns = {name: column._asdict() for name, column in work.columns.items()}
         payload |= {"items": {"columns": columns}}
@@ -96,15 +117,16 @@ class Asked:
     def look(self, task: AnyTask, progress: Progress) -> dict[str, Any]:
         """Ask without writing anything."""
         work = make_ready(task, self.tokenizer, self.recipe)
-        payload, _ = self._result(work, Partial(None, {}), progress)
+        batches = smaller(work.batches, self.batch_size)
+        payload, _ = self._result(work, batches, Partial(None, {}), progress)
         return {"kind": task.kind, "name": task.name, **payload}
 
     def _result(
-        self, work: Work, partial: Partial, progress: Progress
+        self, work: Work, batches: list[Sequence[int]], partial: Partial, progress: Progress
     ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         with threads(self.recipe.train.threads):
-            scored = ask(work, lambda: self.model, partial, self.dtype, progress)
-        rows = [row for batch in scored for row in batch.rows]
+            scored = ask(work, batches, lambda: self.model, partial, self.dtype, progress)
+        rows = in_order(batches, scored)
         ops = {name: impl for batch in scored for name, impl in batch.ops.items()}
         return work.summary(rows) | {
             "wall_sec": sum(batch.wall_sec for batch in scored),
@@ -115,3 +137,12 @@ class Asked:
             "device": self.device.type,
             "dtype": self.dtype,
         }, rows
+
+
+@contextlib.contextmanager
+def _usable() -> Iterator[None]:
+    """Let what is wrong with the checkpoint stop every task, not the one that meets it first."""
+    try:
+        yield
+    except InputError as error:
+        raise UnusableError(str(error)) from None

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from braidlm.arch import Recipe
-from braidlm.arch.tasks import AnyTask, LMTask, MQARTask, PhonebookTask
+from braidlm.arch.tasks import AnyTask, LMTask, MQARTask, PhonebookTask, RecallTask
 from braidlm.data.tokenizer import Tokenizer, load_tokenizer
+from braidlm.tasks.choose import limited
 from braidlm.tasks.lm import LMWork, describe_lm
 from braidlm.tasks.mqar import MQARWork, describe_mqar
 from braidlm.tasks.phonebook import PhonebookWork, describe_phonebook
+from braidlm.tasks.questions import QuestionWork
+from braidlm.tasks.recall import recall_work
 from braidlm.tasks.work import Work
 
 
@@ -24,6 +27,8 @@ def make_ready(task_config: AnyTask, tokenizer: Tokenizer, recipe: Recipe) -> Wo
             return MQARWork(task_config, recipe)
         case PhonebookTask():
             return PhonebookWork(task_config, tokenizer, recipe)
+        case RecallTask():
+            return recall_work(task_config, tokenizer, recipe)
 
 
 def describe(task: AnyTask, recipe: Recipe, tokenizer: Tokenizer | None = None) -> str:
@@ -35,6 +40,11 @@ def describe(task: AnyTask, recipe: Recipe, tokenizer: Tokenizer | None = None) 
     if isinstance(task, MQARTask):
         return describe_mqar(task, recipe)
     tokenizer = tokenizer or load_tokenizer(recipe.data.tokenizer)
-    if isinstance(task, LMTask):
-        return describe_lm(task, tokenizer, recipe)
-    return describe_phonebook(task, tokenizer, recipe)
+    match task:
+        case LMTask():
+            return describe_lm(task, tokenizer, recipe)
+        case PhonebookTask():
+            return describe_phonebook(task, tokenizer, recipe)
+    work = make_ready(limited(task, 1), tokenizer, recipe)
+    assert isinstance(work, QuestionWork)
+    return work.example()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,26 +16,51 @@ from braidlm.segments import Segments
 
 
 def answer(
-    model: nn.Module, prompts: Sequence[np.ndarray], answers: Sequence[np.ndarray], n_new: int
+    model: nn.Module,
+    prompts: Sequence[np.ndarray],
+    answers: Sequence[np.ndarray],
+    n_new: int,
+    is_done: Callable[[list[int]], bool] | None = None,
 ) -> tuple[list[float], list[list[int]]]:
     """Return each right answer's loss in nats, and `n_new` greedily decoded tokens.
+
+    With `is_done` there may be fewer: decoding ends once it says yes to what every row has.
 
     Args:
         model: called as `HybridLM` is; in evaluation mode, see `generate.mode.inference`.
         prompts: int64 (T_i,) tokens, at least one each.
         answers: int64 (A_i,) tokens that should follow, at least one each.
         n_new: tokens to decode, at least 1.
+        is_done: told the tokens of one row, after each of them until it says yes.
     """
     start = prefill(model, [prompt.tolist() for prompt in prompts])
     # Going on writes into a state, and two continuations start from this one.
     copy = states.map_tensors(torch.clone, start.state)
     losses = _forced(model, start.logits, copy, answers)
-    tokens, state, given = start.logits.argmax(-1), start.state, []
+    given = _continued(model, start.logits.argmax(-1), start.state, n_new, is_done)
+    return losses, given
+
+
+def _continued(
+    model: nn.Module,
+    tokens: Tensor,
+    state: Any,
+    n_new: int,
+    is_done: Callable[[list[int]], bool] | None,
+) -> list[list[int]]:
+    """Return `tokens` (n,) and what follows them greedily, row by row."""
+    given = [tokens]
+    going = set(range(len(tokens)))
     for _ in range(n_new - 1):
-        given.append(tokens)
+        if is_done is not None:
+            rows = torch.stack(given, 1).tolist()
+            going -= {row for row in going if is_done(rows[row])}
+            if not going:
+                break
         out = model(tokens[:, None], None, state)
         tokens, state = precise_logits(model, out.hidden[:, 0]).argmax(-1), out.state
-    return losses, torch.stack([*given, tokens], 1).tolist()
+        given.append(tokens)
+    return torch.stack(given, 1).tolist()
 
 
 def _forced(

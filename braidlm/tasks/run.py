@@ -8,9 +8,10 @@ from typing import Any, NamedTuple
 
 from braidlm.arch.tasks import AnyTask
 from braidlm.device import choose_device
+from braidlm.errors import InputError
 from braidlm.generate.mode import choose_dtype
-from braidlm.tasks.asked import Asked
-from braidlm.tasks.choose import choose_tasks, limited, with_tasks
+from braidlm.tasks.asked import Asked, UnusableError
+from braidlm.tasks.choose import choose_tasks, limited, stem_of, with_lengths, with_tasks
 from braidlm.tasks.families import make_ready
 from braidlm.tasks.opening import choose_checkpoint, open_run
 
@@ -31,11 +32,15 @@ def evaluate(
     overrides: Sequence[str] = (),
     force: bool = False,
     kept: Callable[[str], None] | None = None,
+    lengths: Sequence[int] = (),
+    batch_size: int | None = None,
+    failed: Callable[[str, InputError], None] | None = None,
 ) -> list[dict[str, Any]]:
     """Run a recipe's tasks on a run's checkpoint, and write ``results/<kind>-<name>.json``.
 
     A task whose result is there already, from the same items, weights, device, dtype and code
     version, is not asked again. One that was interrupted goes on after its last whole batch.
+    One that cannot be asked keeps no other from being asked.
 
     Args:
         run_dir: the run directory.
@@ -49,9 +54,14 @@ def evaluate(
         overrides: such as ``tasks.recall.n_items=50``, see `with_tasks`.
         force: ask again whatever is there.
         kept: told "<kind>-<name>" of every result that is not measured again.
+        lengths: replace those of every task that has a field of this name.
+        batch_size: items that are scored together at most; None: as many as each task takes.
+        failed: told "<kind>-<name>" and why of every task that could not be asked; None: the
+            first of these is raised when all others are asked.
 
     Returns:
-        The result files' contents in the order of the recipe; with `limit` the measured part alone.
+        The result files' contents in the order of the recipe, without tasks that failed; with
+        `limit` the measured part alone.
 
     Raises:
         InputError: no run, no such task or checkpoint, a damaged checkpoint, a task that its
@@ -59,14 +69,28 @@ def evaluate(
         OSError: a result cannot be written.
     """
     run = open_run(run_dir)
-    recipe, added = with_tasks(run, tasks_file, overrides)
+    recipe, added = with_tasks(run, tasks_file, overrides, tasks)
     names = tasks if tasks is not None or not added else added
     chosen = [limited(task, limit) for task in choose_tasks(recipe, names)]
+    chosen = with_lengths(chosen, lengths)
     place = choose_device(device or recipe.train.device)
     precision = choose_dtype(dtype, place, recipe.train.precision)
-    asked = Asked(run, recipe, choose_checkpoint(run, checkpoint), place, precision)
+    folder = choose_checkpoint(run, checkpoint)
+    asked = Asked(run, recipe, folder, place, precision, batch_size)
     how = _How(limit is not None, force, progress, kept)
-    return [_answered(asked, task, how) for task in chosen]
+    found, errors = [], []
+    for task in chosen:
+        try:
+            found.append(_answered(asked, task, how))
+        except UnusableError:
+            raise
+        except InputError as error:
+            errors.append(error)
+            if failed is not None:
+                failed(stem_of(task), error)
+    if errors and failed is None:
+        raise errors[0]
+    return found
 
 
 class _How(NamedTuple):
@@ -80,7 +104,7 @@ class _How(NamedTuple):
 
 def _answered(asked: Asked, task: AnyTask, how: _How) -> dict[str, Any]:
     """Return the result of one task, measured now or earlier."""
-    stem = f"{task.kind}-{task.name}"
+    stem = stem_of(task)
 
     def tell(done: int, total: int) -> None:
         if how.progress is not None:

@@ -102,6 +102,32 @@ def mean_of(estimates: Sequence[Estimate]) -> Estimate:
     return Estimate(value, stderr, sum(e.n for e in estimates))
 
 
+def by_cluster(values: Sequence[float], groups: Sequence[str], clusters: Sequence[str]) -> Estimate:
+    """Return the plain mean of group means, its standard error over clusters of items.
+
+    A cluster may reach over groups, such as a document that is asked about at several lengths.
+    With weights w_i = 1 / (groups * items of the group) and u_c = sum over the items of cluster c
+    of w_i (y_i - mean of its group), var = n / (n - 1) * sum_c u_c^2: the delta method of `ratio`,
+    which it is for one group.
+
+    Args:
+        values: (N,) one score per item, at least one.
+        groups: (N,) the kind of each; kinds count the same.
+        clusters: (N,) what was drawn independently, such as the document.
+
+    Source: Miller 2024 (arXiv 2411.00640), section 2.2, for questions that share a passage.
+    """
+    kinds, kind = np.unique(np.asarray(groups, dtype=str), return_inverse=True)
+    drawn, cluster = np.unique(np.asarray(clusters, dtype=str), return_inverse=True)
+    y, sizes = np.asarray(values, dtype=np.float64), np.bincount(kind)
+    means = np.bincount(kind, y) / sizes
+    value, n = float(means.mean()), len(drawn)
+    if n < 2:
+        return Estimate(value, math.nan, n)
+    parts = np.bincount(cluster, (y - means[kind]) / (len(kinds) * sizes[kind]))
+    return Estimate(value, math.sqrt(n / (n - 1) * float(np.square(parts).sum())), n)
+
+
 def exponential(estimate: Estimate) -> Estimate:
     """Return exp of an estimate by the delta method: the standard error is exp(value) * stderr."""
     try:

@@ -260,7 +260,7 @@ def test_a_bad_pair_is_named(tmp_path, line, message):
 def test_text_files_hold_no_pairs(tmp_path):
     (tmp_path / "a.txt").write_text("x")
     data = DataConfig(sources=(PairsSource(path=str(tmp_path)),), cache_dir=str(tmp_path / "s"))
-    with pytest.raises(InputError, match=r"a\.txt holds no pairs: give \.jsonl or \.parquet"):
+    with pytest.raises(InputError, match=r"a\.txt holds no records: give \.jsonl or \.parquet"):
         build(data)
 
 

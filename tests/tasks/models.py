@@ -12,11 +12,15 @@ from torch import Tensor, nn
 
 from braidlm import checkpoint
 from braidlm.arch import Recipe
+from braidlm.data.tokenizer import ByteTokenizer
 from braidlm.model import HybridLM, Output
 from braidlm.runs import Run
 from braidlm.segments import Segments
 
 VOCAB = 300
+BYTES = ByteTokenizer()
+SPOKEN = 5.0
+"""Logit of what a speaker says; all others are 0."""
 SURE = 20.0
 """Logit of what a lookup finds; all others are 0."""
 
@@ -85,6 +89,57 @@ class Unigram(Known):
 
     def logits(self, tokens: Tensor, segments: Segments | None) -> Tensor:
         return self.log_p.expand(*tokens.shape, VOCAB)
+
+
+class Speaker(nn.Module, ABC):
+    """Continues a text of bytes; its state is all the tokens so far, padded with -1."""
+
+    reach = 12
+    """At how many last positions of a call it speaks; nobody reads the others."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.spec = None
+        self.somewhere = nn.Parameter(torch.zeros(()))
+
+    @abstractmethod
+    def say(self, text: str) -> str:
+        """What follows a text, "" for a line end."""
+
+    def hears(self, text: str) -> bool:
+        """Whether it speaks after a text at all."""
+        return True
+
+    def forward(
+        self,
+        tokens: Tensor,
+        segments: Segments | None = None,
+        state: Tensor | None = None,
+        return_state: bool = True,
+    ) -> Output:
+        assert not self.training
+        assert not torch.is_grad_enabled()
+        hidden = torch.zeros(*tokens.shape, VOCAB)
+        histories = []
+        for row, new in enumerate(tokens.tolist()):
+            seen = [] if state is None else [t for t in state[row].tolist() if t >= 0]
+            n_new = len(new) if segments is None else int((segments.doc[row] >= 0).sum())
+            for at, token in enumerate(new[:n_new]):
+                seen.append(token)
+                text = BYTES.decode(seen) if at >= n_new - self.reach else ""
+                if text and self.hears(text):
+                    said = self.say(text)[:1] or "\n"
+                    hidden[row, at, said.encode()[0]] = SPOKEN
+            histories.append(torch.tensor(seen))
+        if state is not None:
+            # Without gradients a state is donated: whoever needs it twice copies it.
+            state.fill_(-1)
+        longest = max(map(len, histories))
+        padded = [F.pad(h, (0, longest - len(h)), value=-1) for h in histories]
+        return Output(hidden, torch.stack(padded), {})  # type: ignore[arg-type]
+
+    def head(self, hidden: Tensor) -> Tensor:
+        return hidden
 
 
 def recipe(folder: Path, **changes: Any) -> Recipe:

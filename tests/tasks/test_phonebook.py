@@ -5,8 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
 from braidlm.arch import Recipe
 from braidlm.arch.tasks import PhonebookTask
@@ -14,8 +13,7 @@ from braidlm.data.phonebook import Lookup
 from braidlm.data.tokenizer import ByteTokenizer
 from braidlm.errors import InputError
 from braidlm.generate.mode import inference
-from braidlm.model import HybridLM, Output
-from braidlm.segments import Segments
+from braidlm.model import HybridLM
 from braidlm.tasks import describe, run_task, scoring
 from braidlm.tasks.greedy import answer
 from braidlm.tasks.phonebook import (
@@ -25,60 +23,23 @@ from braidlm.tasks.phonebook import (
     nearer_by_chance,
     read_number,
 )
-from tests.tasks.models import VOCAB, recipe
+from tests.tasks.models import SPOKEN, VOCAB, Speaker, recipe
 
 BYTES = ByteTokenizer()
-SURE = 5.0
-"""Logit of what a reader says; all others are 0."""
 SMALL = PhonebookTask(lengths=(220, 280), orders=("standard", "reversed"), n_items=12)
 
 
-class Reader(nn.Module):
-    """Reads the text as a person does; its state is all the tokens so far, padded with -1."""
+class Reader(Speaker):
+    """Reads the text as a person does."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.spec = None
-        self.somewhere = nn.Parameter(torch.zeros(()))
+    def hears(self, text: str) -> bool:
+        return ":" in text.split("\n")[-1] and ":" in text.rpartition("\n\n")[0]
 
     def say(self, text: str) -> str:
         """What follows a text that ends in the middle of an answer."""
         book = text.split("\n\n")[-2]
         name, _, said = text.split("\n")[-1].partition(":")
         return f" {dict(line.split(': ') for line in book.split(chr(10)))[name]}\n"[len(said) :]
-
-    def forward(
-        self,
-        tokens: Tensor,
-        segments: Segments | None = None,
-        state: Tensor | None = None,
-        return_state: bool = True,
-    ) -> Output:
-        assert not self.training
-        assert not torch.is_grad_enabled()
-        hidden = torch.zeros(*tokens.shape, VOCAB)
-        histories = []
-        for row, new in enumerate(tokens.tolist()):
-            seen = [] if state is None else [t for t in state[row].tolist() if t >= 0]
-            n_new = len(new) if segments is None else int((segments.doc[row] >= 0).sum())
-            for at, token in enumerate(new[:n_new]):
-                seen.append(token)
-                if at < n_new - 12:  # nobody reads these
-                    continue
-                text = BYTES.decode(seen)
-                if ":" in text.split("\n")[-1] and ":" in text.rpartition("\n\n")[0]:
-                    hidden[row, at, ord(self.say(text)[:1] or "\n")] = SURE
-            histories.append(torch.tensor(seen))
-        if state is not None:
-            state.fill_(
-                -1
-            )  # without gradients a state is donated: whoever needs it twice copies it
-        longest = max(map(len, histories))
-        padded = [F.pad(h, (0, longest - len(h)), value=-1) for h in histories]
-        return Output(hidden, torch.stack(padded), {})  # type: ignore[arg-type]
-
-    def head(self, hidden: Tensor) -> Tensor:
-        return hidden
 
 
 @pytest.fixture
@@ -96,8 +57,8 @@ def test_a_reader_solves_it(config):
     assert 0 < found["stderr"] < 1 / 13
     metrics = {name: entry["value"] for name, entry in found["metrics"].items()}
     assert (metrics["digits"], metrics["other_entry"], metrics["nearer_other"]) == (1, 0, 0)
-    # Eight tokens, the space and seven digits, each with one logit of SURE among zeros.
-    assert metrics["answer_nll"] == pytest.approx(8 * math.log1p((VOCAB - 1) / math.exp(SURE)))
+    # Eight tokens, the space and seven digits, each with one logit of SPOKEN among zeros.
+    assert metrics["answer_nll"] == pytest.approx(8 * math.log1p((VOCAB - 1) / math.exp(SPOKEN)))
     lengths = found["tables"]["by_length"]
     assert [(row["order"], row["length"], row["n"]) for row in lengths] == [
         ("standard", 220, 12),

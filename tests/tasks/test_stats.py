@@ -5,7 +5,17 @@ import math
 import numpy as np
 import pytest
 
-from braidlm.tasks.stats import Estimate, bootstrap, exponential, known, mean, mean_of, ratio, share
+from braidlm.tasks.stats import (
+    Estimate,
+    bootstrap,
+    by_cluster,
+    exponential,
+    known,
+    mean,
+    mean_of,
+    ratio,
+    share,
+)
 
 
 def test_mean_is_the_textbook_one():
@@ -88,3 +98,30 @@ def test_a_share_of_all_or_nothing_is_not_certain():
     assert share(Estimate(0.0, 0.0, 48)).stderr == sure.stderr
     assert share(Estimate(0.25, 0.0, 48)).stderr == 0.0
     assert share(Estimate(0.9, 0.1, 48)).stderr == 0.1
+
+
+def test_clusters_in_one_group_are_the_ratio():
+    values, clusters = [1.0, 0.0, 1.0, 1.0, 0.5, 0.0], list("aabccc")
+    sums, sizes = [1.0, 1.0, 1.5], [2, 1, 3]
+    assert by_cluster(values, [""] * 6, clusters) == pytest.approx(ratio(sums, sizes))
+    alone = by_cluster(values, [""] * 6, list("abcdef"))
+    assert alone == pytest.approx(mean(values))
+
+
+def test_a_cluster_may_reach_over_groups():
+    """Draws of documents asked at two lengths, one of which lacks some: the error is theirs."""
+    rng = np.random.default_rng(0)
+    found, claimed = [], []
+    for _ in range(2000):
+        known = rng.normal(size=30)
+        has_long = rng.random(30) < 0.6
+        values = [*(known + rng.normal(size=30) / 2), *(known + 1)[has_long]]
+        groups = ["short"] * 30 + ["long"] * int(has_long.sum())
+        clusters = [*map(str, range(30)), *map(str, np.flatnonzero(has_long))]
+        estimate = by_cluster(values, groups, clusters)
+        found.append(estimate.value)
+        claimed.append(estimate.stderr)
+    assert np.mean(found) == pytest.approx(0.5, abs=0.02)
+    assert np.mean(claimed) == pytest.approx(np.std(found), rel=0.06)
+    assert estimate.n == 30
+    assert math.isnan(by_cluster([1, 2], ["a", "b"], ["x", "x"]).stderr)

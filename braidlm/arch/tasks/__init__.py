@@ -7,8 +7,9 @@ from pydantic import Field
 from braidlm.arch.tasks.lm import LMTask
 from braidlm.arch.tasks.mqar import MQARTask
 from braidlm.arch.tasks.phonebook import PhonebookTask
+from braidlm.arch.tasks.recall import RecallTask
 
-__all__ = ["AnyTask", "LMTask", "MQARTask", "PhonebookTask"]
+__all__ = ["AnyTask", "LMTask", "MQARTask", "PhonebookTask", "RecallTask"]
 
-AnyTask = Annotated[LMTask | MQARTask | PhonebookTask, Field(discriminator="kind")]
+AnyTask = Annotated[LMTask | MQARTask | PhonebookTask | RecallTask, Field(discriminator="kind")]
 """Any of them, told apart by its kind."""

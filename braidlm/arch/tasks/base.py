@@ -1,4 +1,35 @@
-"""What the declarations of all tasks share."""
+"""What the declarations of tasks share."""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from braidlm.arch.config import Config
 
 RESULT_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 """What a task may be called: its name becomes a part of a file name."""
+
+
+class ContextTask(Config):
+    """Fields of a task that asks about a long text, which may be cut and may be read twice."""
+
+    lengths: tuple[int, ...] = ()
+    """Tokens at most of bos, prompt and answer, by the model's own tokenizer: the text is cut to
+    fit, question and answer stay whole. Each length is reported apart. Empty: nothing is cut."""
+    reads: Literal[1, 2] = 1
+    """2: the text stands in the prompt twice. Source: Arora et al. 2024 (arXiv 2407.05483)."""
+    question_first: bool = False
+    """Whether the question stands before the text too, so that a model knows what to keep."""
+    n_items: int = Field(default=5000, gt=0)
+    """Items at most for each length, chosen by the hash of their names."""
+
+    @model_validator(mode="after")
+    def _lengths_differ(self) -> Self:
+        for length in self.lengths:
+            if length < 2:
+                raise ValueError(f"lengths: {length} must be at least 2 tokens")
+        if len(set(self.lengths)) < len(self.lengths):
+            raise ValueError(f"lengths = {list(self.lengths)}: every value may stand there once")
+        return self

@@ -1,0 +1,49 @@
+"""Declaration of recall from real documents: what a text said is asked for after it."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from braidlm.arch.sources import PathText
+from braidlm.arch.tasks.base import RESULT_NAME, ContextTask
+
+RecallSet = Literal["squad", "fda"]
+
+PUBLISHED: dict[RecallSet, str] = {
+    "squad": "hf:hazyresearch/based-squad",
+    "fda": "hf:hazyresearch/based-fda",
+}
+"""Where each data set lies if a task does not say."""
+
+
+class RecallTask(ContextTask):
+    """Recall from real documents, scored on the greedy continuation of the prompt.
+
+    Source: Arora et al. 2024 (arXiv 2402.18668) for squad and fda.
+    """
+
+    kind: Literal["recall"] = "recall"
+    """The task's kind."""
+    name: str = Field(default="squad", pattern=RESULT_NAME)
+    """Name of the result; default: that of the data set."""
+    dataset: RecallSet = "squad"
+    """squad: a passage, then a sentence of it to complete; fda: a report, then a key of it."""
+    path: PathText = PUBLISHED["squad"]
+    """A file or folder (.jsonl, also .gz, .xz and .zst; .parquet), or "hf:" and a name of the
+    Hugging Face Hub; default: where the data set was published."""
+    split: str = Field(default="validation", min_length=1)
+    """"hf:" alone: the split."""
+    revision: str = ""
+    """"hf:" alone: commit, branch or tag; empty: the newest."""
+    max_new_tokens: int = Field(default=48, gt=0)
+    """Tokens of the answer at most; it ends before at a line end. Source: Arora et al. 2024."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _named_after_the_data_set(cls, data: Any) -> Any:
+        if not isinstance(data, dict) or data.get("dataset", "squad") not in PUBLISHED:
+            return data
+        dataset = data.get("dataset", "squad")
+        return {"name": dataset, "path": PUBLISHED[dataset], **data}

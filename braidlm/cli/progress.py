@@ -1,0 +1,39 @@
+"""How far a task is: a bar on one line of standard error, with items per second."""
+
+from __future__ import annotations
+
+import sys
+import time
+
+_WIDTH = 24
+_REDRAW_SEC = 0.1
+
+
+class TaskBar:
+    """Draws ``name [####----] 12/40  3.1 items/s  9 s left``; called as `evaluate` tells."""
+
+    def __init__(self) -> None:
+        self._task = ""
+        self._began = self._drawn = 0.0
+        self._first = 0
+
+    def __call__(self, task: str, done: int, total: int) -> None:
+        """Draw, at most ten times a second but for the last item."""
+        now = time.monotonic()
+        if task != self._task:
+            # Items of the first batch count from its end: nothing tells when it began.
+            self._task, self._began, self._first, self._drawn = task, now, done, 0.0
+        if now - self._drawn < _REDRAW_SEC and done < total:
+            return
+        self._drawn = now
+        print(f"\r{self._line(done, total, now)}", end="", file=sys.stderr)
+        print("\n" if done == total else "", end="", file=sys.stderr, flush=True)
+
+    def _line(self, done: int, total: int, now: float) -> str:
+        filled = _WIDTH * done // max(total, 1)
+        line = f"{self._task} [{'#' * filled}{'-' * (_WIDTH - filled)}] {done}/{total}"
+        seconds = now - self._began
+        if done > self._first and seconds > 0:
+            speed = (done - self._first) / seconds
+            line += f"  {speed:.1f} items/s  {(total - done) / speed:.0f} s left"
+        return f"{line:<79}"
