@@ -67,6 +67,10 @@ def run(args: argparse.Namespace) -> int:
         print(json.dumps(results, indent=2))
     else:
         print("\n".join(map(_said, results)))
+    if args.out is not None:
+        from braidlm import report
+
+        print(report.build_analysis(args.path, args.out), file=sys.stderr if args.json else None)
     return 0
 
 

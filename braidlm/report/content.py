@@ -9,6 +9,7 @@ from typing import Any
 
 from braidlm.errors import InputError
 from braidlm.files import strict_json
+from braidlm.report.analysis import analyses
 from braidlm.report.checks import cautions, problems, unmatched
 from braidlm.report.compare import leads
 from braidlm.report.figures import arch_figures
@@ -65,8 +66,8 @@ def tables(dirs: Iterable[Path | str], *, context: int = 8192) -> dict[str, Any]
         `columns` (which metrics there are), `arms` (one row each: cost figures, and `metrics` with
         mean, seed_stderr, item_stderr, n_seeds, n_items, values, or null), `curves` (loss by
         step), `by_position`, `by_pairs`, `in_context_chance`, `lookups`, `frontier`, `telemetry`
-        (see `inside.telemetry`), `sweeps` (see `sweeps.sweeps`), `leads` (see `compare.leads`),
-        `problems`, `cautions` and `reproduce`.
+        (see `inside.telemetry`), `analyses` (see `analysis.analyses`), `sweeps` (see
+        `sweeps.sweeps`), `leads` (see `compare.leads`), `problems`, `cautions` and `reproduce`.
 
     Raises:
         InputError: a directory is neither run nor study, no run can be read, `context` is below 1,
@@ -91,6 +92,7 @@ def tables(dirs: Iterable[Path | str], *, context: int = 8192) -> dict[str, Any]
         **_curves(loaded),
         "frontier": _frontier(arms, columns),
         "telemetry": {arm.name: telemetry(arm) for arm in loaded.arms},
+        "analyses": {arm.name: analyses(arm) for arm in loaded.arms},
         "sweeps": sweeps(loaded.arms),
         "problems": problems(loaded),
         "cautions": [*unmatched(arms, loaded.matched), *cautions(loaded.arms)],
@@ -101,7 +103,8 @@ def tables(dirs: Iterable[Path | str], *, context: int = 8192) -> dict[str, Any]
 
 
 def _columns(arms: list[Arm]) -> list[Column]:
-    results = {stem: r for arm in arms for run in arm.runs for stem, r in run.results.items()}
+    runs = [run for arm in arms for run in arm.runs]
+    results = {stem: r for run in runs for stem, r in run.results.items() if not _looks(r)}
     kinds = [str(result.get("kind")) for result in results.values()]
     columns = []
     for stem, result in sorted(results.items(), key=lambda item: _rank(item[1])):
@@ -110,6 +113,11 @@ def _columns(arms: list[Arm]) -> list[Column]:
         for metric, title, unit, good in _KNOWN.get(kind) or _other(result):
             columns.append(Column(stem, kind, metric, title + suffix, unit, good))
     return columns
+
+
+def _looks(result: dict[str, Any]) -> bool:
+    """Whether a result looks inside one model: such have a section, and no column to compare."""
+    return result.get("kind") == "analysis"
 
 
 def _rank(result: dict[str, Any]) -> tuple[int, str, str]:

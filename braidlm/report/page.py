@@ -10,7 +10,7 @@ from typing import Any
 
 from braidlm.errors import InputError
 from braidlm.files import atomic_write
-from braidlm.report import gallery, inside, sections
+from braidlm.report import analysis, gallery, inside, sections
 from braidlm.report.content import tables
 from braidlm.report.html import Markup, join, tag
 
@@ -29,6 +29,20 @@ def build(dirs: Iterable[Path | str], out: Path | str, *, context: int = 8192) -
     """
     path = checked(out)
     return write(path, render(tables(dirs, context=context)))
+
+
+def build_analysis(run_dir: Path | str, out: Path | str) -> Path:
+    """Write a page of what `braid analyze` found in one run to the file `out`; return its path.
+
+    Raises:
+        InputError: as `tables`, `run_dir` is no single run, or `out` is a directory.
+        OSError: `out` cannot be written; an earlier page stays as it was.
+    """
+    path, data = checked(out), tables([run_dir])
+    if len(data["arms"]) != 1:
+        raise InputError(f"{run_dir} is a study: a page of analyses is about one run")
+    body = tag("main", analysis.page(data), id="layers")
+    return write(path, document(f"Inside {data['title']} – BraidLM", body, "layers"))
 
 
 def checked(out: Path | str) -> Path:
@@ -70,6 +84,11 @@ def render(data: dict[str, Any]) -> str:
         *(
             [section("inside", "Inside the training", told)]
             if (told := inside.section(data))
+            else []
+        ),
+        *(
+            [section("analysis", "Where the memory is", told)]
+            if (told := analysis.section(data))
             else []
         ),
         section("problems", "Failed, unfinished or unlike", sections.problems(data)),

@@ -1,0 +1,114 @@
+"""Rows of dots on one axis: what each head of each layer has."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+
+from braidlm.report import svg, units
+
+WIDTH, TOP, SIDE, FOOT = 500.0, 16.0, 12.0, 46.0
+SLOT, LINE, ROW = 9.0, 22.0, 6.0
+MANY = 72
+"""Dots beyond which a row is one line, without ranges."""
+CHARACTER = 6.6
+
+
+@dataclass(frozen=True)
+class Dot:
+    """One value."""
+
+    x: float
+    tip: str
+    low: float | None = None
+    high: float | None = None
+
+
+@dataclass(frozen=True)
+class Strip:
+    """The dots of one row; `colour` tells kinds apart."""
+
+    label: str
+    colour: int
+    dots: tuple[Dot, ...]
+
+
+def strips(
+    rows: Sequence[Strip],
+    x_title: str,
+    *,
+    title: str,
+    is_log: bool = True,
+    limits: tuple[float, ...] = (),
+    marks: Sequence[tuple[float, str]] = (),
+) -> str | None:
+    """Draw the rows from top to bottom; None without a dot.
+
+    Args:
+        rows: what is drawn; on a log scale dots at or below 0 lie at the left end.
+        x_title: of the axis.
+        title: the drawing's accessible name.
+        is_log: whether the axis is logarithmic.
+        limits: values that the axis must hold besides.
+        marks: vertical lines with a word each, such as the context.
+    """
+    n_dots = sum(len(row.dots) for row in rows)
+    if not n_dots:
+        return None
+    is_many = n_dots > MANY
+    left = 14 + CHARACTER * max(len(row.label) for row in rows)
+    heights = [LINE if is_many else max(LINE, SLOT * len(row.dots) + ROW) for row in rows]
+    bottom = TOP + sum(heights)
+    values = [v for row in rows for d in row.dots for v in (d.x, *_range(d, is_many))]
+    values += [*limits, *(at for at, _ in marks)]
+    x = svg.scale(values, left, WIDTH - SIDE, is_log=is_log)
+    body, top = [_axis(x, bottom, x_title)], TOP
+    for row, height in zip(rows, heights, strict=True):
+        body.append(_strip(row, x, top, height, is_many))
+        top += height
+    body += [_mark(x(at), bottom, words) for at, words in marks]
+    return svg.figure(WIDTH, bottom + FOOT, "".join(body), title=title)
+
+
+def _range(dot: Dot, is_many: bool) -> list[float]:
+    return [] if is_many else [v for v in (dot.low, dot.high) if v is not None]
+
+
+def _strip(row: Strip, x: svg.Scale, top: float, height: float, is_many: bool) -> str:
+    out = f'<path class="grid" d="M{svg.n(x.start)} {svg.n(top + height)}H{svg.n(x.end)}"/>'
+    out += svg.text(x.start - 8, top + height / 2 + 4, row.label, anchor="end", cls="tick")
+    for i, dot in enumerate(row.dots):
+        slot = 0 if is_many else i - (len(row.dots) - 1) / 2
+        y = top + height / 2 + slot * SLOT
+        if not is_many and dot.low is not None and dot.high is not None:
+            ends = f"M{svg.n(x(dot.low))} {svg.n(y)}H{svg.n(x(dot.high))}"
+            out += f'<path class="error {svg.style_of(row.colour)}" d="{ends}"/>'
+        out += svg.marker(x(dot.x), y, row.colour, r=3.6, tip=dot.tip)
+    return out
+
+
+def _axis(x: svg.Scale, bottom: float, title: str) -> str:
+    out = f'<path class="axis" d="M{svg.n(x.start)} {svg.n(bottom)}H{svg.n(x.end)}"/>'
+    ticks = x.ticks(6)
+    form = units.plain if x.is_log else units.even(ticks)
+    for tick in ticks:
+        at = svg.n(x(tick))
+        out += f'<path class="grid" d="M{at} {svg.n(TOP)}V{svg.n(bottom)}"/>'
+        out += svg.text(x(tick), bottom + 17, form(tick), anchor="middle", cls="tick")
+    middle = (x.start + x.end) / 2
+    return out + svg.text(middle, bottom + 37, title, anchor="middle", cls="title")
+
+
+def _mark(at: float, bottom: float, words: str) -> str:
+    line = f'<path class="level" d="M{svg.n(at)} {svg.n(TOP)}V{svg.n(bottom)}"/>'
+    return line + svg.text(at, TOP - 4, words, anchor="middle", cls="note")
+
+
+def swatch(colour: int, words: str) -> str:
+    """Return the mark of a colour with its words, for a legend."""
+    mark = svg.marker(8.0, 8.0, colour, r=3.6)
+    return (
+        f'<span><svg class="swatch" viewBox="0 0 16 16" aria-hidden="true">{mark}</svg>'
+        f"{escape(words)}</span>"
+    )
