@@ -176,7 +176,9 @@ SINGLE = {
         },
     ),
     "latent attention (DeepSeek-V3)": spec("+", mixers={"+": {"q_lora_rank": 7}}),
-    "latent attention, nope (Kimi Linear)": spec("+-", mixers={"+": {"position": "none"}}),
+    "latent attention, nope (Kimi Linear)": spec(
+        "+-", mixers={"+": {"position": "none", "norm_eps": 0.1}}
+    ),
     "latent attention, no shared key, own scale": spec(
         "+", mixers={"+": {"qk_rope_head_dim": 0, "softmax_scale": 0.6}}
     ),

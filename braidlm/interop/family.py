@@ -18,6 +18,9 @@ from braidlm.interop.compare import difference
 from braidlm.interop.fields import Field, Flat, Foreign
 from braidlm.interop.layout import Layout, UnfitError
 
+KINDS = "kinds"
+"""Of the layers of theirs, beside our fields where these are written."""
+
 
 @dataclass(frozen=True)
 class Rows:
@@ -162,7 +165,7 @@ class Family:
         """
         kinds, places = self.match(spec)
         try:
-            ours = self._flat(spec, [placed.place for placed in places])
+            ours = self._flat(spec, [placed.place for placed in places]) | {KINDS: kinds}
             written: dict[str, Any] = self.layout.write(kinds)
             for f in self.fields:
                 written |= f.write(ours)

@@ -51,6 +51,8 @@ class _Described(NamedTuple):
     """Patterns of tensors that are no part of the model."""
     respelled: tuple[tuple[str, str], ...] = ()
     """Patterns of other names of tensors, and what they are called here."""
+    tied: tuple[str, str] | None = None
+    """Tensors of the head and of the embedding, which are one."""
 
 
 class _Found(NamedTuple):
@@ -164,7 +166,8 @@ def _described(path: Path) -> _Described:
     head = re.escape(family.ends.head)  # stored beside the embedding that it is
     spec = family.spec(config, where)
     plan, skipped = partial(entries, family), (*family.skipped, head)
-    return _Described(family.model_type, spec, plan, skipped, family.respelled)
+    tied = (family.ends.head, family.ends.embedding) if spec.tie_embeddings else None
+    return _Described(family.model_type, spec, plan, skipped, family.respelled, tied)
 
 
 def _found(
@@ -174,7 +177,10 @@ def _found(
     respelled = weights.respelled(stored, described.respelled, str(path))
     plan = described.plan(described.spec, model)
     source = weights.by_first_use(respelled, plan)
-    return _Found(plan, source, weights.check(source, plan, described.skipped, str(path)))
+    skipped = weights.check(source, plan, described.skipped, str(path))
+    if described.tied is not None:
+        weights.check_tied(source, *described.tied, str(path))
+    return _Found(plan, source, skipped)
 
 
 def _stored(name: str, found: torch.dtype, wanted: torch.dtype | None) -> torch.dtype:

@@ -64,8 +64,12 @@ class Listed:
     def read(self, config: Foreign) -> list[str]:
         """Return the kinds, which must be as many as are counted."""
         given = [k for k in (self.key, *self.also) if config.data.get(k) is not None]
-        config.used |= {self.key, *self.also, *filter(None, [self.count])}
-        words = config.get(given[0] if given else self.key)
+        config.used |= {self.key, *self.also}
+        return self.kinds(config, config.get(given[0] if given else self.key))
+
+    def kinds(self, config: Foreign, words: Any) -> list[str]:
+        """Return the kinds that a list of words names, which must be as many as are counted."""
+        config.used |= {*filter(None, [self.count])}
         if not isinstance(words, list) or not words:
             raise config.error(self.key, words, "a list of layers")
         for word in words:

@@ -11,7 +11,10 @@ from braidlm.interop.fields import Coded, Field, Flat, Foreign
 
 
 def single_experts(
-    others: Mapping[str, Rows], ups: tuple[str, ...], place: str = "experts"
+    others: Mapping[str, Rows],
+    ups: tuple[str, ...],
+    place: str = "experts",
+    down: str = "down_proj",
 ) -> Callable[[MixerConfig], Mapping[str, Rows]]:
     """Return a map in which each expert has tensors of its own.
 
@@ -19,6 +22,7 @@ def single_experts(
         others: what is not of an expert: router, shared expert, latent projections.
         ups: names of an expert's input projections, in our order: gate, up.
         place: of the experts, inside the mixer.
+        down: name of an expert's output projection.
     """
 
     def names(config: MixerConfig) -> Mapping[str, Rows]:
@@ -27,7 +31,7 @@ def single_experts(
         return {
             **others,
             "experts_in": rows(*(f"{e}.{up}.weight" for e in each for up in ups)),
-            "experts_out": rows(*(f"{e}.down_proj.weight" for e in each)),
+            "experts_out": rows(*(f"{e}.{down}.weight" for e in each)),
         }
 
     return names

@@ -7,7 +7,7 @@ from typing import Any
 
 from braidlm.errors import InputError
 from braidlm.interop.family import Rows, rows
-from braidlm.interop.fields import Coded, Field, Flat, Foreign, Same
+from braidlm.interop.fields import Coded, Field, Flat, Foreign, Must, Ours, Same
 
 ATTENTION = {
     "in_proj.weight": rows("q_proj.weight", "k_proj.weight", "v_proj.weight"),
@@ -36,7 +36,13 @@ ENDS: tuple[Field, ...] = (
     Same("hidden_size", "d_model"),
     Same("tie_word_embeddings", "tie_embeddings"),
 )
-"""Fields of every family."""
+"""Fields of nearly every family."""
+UNTIED: tuple[Field, ...] = (
+    *ENDS[:2],
+    Must("tie_word_embeddings", False),
+    Ours("tie_embeddings", False),
+)
+"""Fields of a family whose class in transformers has a head of its own, tied or not."""
 
 
 def heads(letter: str = "*") -> tuple[Field, ...]:

@@ -106,6 +106,16 @@ def _check_copy(source: Source, name: str, first: str, where: str) -> None:
     raise InputError(f"{where}: tensor '{name}' differs from '{first}', whose weights it shares")
 
 
+def check_tied(source: Source, head: str, embedding: str, where: str) -> None:
+    """Refuse a head that is stored beside the embedding, is said to be it, and is not.
+
+    Raises:
+        InputError: naming both.
+    """
+    if head in source.about:
+        _check_copy(source, head, embedding, where)
+
+
 def ours_about(source: Source, entries: Sequence[Entry]) -> dict[str, About]:
     """Return shape and dtype of each tensor of ours; of several dtypes the widest."""
     return {

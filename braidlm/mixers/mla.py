@@ -29,6 +29,7 @@ class MLA(nn.Module):
         self, config: MLAConfig, d_model: int, norm_eps: float, norm_offset: float = 0.0
     ) -> None:
         super().__init__()
+        norm_eps = norm_eps if config.norm_eps is None else config.norm_eps
         self.n_heads, self.head_dim = config.n_heads, config.head_dim
         self.nope, self.rank = config.qk_nope_head_dim, config.kv_lora_rank
         self.scale = config.softmax_scale

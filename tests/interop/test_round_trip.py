@@ -77,6 +77,13 @@ def test_each_tensor_keeps_its_dtype(tmp_path):
 
 def test_a_tied_head_that_is_stored_twice_is_passed_over_by_name(tmp_path):
     folder = llama(tmp_path / "a", tie_word_embeddings=True)
+    tensors = load_file(folder / "model.safetensors")
+    with pytest.raises(
+        InputError, match=r"'lm_head.weight' differs from 'model.embed_tokens.weight'"
+    ):
+        interop.load(folder)
+    tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"].clone()
+    save_file(tensors, folder / "model.safetensors")
     loaded = interop.load(folder)
     assert loaded.skipped == ("lm_head.weight",)
     assert loaded.model.lm_head.weight is loaded.model.embedding.weight

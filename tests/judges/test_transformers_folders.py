@@ -21,6 +21,17 @@ CLOSE = 1e-6
 """Logits have a standard deviation of 1; rotary frequencies may differ in the last bit of fp32."""
 
 
+BESIDE = {
+    "kimi_linear": frozenset(
+        {
+            *("linear_attn_config", "first_k_dense_replace", "mla_use_nope", "topk_method"),
+            *("moe_router_activation_func", "use_grouped_topk", "num_nextn_predict_layers"),
+        }
+    )
+}
+"""What we say beside their present form: the published one, which vLLM reads."""
+
+
 def stored(folder: Path) -> dict[str, torch.Tensor]:
     return {k: t for file in folder.glob("*.safetensors") for k, t in load_file(file).items()}
 
@@ -69,7 +80,9 @@ def test_a_checkpoint_comes_back_bit_for_bit_and_theirs_loads_it(tmp_path, case)
     for volatile in ("_name_or_path", "architectures", "dtype"):
         before.pop(volatile, None)
         after.pop(volatile, None)
-    assert before == after
+    told_beside = set(after) - set(before)
+    assert told_beside <= BESIDE.get(made["family"], frozenset())
+    assert before == {key: value for key, value in after.items() if key not in told_beside}
 
 
 @torch.no_grad()
@@ -84,7 +97,7 @@ def test_an_exported_folder_has_our_logits(tmp_path, case):
         if name.endswith("A_log"):
             parameter.copy_(parameter.float())
     interop.save(ours, tmp_path / "b")
-    settings = EAGER if "experts" in case else {}  # another form wants widths of 16 bytes
+    settings = EAGER if CASES[case][1].keys() >= EAGER.keys() else {}  # others want 16 bytes
     theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "b", **settings)
     ids = tokens(2, 29)
     with Widened():

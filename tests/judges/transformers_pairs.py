@@ -170,6 +170,29 @@ OLMO = {
     "linear_value_head_dim": 3,
     "linear_conv_kernel_dim": 3,
 }
+KIMI = {
+    **COMMON,
+    **IDS,
+    **EAGER,
+    "num_hidden_layers": 4,
+    "hidden_size": 20,
+    "intermediate_size": 27,
+    "moe_intermediate_size": 9,
+    "num_attention_heads": 3,
+    "num_key_value_heads": 3,
+    "kv_lora_rank": 7,
+    "qk_nope_head_dim": 5,
+    "qk_rope_head_dim": 4,
+    "v_head_dim": 6,
+    "rms_norm_eps": 1e-3,  # of the latents' norms it is 1e-6, whatever this is
+    "linear_head_dim": 10,
+    "linear_num_heads": 2,
+    "linear_conv_kernel_dim": 3,
+    "layer_types": ["linear_attention", "full_attention", "linear_attention", "full_attention"],
+    "mlp_layer_types": ["dense", "sparse", "sparse", "dense"],
+    "num_experts": 6,
+    "num_experts_per_token": 2,
+}
 UNROTATED = {"rope_type": "default", "rope_theta": None}
 ATTENTION_BIAS = {"attention_bias": True, "mlp_bias": True}
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
@@ -291,6 +314,19 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
             "head_dim": 10,
         },
     ),
+    "kimi_linear": (
+        "KimiLinear",
+        {**KIMI, "num_expert_group": 3, "topk_group": 2, "num_shared_experts": 2},
+    ),
+    "kimi_linear, latent queries, weights as scored": (
+        "KimiLinear",
+        {
+            **KIMI,
+            "q_lora_rank": 8,
+            "moe_renormalize": False,
+            "mlp_layer_types": None,
+        },
+    ),
     "granite, rope": ("GraniteMoeHybrid", {**GRANITE, "position_embedding_type": "rope"}),
     "falcon_h1 without norm": ("FalconH1", FALCON),
     "falcon_h1 norm first": ("FalconH1", {**FALCON, "mamba_rms_norm": True}),
@@ -304,12 +340,12 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
 FAST = frozenset(
     {
         *("llama", "qwen3", "mamba2", "bamba", "granite, experts", "jamba, experts", "mamba"),
-        *("qwen3_next, experts", "olmo_hybrid", "zamba"),
+        *("qwen3_next, experts", "olmo_hybrid", "kimi_linear", "zamba"),
         *("falcon_h1, factors, biases, bounded steps", "nemotron_h, latent experts"),
     }
 )
 """One of each family, with as much as it can; the others are slow."""
-DELTA = ("qwen3_next", "olmo_hybrid")
+DELTA = ("qwen3_next", "olmo_hybrid", "kimi_linear")
 """Families with a delta rule, in chunks of 64."""
 EACH = [pytest.param(case, marks=() if case in FAST else pytest.mark.slow) for case in CASES]
 

@@ -36,8 +36,8 @@ def mixer(**options) -> MLA:
     return built
 
 
-def normed(x, weight):
-    return x * (x.square().mean(-1, keepdim=True) + EPS).rsqrt() * weight
+def normed(x, weight, eps=EPS):
+    return x * (x.square().mean(-1, keepdim=True) + eps).rsqrt() * weight
 
 
 def turned(x, t):
@@ -47,7 +47,7 @@ def turned(x, t):
 
 
 @pytest.mark.parametrize(
-    "options", [{"q_lora_rank": 5}, {"position": "none", "softmax_scale": 0.3}]
+    "options", [{"q_lora_rank": 5, "norm_eps": 0.5}, {"position": "none", "softmax_scale": 0.3}]
 )
 def test_it_is_its_formula_token_by_token(options):
     """c = norm(W_c x), k = [U_k c, R r], v = U_v c, queries from their own latent or from x."""
@@ -55,15 +55,15 @@ def test_it_is_its_formula_token_by_token(options):
     w = dict(module.named_parameters())
     x = torch.randn(1, 5, 6, dtype=torch.float64)
     u, cache = module(x, None, None, True)
-    n_queries = options.get("q_lora_rank", 18)
+    n_queries, eps = options.get("q_lora_rank", 18), options.get("norm_eps", EPS)
     u_k, u_v = w["kv_up.weight"].split([12, 15])
     keys, values, entries = [], [], []
     for t in range(5):
         q, latent, shared = (w["in_proj.weight"] @ x[0, t]).split([n_queries, 7, 2])
         if "q_lora_rank" in options:
-            q = w["q_up.weight"] @ normed(q, w["q_norm.weight"])
+            q = w["q_up.weight"] @ normed(q, w["q_norm.weight"], eps)
         q = q.view(3, 6)
-        latent = normed(latent, w["kv_norm.weight"])
+        latent = normed(latent, w["kv_norm.weight"], eps)
         if "position" not in options:
             shared = turned(shared, t)
             q = torch.stack([torch.cat((head[:4], turned(head[4:], t))) for head in q])

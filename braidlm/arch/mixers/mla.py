@@ -46,6 +46,8 @@ class MLAConfig(MixerConfig):
     """Stretching of the frequencies. Default: none."""
     softmax_scale: float | None = Field(default=None, gt=0)
     """Factor on the scores. Default: (qk_nope_head_dim + qk_rope_head_dim) ** -0.5."""
+    norm_eps: float | None = Field(default=None, gt=0)
+    """Added to the mean square in the norms of the latents. Default: the model's; Kimi: 1e-6."""
 
     @model_validator(mode="after")
     def _channels_make_pairs(self) -> Self:

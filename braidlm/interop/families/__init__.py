@@ -5,6 +5,7 @@ from braidlm.interop.families.falcon_h1 import FALCON_H1
 from braidlm.interop.families.fla import GATED_DELTANET
 from braidlm.interop.families.granitemoehybrid import GRANITE
 from braidlm.interop.families.jamba import JAMBA
+from braidlm.interop.families.kimi_linear import KIMI
 from braidlm.interop.families.llama import LLAMA
 from braidlm.interop.families.mamba import FALCON_MAMBA, MAMBA
 from braidlm.interop.families.mamba2 import MAMBA2
@@ -19,7 +20,7 @@ FAMILIES: dict[str, Family] = {
     family.model_type: family
     for family in (
         *(LLAMA, QWEN3, MAMBA, FALCON_MAMBA, JAMBA, MAMBA2, BAMBA, FALCON_H1),
-        *(NEMOTRON_H, GRANITE, QWEN3_NEXT, OLMO_HYBRID, ZAMBA),
+        *(NEMOTRON_H, GRANITE, QWEN3_NEXT, OLMO_HYBRID, KIMI, ZAMBA),
     )
 }
 """By `model_type`; an export takes the first that expresses the model."""

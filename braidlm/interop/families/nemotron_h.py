@@ -4,7 +4,7 @@ from braidlm.interop.family import Ends, Family, Letter, Place, rows
 from braidlm.interop.fields import Foreign, Must, Ours, Same
 from braidlm.interop.layout import Listed
 from braidlm.interop.moe_tables import shared_expert, single_experts
-from braidlm.interop.tables import ATTENTION, ENDS, MAMBA2, biases, heads
+from braidlm.interop.tables import ATTENTION, MAMBA2, UNTIED, biases, heads
 
 UNGATED_MLP = {
     "in_proj.weight": rows("up_proj.weight"),
@@ -54,7 +54,7 @@ NEMOTRON_H = Family(
     },
     layout=Listed("layers_block_type", WORDS, also=("layer_types",)),
     fields=(
-        *ENDS,
+        *UNTIED,
         Same("layer_norm_epsilon", "norm_eps"),
         Same("mamba_num_heads", "M.n_heads"),
         Same("mamba_head_dim", "M.head_dim"),
