@@ -64,6 +64,16 @@ def test_every_law_holds_in_fp64(name):
     assert found.ok, conform.sentence(found.failed[0])
 
 
+@pytest.mark.parametrize("name", ["B'MOJO-F, Mamba-2", "B'MOJO-F beside Mamba-2"])
+def test_a_recurrence_inside_a_mixer_is_found(name):
+    """Its chunks, and the initial values that its own declaration names."""
+    found = conform.check(model(name), laws=["chunks", "initialisation"])
+    assert [v.status for v in found.verdicts] == ["pass", "pass"]
+    inside = model(name).get_submodule("blocks.0")
+    places = [n for n, _ in inside.named_parameters() if n.endswith("A_log")]
+    assert found["initialisation"].n_cases == 3 * len(places)
+
+
 class TestReports:
     def test_lengths_lie_below_at_and_beyond_several_chunks(self):
         found = conform.check(model("sequential hybrid"), laws=["batch"])

@@ -40,6 +40,8 @@ class SublayerCost:
     """Bytes of the KV caches of one sequence of `context` tokens."""
     kv_bytes_per_token: int
     """Bytes that one more token adds to them: none once a window is full."""
+    kv_read_bytes: int
+    """Bytes of them that a decode step reads: all, unless a part of a cache only waits."""
     state_bytes: int
     """Bytes of fixed-size state of one sequence."""
 
@@ -118,6 +120,11 @@ class Cost:
         return sum(s.kv_bytes for s in self.sublayers)
 
     @cached_property
+    def kv_read_bytes(self) -> int:
+        """Bytes of the KV caches that a decode step at `context` tokens reads."""
+        return sum(s.kv_read_bytes for s in self.sublayers)
+
+    @cached_property
     def state_bytes(self) -> int:
         """Bytes of fixed-size state of one sequence."""
         return sum(s.state_bytes for s in self.sublayers)
@@ -136,7 +143,7 @@ class Cost:
     @property
     def decode_bytes_per_step(self) -> int:
         """Bytes moved by a decode step, batch 1: weights, KV read, states read and written."""
-        return self.decode_weight_bytes + self.kv_bytes + 2 * self.state_bytes
+        return self.decode_weight_bytes + self.kv_read_bytes + 2 * self.state_bytes
 
 
 def cost(
@@ -270,6 +277,7 @@ def _sublayer_cost(
         decode_flops=flops - (_model_flops(s, d_model, n_seen - 1) if context > 1 else 0),
         kv_bytes=kv,
         kv_bytes_per_token=_kv_bytes(s, n_seen + 1, kv_dtype_bytes) - kv,
+        kv_read_bytes=_kv_read_bytes(s, n_seen, kv_dtype_bytes),
         state_bytes=sum(b.state_bytes(state_dtype_bytes) for b in s.branches),
     )
 
@@ -278,6 +286,11 @@ def _kv_bytes(s: Sublayer, n_tokens: int, dtype_bytes: int) -> int:
     """Bytes of the caches of the branches and of their fusion."""
     held = sum(b.kv_bytes(n_tokens, dtype_bytes) for b in s.branches)
     return held + (s.fusion.kv_bytes(n_tokens, dtype_bytes) if s.fusion else 0)
+
+
+def _kv_read_bytes(s: Sublayer, n_tokens: int, dtype_bytes: int) -> int:
+    read = sum(b.kv_read_bytes(n_tokens, dtype_bytes) for b in s.branches)
+    return read + (s.fusion.kv_bytes(n_tokens, dtype_bytes) if s.fusion else 0)
 
 
 def _output_params(s: Sublayer, d_model: int) -> int:

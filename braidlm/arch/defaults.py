@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+from braidlm.arch.wiring import WIRING
 from braidlm.errors import InputError
 
 LETTERS: dict[str, str] = {
@@ -156,6 +157,9 @@ def _bmojo_f(fields: Fields, d_model: int, where: str) -> Fields:
     fields.setdefault("n_kv_heads", fields["n_heads"])
     ssm = {} if fields.get("ssm") is None else fields["ssm"]
     if isinstance(ssm, dict):
+        wired = next((name for name in WIRING if name in ssm), None)
+        if wired is not None:
+            raise InputError(f"{where}.ssm.{wired}: belongs to the letter: write it beside ssm")
         fields["ssm"] = fill({"kind": "mamba2", **ssm}, d_model, f"{where}.ssm")
     return fields
 

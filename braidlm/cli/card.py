@@ -257,7 +257,7 @@ def _decode(spec: Spec, context: int) -> str:
             size(c.cache_bytes),
             count(c.decode_flops),
             size(c.decode_weight_bytes),
-            size(c.kv_bytes),
+            size(c.kv_read_bytes),
             size(2 * c.state_bytes),
             size(c.decode_bytes_per_step),
         )

@@ -14,6 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from braidlm import state as states
 from braidlm.arch import Spec
 from braidlm.arch.cost import cost, executed_matmul_flops
+from braidlm.arch.mixers import BMojoFConfig, MixerConfig
 from braidlm.checkpoint import cast_weights
 from braidlm.laws.flops import UNKNOWN_TO_TORCH
 from braidlm.laws.subject import Account, Drawn, NotApplicableError, rechunked
@@ -98,22 +99,29 @@ class HybridSubject:
 
 
 def _span(spec: Spec) -> int:
+    branches = [branch for sublayer in spec.sublayers for branch in sublayer.branches]
     sizes = [
-        getattr(branch, field, None)
-        for sublayer in spec.sublayers
-        for branch in sublayer.branches
+        getattr(mixer, field, None)
+        for branch in branches
+        for mixer in (branch, _recurrence(branch))
         for field in ("chunk_size", "window")
     ]
     return max([max(n, SHORTEST_SPAN) for n in sizes if n], default=ATTENTION_SPAN)
+
+
+def _recurrence(mixer: MixerConfig) -> MixerConfig:
+    """The mixer inside another one, or itself."""
+    return mixer.ssm if isinstance(mixer, BMojoFConfig) else mixer
 
 
 def _dynamics(model: HybridLM) -> Iterator[Drawn]:
     for name, value in model.named_parameters():
         if not name.startswith("blocks."):
             continue
-        branches = model.spec.sublayers[int(name.split(".")[1])].branches
-        config: Any = next((b for b in branches if hasattr(b, "dt_min")), None)
-        if config is None:
+        _, index, _, part, *rest = name.split(".")
+        branches = model.spec.sublayers[int(index)].branches
+        config: Any = _recurrence(branches[int(rest[0]) if part == "branches" else 0])
+        if not hasattr(config, "dt_min"):
             continue
         where, _, leaf = name.rpartition(".")
         of = f"{where.removesuffix('.dynamics')}: "

@@ -229,6 +229,9 @@ def test_bmojo_f_by_hand():
     assert row.model_flops == ssm.model_flops + 2 * 10 * (q + 2 * kv + o) + pairs * 4 * 2 * 8
     assert row.decode_flops == ssm.model_flops // 10 + 2 * (q + 2 * kv + o) + 6 * 4 * 2 * 8
     filling = [sublayer_costs(declare("B", mixers), n)[0] for n in range(1, 8)]
+    assert [r.kv_read_bytes // 32 for r in filling] == [1, 2, 3, 4, 5, 6, 6]
+    c = cost(declare("B", mixers), 10)
+    assert c.decode_bytes_per_step == c.decode_weight_bytes + 6 * 32 + 2 * c.state_bytes
     assert [r.kv_bytes // 32 for r in filling] == [2, 4, 6, 7, 8, 9, 9]
     assert [r.kv_bytes_per_token // 32 for r in filling] == [2, 2, 1, 1, 1, 0, 0]
     options = {"tied": False, "qk_norm": "head", "in_bias": True}

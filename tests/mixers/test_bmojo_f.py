@@ -221,6 +221,7 @@ def test_the_inner_recurrence_tells_of_itself():
             r"mixers\.B\.ssm: unknown field 'd_stat' \(did you mean 'd_state'",
         ),
         ({"ssm": {"expand": 0.3}}, r"mixers\.B\.ssm.*expand \* d_model"),
+        ({"ssm": {"shared": True}}, r"mixers\.B\.ssm\.shared: belongs to the letter"),
         ({"lora_rank": 2}, r"lora_rank = 2: belongs only to shared = true"),
         ({"lora_rank": 2, "shared": True}, r"only a sublayer of attention or mlp can be adapted"),
     ],

@@ -88,6 +88,10 @@ class MixerConfig(Config):
         """Bytes of the cache of one sequence of `n_tokens`; that of a window stops growing."""
         return n_tokens * self.kv_bytes_per_token(dtype_bytes)
 
+    def kv_read_bytes(self, n_tokens: int, dtype_bytes: int = 2) -> int:
+        """Bytes of that cache which a decode step reads: all, unless a part of it only waits."""
+        return self.kv_bytes(n_tokens, dtype_bytes)
+
     def state_bytes(self, dtype_bytes: int = 4, conv_columns: int | None = None) -> int:
         """Bytes of fixed-size state of one sequence.
 

@@ -114,6 +114,10 @@ class BMojoFConfig(MixerConfig):
         n_entries = min(n_tokens, 2 * self.window) + min(n_tokens, self.window)
         return n_entries * self.kv_width * dtype_bytes
 
+    def kv_read_bytes(self, n_tokens: int, dtype_bytes: int = 2) -> int:
+        """Bytes of what is seen; faded entries that wait are not read."""
+        return min(n_tokens, 2 * self.window) * self.kv_width * dtype_bytes
+
     def state_bytes(self, dtype_bytes: int = 4, conv_columns: int | None = None) -> int:
         """Bytes of the recurrence's state."""
         return self.ssm.state_bytes(dtype_bytes, conv_columns)
