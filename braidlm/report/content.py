@@ -16,6 +16,7 @@ from braidlm.report.figures import arch_figures
 from braidlm.report.inside import telemetry
 from braidlm.report.load import SCHEMA_VERSION, Arm, Loaded, load
 from braidlm.report.lookups import lookups
+from braidlm.report.questions import questions
 from braidlm.report.reproduce import reproduce
 from braidlm.report.series import loss_points, row_estimates
 from braidlm.report.stats import as_dict, better, estimate, number
@@ -65,9 +66,10 @@ def tables(dirs: Iterable[Path | str], *, context: int = 8192) -> dict[str, Any]
         `title`, `description`, `context`, `seeds`, `matched`, `summary` and `notes` (sentences),
         `columns` (which metrics there are), `arms` (one row each: cost figures, and `metrics` with
         mean, seed_stderr, item_stderr, n_seeds, n_items, values, or null), `curves` (loss by
-        step), `by_position`, `by_pairs`, `in_context_chance`, `lookups`, `frontier`, `telemetry`
-        (see `inside.telemetry`), `analyses` (see `analysis.analyses`), `sweeps` (see
-        `sweeps.sweeps`), `leads` (see `compare.leads`), `problems`, `cautions` and `reproduce`.
+        step), `by_position`, `by_pairs`, `in_context_chance`, `lookups`, `questions` (see
+        `questions.questions`), `frontier`, `telemetry` (see `inside.telemetry`), `analyses` (see
+        `analysis.analyses`), `sweeps` (see `sweeps.sweeps`), `leads` (see `compare.leads`),
+        `problems`, `cautions` and `reproduce`.
 
     Raises:
         InputError: a directory is neither run nor study, no run can be read, `context` is below 1,
@@ -171,6 +173,7 @@ def _curves(loaded: Loaded) -> dict[str, Any]:
         "by_pairs": _by_task(arms, "mqar", _pair_rows),
         "in_context_chance": {task: _guesses(arms, task) for task in _tasks(arms, "mqar")},
         "chance": {task: _chance(arms, task) for task in _tasks(arms, "mqar")},
+        "questions": questions(arms),
         "lookups": {task: lookups(arms, task) for task in _tasks(arms, "phonebook")},
     }
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from braidlm.errors import InputError
-from braidlm.report import books, diagram, plots, units
+from braidlm.report import books, diagram, plots, questions, units
 from braidlm.report.html import Markup, details, drawn, join, plain_table, tag
 from braidlm.report.stats import Estimate
 
@@ -42,6 +42,7 @@ def figures(data: Data) -> Markup:
         *(_position(task, rows, labels, data) for task, rows in data["by_position"].items()),
         *(figure for task in data["by_pairs"] for figure in _pairs(task, labels, data)),
         *books.figures(data["lookups"], labels, _bars(data)),
+        *questions.figures(data["questions"], labels, _bars(data)),
         *(_frontier(task, rows, labels, data) for task, rows in data["frontier"].items()),
     ]
     shown = [figure for figure in shown if figure]

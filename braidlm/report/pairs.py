@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,8 @@ class Scores:
     """Item -> its score; for a ratio of sums the item's linear part of it."""
     groups: dict[str, str]
     """Item -> its kind, such as the number of pairs; kinds count the same."""
+    clusters: dict[str, str] = field(default_factory=dict)
+    """Item -> what was drawn independently, such as its document; empty: the items were."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,8 @@ def scores(folder: Path, result: Mapping[str, Any], metric: str) -> Scores:
         total, n = math.fsum(x), len(x)
         r = math.fsum(y) / total
         y = [r + n * (yi - r * xi) / total for yi, xi in zip(y, x, strict=True)]
-    return Scores(dict(zip(groups, y, strict=True)), groups)
+    clusters = {str(row["id"]): str(row["cluster"]) for row in rows if "cluster" in row}
+    return Scores(dict(zip(groups, y, strict=True)), groups, clusters)
 
 
 def _numbers(rows: Sequence[Mapping[str, Any]], key: str) -> list[float]:
@@ -95,25 +98,28 @@ def _documents(result: Mapping[str, Any]) -> list[dict[str, Any]]:
 def pair(a: Sequence[Scores], b: Sequence[Scores]) -> Paired | None:
     """Compare two arms, each given by the scores of its seeds; None where they cannot be paired.
 
-    The variance of the difference is clustered by item and by seed: that of the items' mean
-    differences, plus that of each arm's seed means, minus what both count (a seed's luck on a
-    single item). It is never below either part. An arm with one seed adds no variance of seeds.
+    The variance of the difference is clustered by item (by document where several items are about
+    one) and by seed: that of the items' mean differences, plus that of each arm's seed means, minus
+    what both count (a seed's luck on a single item). It is never below either part. An arm with one
+    seed adds no variance of seeds.
 
     Source: Cameron, Gelbach and Miller 2011 (J. Bus. Econ. Stat. 29:238), two-way clustering.
     """
     groups = a[0].groups if a else {}
-    if not b or any(s.groups != groups for s in (*a, *b)):
+    clusters = a[0].clusters if a else {}
+    if not b or any((s.groups, s.clusters) != (groups, clusters) for s in (*a, *b)):
         return None
     weights = _weights(groups)
-    if weights is None:
+    if weights is None or len(set(clusters.values())) == 1:
         return None
     means = [{i: mean([s.values[i] for s in arm]) for i in groups} for arm in (a, b)]
     gaps = {i: means[0][i] - means[1][i] for i in groups}
-    items = _variance(gaps, groups, weights)
+    items = _variance(gaps, a[0], weights)
     seeds = [seed_stderr([_total(s.values, weights) for s in arm]) for arm in (a, b)]
-    parts = [(items, len(groups) - len(set(groups.values())))]
+    drawn = len(set(clusters.values())) - 1 if clusters else 0
+    parts = [(items, drawn or len(groups) - len(set(groups.values())))]
     parts += [(e**2, len(arm) - 1) for e, arm in zip(seeds, (a, b), strict=True) if e is not None]
-    both = sum(_shared(arm, groups, weights) for arm in (a, b))
+    both = sum(_shared(arm, weights) for arm in (a, b))
     of_seeds = sum(variance for variance, _ in parts[1:])
     variance = max(items + of_seeds - both, items, of_seeds)
     degrees = welch_degrees(parts)
@@ -152,24 +158,31 @@ def _centred(values: Mapping[str, float], groups: Mapping[str, str]) -> dict[str
     return {i: values[i] - centres[group] for i, group in groups.items()}
 
 
-def _variance(
-    values: Mapping[str, float], groups: Mapping[str, str], weights: Mapping[str, float]
-) -> float:
-    """Variance of the mean of group means over items, with n - 1 in each group's."""
+def _variance(values: Mapping[str, float], items: Scores, weights: Mapping[str, float]) -> float:
+    """Variance of the mean of group means over items, with n - 1 in each group's.
+
+    Over clusters, where there are some, which may reach over groups: n / (n - 1) sum_c u_c^2 with
+    u_c = sum over the items of c of weight (value - mean of its group).
+    """
+    groups, clusters = items.groups, items.clusters
+    centred = _centred(values, groups)
+    if clusters:
+        sums: dict[str, float] = {}
+        for i, gap in centred.items():
+            sums[clusters[i]] = sums.get(clusters[i], 0.0) + weights[i] * gap
+        return len(sums) / (len(sums) - 1) * math.fsum(u**2 for u in sums.values())
     sizes = {group: list(groups.values()).count(group) for group in set(groups.values())}
     return math.fsum(
         sizes[groups[i]] / (sizes[groups[i]] - 1) * (weights[i] * gap) ** 2
-        for i, gap in _centred(values, groups).items()
+        for i, gap in centred.items()
     )
 
 
-def _shared(
-    arm: Sequence[Scores], groups: Mapping[str, str], weights: Mapping[str, float]
-) -> float:
+def _shared(arm: Sequence[Scores], weights: Mapping[str, float]) -> float:
     """The variance that an arm's items and its seeds both count; 0 with one seed."""
     if len(arm) < 2:
         return 0.0
-    means = {i: mean([s.values[i] for s in arm]) for i in groups}
-    rest = [{i: s.values[i] - means[i] for i in groups} for s in arm]
-    found = math.fsum(_variance(values, groups, weights) for values in rest)
+    means = {i: mean([s.values[i] for s in arm]) for i in arm[0].groups}
+    rest = [{i: s.values[i] - means[i] for i in means} for s in arm]
+    found = math.fsum(_variance(values, arm[0], weights) for values in rest)
     return found / (len(arm) - 1) / len(arm)

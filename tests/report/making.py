@@ -93,6 +93,26 @@ def phonebook(
     return result("phonebook", name, "exact", metrics, tables, **fields)
 
 
+def asked(
+    value: float, levels: dict[str, tuple[Any, ...]], *, name: str = "fda", **fields: Any
+) -> dict[str, Any]:
+    """Questions whose score falls by 0.1 with each level, and is 0.1 without the text."""
+    tables = {}
+    for key, found in levels.items():
+        rows = [
+            {key: level, "contains": value - 0.1 * i, "contains_stderr": 0.05, "n": 40}
+            for i, level in enumerate(found)
+        ]
+        known = {"without_context": 0.1, "without_context_stderr": 0.01, "answer_nll": 3.0}
+        tables[f"by_{key}"] = [row | known for row in rows]
+    metrics = {
+        "contains": measured(value, 0.05, "share"),
+        "answer_nll": measured(3.0, 0.2, "nats"),
+        "without_context": measured(0.1, 0.01, "share"),
+    }
+    return result("recall", name, "contains", metrics, tables, form="questions", **fields)
+
+
 def measured(value: float | None, stderr: float | None, unit: str, n: int = 400) -> dict[str, Any]:
     return {"value": value, "stderr": stderr, "n": n, "unit": unit}
 

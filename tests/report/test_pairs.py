@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -53,6 +54,26 @@ def test_kinds_of_items_count_the_same_and_add_no_variance():
     assert found.difference.value == pytest.approx(0)
     assert found.item_stderr == 0
     assert pair(_arm([1, 1], groups="ab"), _arm([0, 1], groups="ab")) is None
+
+
+def test_items_of_one_document_count_as_one_draw():
+    """Four documents asked at two lengths alike: the error is that of four, not of eight."""
+    four = pair(_arm([1, 0, 1, 1]), _arm([0, 0, 1, 0]))
+    a, b = [1.0, 0, 1, 1] * 2, [0.0, 0, 1, 0] * 2
+    of = {str(i): str(i % 4) for i in range(8)}
+    arms = [[replace(s, clusters=of) for s in _arm(v, groups="aaaabbbb")] for v in (a, b)]
+    eight = pair(arms[0], arms[1])
+    assert four is not None
+    assert eight is not None
+    assert eight.item_stderr == pytest.approx(four.item_stderr)
+    assert (eight.degrees, eight.n_items) == (pytest.approx(3), 8)
+    assert eight.difference.half_width == pytest.approx(four.difference.half_width)
+    apart = pair(_arm(a, groups="aaaabbbb"), _arm(b, groups="aaaabbbb"))
+    assert apart is not None
+    assert apart.item_stderr == pytest.approx(four.item_stderr / math.sqrt(2))
+    assert pair(arms[0], _arm(b, groups="aaaabbbb")) is None
+    alone = [[replace(s, clusters=dict.fromkeys(of, "x")) for s in arm] for arm in arms]
+    assert pair(alone[0], alone[1]) is None
 
 
 def test_two_way_clustering_by_hand():

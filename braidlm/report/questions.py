@@ -1,0 +1,177 @@
+"""Tasks of questions in text: scores by length and by whatever else is reported apart."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from braidlm.report import plots, svg, units
+from braidlm.report.html import Markup, details, drawn, join, plain_table, tag
+from braidlm.report.load import Arm
+from braidlm.report.stats import Estimate, as_dict, estimate, mean
+
+Rows = dict[str, list[dict[str, Any]]]
+
+SHOWN = ("answer_nll", "without_context", "without_context_nll")
+"""What is told of every level beside the score."""
+
+
+def questions(arms: list[Arm]) -> dict[str, dict[str, Any]]:
+    """The question tasks that any run has a result of.
+
+    Returns:
+        "<kind>-<name>" -> `metric`, `unit`, `whole` (arm -> what the whole task gave) and `levels`:
+        key, such as "length" -> arm -> rows. What is given is an estimate over seeds of the
+        metric and of each of `SHOWN`; a row also holds its `level`, a number or a word.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for stem in sorted({s for arm in arms for run in arm.runs for s in run.results}):
+        results = {
+            arm.name: [run.results[stem] for run in arm.runs if _asks(run.results.get(stem))]
+            for arm in arms
+        }
+        if any(results.values()):
+            found[stem] = _task({arm: some for arm, some in results.items() if some})
+    return found
+
+
+def _asks(result: dict[str, Any] | None) -> bool:
+    return result is not None and result.get("form") == "questions"
+
+
+def _task(results: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
+    first = next(iter(results.values()))[0]
+    metric = str(first.get("metric"))
+    tables = dict.fromkeys(
+        t for some in results.values() for r in some for t in r.get("tables") or {}
+    )
+    keys = [t.removeprefix("by_") for t in tables if t != "by_group"]
+    return {
+        "metric": metric,
+        "unit": str(((first.get("metrics") or {}).get(metric) or {}).get("unit") or ""),
+        "whole": {arm: _whole(some, metric) for arm, some in results.items()},
+        "levels": {
+            key: {arm: _levels(some, key, metric) for arm, some in results.items()} for key in keys
+        },
+    }
+
+
+def _whole(results: list[dict[str, Any]], metric: str) -> dict[str, Any]:
+    cells = {
+        name: [(result.get("metrics") or {}).get(name) or {} for result in results]
+        for name in (metric, *SHOWN)
+    }
+    found = {
+        name: estimate((c.get("value"), c.get("stderr"), c.get("n")) for c in some)
+        for name, some in cells.items()
+    }
+    return {name: as_dict(e) for name, e in found.items() if e is not None}
+
+
+def _levels(results: list[dict[str, Any]], key: str, metric: str) -> list[dict[str, Any]]:
+    lines: dict[Any, list[dict[str, Any]]] = {}
+    for result in results:
+        for line in (result.get("tables") or {}).get(f"by_{key}") or []:
+            if isinstance(line.get(key), int | float | str):
+                lines.setdefault(line[key], []).append(line)
+    rows = []
+    for level, some in lines.items():
+        row: dict[str, Any] = {"level": level}
+        for name in (metric, *SHOWN):
+            found = estimate((x.get(name), x.get(f"{name}_stderr"), x.get("n")) for x in some)
+            row |= {} if found is None else {name: as_dict(found)}
+        rows.append(row)
+    return rows
+
+
+def figures(tasks: dict[str, dict[str, Any]], labels: dict[str, str], bars: str) -> list[Markup]:
+    """Draw every question task: a line for each arm over each numeric key, else a table.
+
+    Args:
+        tasks: see `questions`.
+        labels: arm -> its label.
+        bars: what an error bar is, in words.
+    """
+    return [figure for stem, task in tasks.items() for figure in _figures(stem, task, labels, bars)]
+
+
+def _figures(stem: str, task: dict[str, Any], labels: dict[str, str], bars: str) -> list[Markup]:
+    title, metric = stem.partition("-")[2], task["metric"]
+    said = metric.replace("_", " ")
+    found, tables = [], []
+    for key, rows in task["levels"].items():
+        numbers = _numbers(rows, labels, key, metric)
+        figure = by_level(rows, task, labels, key)
+        if figure is None:
+            tables.append(numbers)
+            continue
+        caption = f"Questions of {stem}: {said} by {key}; {bars}."
+        if _without(task) is not None:
+            caption += " Dashed: the same questions without their text, the mean over arms."
+        found.append(drawn(figure, f"{title} by {key}", caption, details("Numbers", numbers)))
+    if not found:
+        rows = {arm: [{"level": "all", **whole}] for arm, whole in task["whole"].items()}
+        tables.insert(0, _numbers(rows, labels, "questions", metric))
+    if tables:
+        caption = tag("figcaption", f"Questions of {stem}, scored by {said}; errors by their name.")
+        found.append(tag("figure", tag("h3", title), join(tables), caption))
+    return found
+
+
+def by_level(rows: Rows, task: dict[str, Any], labels: dict[str, str], key: str) -> str | None:
+    """The score over a numeric key; None where the key's values are words, or only one."""
+    metric = task["metric"]
+    levels = _distinct(row["level"] for lines in rows.values() for row in lines)
+    if len(levels) < 2 or any(isinstance(level, str) for level in levels):
+        return None
+    points = {
+        arm: [(row["level"], Estimate(**row[metric])) for row in lines if row.get(metric)]
+        for arm, lines in rows.items()
+    }
+    is_log = levels[0] > 0 and levels[-1] / levels[0] >= 4
+    unit = "tokens" if key == "length" else key
+    title = f"{key.capitalize()}{' (tokens)' if key == 'length' else ''}"
+    return plots.estimates(
+        points,
+        labels,
+        svg.scale(levels, plots.LEFT, plots.RIGHT, is_log=is_log, pad=0.08),
+        titles=(
+            title + (" (log scale)" if is_log else ""),
+            f"{metric.replace('_', ' ').capitalize()} ({task['unit']})",
+        ),
+        name=lambda at: f"{units.plain(at)} {unit}",
+        level=_without(task),
+        level_name="without the text",
+        x_ticks=levels,
+        limits=(0.0, 1.0) if task["unit"] == "share" else (),
+    )
+
+
+def _distinct(levels: Iterable[Any]) -> list[Any]:
+    found = set(levels)
+    return list(found) if any(isinstance(level, str) for level in found) else sorted(found)
+
+
+def _without(task: dict[str, Any]) -> float | None:
+    known = [w["without_context"]["mean"] for w in task["whole"].values() if "without_context" in w]
+    return mean(known) if known else None
+
+
+def _numbers(rows: Rows, labels: dict[str, str], key: str, metric: str) -> Markup:
+    names = (metric, *SHOWN)
+    there = [n for n in names if any(n in row for lines in rows.values() for row in lines)]
+    found = [
+        (labels[arm], _shown(row["level"]), *(_told(row.get(name)) for name in there))
+        for arm, lines in rows.items()
+        for row in lines
+    ]
+    heads = ("Arm", key.capitalize(), *(name.replace("_", " ").capitalize() for name in there))
+    return plain_table(heads, found, name=f"{metric.replace('_', ' ')} by {key}")
+
+
+def _shown(level: Any) -> str:
+    return level if isinstance(level, str) else units.plain(level)
+
+
+def _told(entry: dict[str, Any] | None) -> str:
+    return plots.told(Estimate(**entry)) if entry else units.MISSING
