@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from braidlm.analysis import memory_length
+from braidlm.analysis import attention_span, memory_length
 from braidlm.analysis.instrument import Instrument
 from braidlm.arch.config import nearest
 from braidlm.errors import InputError
 
 INSTRUMENTS: dict[str, Instrument] = {
-    instrument.name: instrument for instrument in (memory_length.INSTRUMENT,)
+    instrument.name: instrument
+    for instrument in (memory_length.INSTRUMENT, attention_span.INSTRUMENT)
 }
 
 

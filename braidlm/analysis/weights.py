@@ -17,8 +17,8 @@ WEIGHTS_AT_ONCE = 2**24
 class Weighed(NamedTuple):
     """Weights of some queries of one document; a row sums to 1 together with its sink."""
 
-    first: int
-    """Token of the first query."""
+    queries: Tensor
+    """(L,) int64: tokens that ask, in order."""
     keys: Tensor
     """(S,) int64: tokens of the keys, in order (twice each with two streams)."""
     streams: Tensor
@@ -31,31 +31,32 @@ class Weighed(NamedTuple):
     @property
     def distances(self) -> Tensor:
         """(L, S) int64: tokens from key to query; below 0 where nothing is seen."""
-        n_queries = self.weights.shape[1]
-        asking = torch.arange(self.first, self.first + n_queries, device=self.keys.device)
-        return asking[:, None] - self.keys
+        return self.queries[:, None] - self.keys
 
 
-def weigh(scores: Scores, at_once: int = WEIGHTS_AT_ONCE) -> Iterator[Weighed]:
+def weigh(
+    scores: Scores, at_once: int = WEIGHTS_AT_ONCE, queries: Tensor | None = None
+) -> Iterator[Weighed]:
     """Yield the weights of one document's queries, in order.
 
     Args:
         scores: of one row, which is one document.
         at_once: weights of one block at most.
+        queries: (n,) int64 tokens that ask, in order; None: all.
     """
     q, k = scores.q[0].float(), scores.k[0].float()
-    n_tokens, n_heads, _ = q.shape
-    n = max(1, at_once // (n_heads * len(k)))
+    n_heads = q.shape[1]
+    if queries is None:
+        queries = torch.arange(len(q), device=q.device)
     k = k.repeat_interleave(n_heads // k.shape[1], dim=1)
-    for first in range(0, n_tokens, n):
-        yield _block(scores, q[first : first + n], k, first)
+    for asking in queries.split(max(1, at_once // (n_heads * len(k)))):
+        yield _block(scores, q[asking], k, asking)
 
 
-def _block(scores: Scores, q: Tensor, k: Tensor, first: int) -> Weighed:
-    """Weights of queries (L, Hq, P) from token `first` on over keys (S, Hq, P)."""
+def _block(scores: Scores, q: Tensor, k: Tensor, asking: Tensor) -> Weighed:
+    """Weights of queries (L, Hq, P) of the tokens `asking` (L,) over keys (S, Hq, P)."""
+    places = _seen_by_any(scores, int(asking[0]), int(asking[-1]) + 1, q.device)
     n_streams = len(scores.spans)
-    asking = torch.arange(first, first + len(q), device=q.device)
-    places = _seen_by_any(scores, first, first + len(q), q.device)
     tokens, streams = places // n_streams, places % n_streams
     distances = asking[:, None] - tokens
     is_seen = (distances >= 0) & (tokens < scores.n_sinks)
@@ -71,7 +72,7 @@ def _block(scores: Scores, q: Tensor, k: Tensor, first: int) -> Weighed:
     if scores.sink_logits is not None:
         sink = scores.sink_logits.to(q.dtype)[:, None, None].expand_as(sink)
     weights = torch.cat((logits, sink), dim=-1).softmax(-1)
-    return Weighed(first, tokens, streams, weights[..., :-1], weights[..., -1])
+    return Weighed(asking, tokens, streams, weights[..., :-1], weights[..., -1])
 
 
 def _seen_by_any(scores: Scores, first: int, stop: int, device: torch.device) -> Tensor:

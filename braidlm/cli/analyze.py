@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from braidlm.cli.progress import TaskBar
+
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Declare the command's arguments."""
@@ -44,7 +46,6 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 def run(args: argparse.Namespace) -> int:
     """Measure, and say what was found in a few lines or on a page."""
     from braidlm.analysis import analyze
-    from braidlm.cli.eval import show_progress
 
     names = args.instruments
     results = analyze(
@@ -60,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
         device=args.device,
         dtype=args.dtype,
         force=args.force,
-        progress=None if args.json or not sys.stderr.isatty() else show_progress,
+        progress=None if args.json or not sys.stderr.isatty() else TaskBar(),
         kept=_say_kept,
     )
     if args.json:

@@ -117,6 +117,10 @@ def test_weights_make_the_output_of_the_values(name, at_once, monkeypatch):
                 block.weights.sum(-1) + block.sink, torch.ones_like(block.sink)
             )
         torch.testing.assert_close(torch.cat(found), o.float(), rtol=1e-4, atol=1e-5)
+        some = torch.tensor([2, 3, len(o) - 1])
+        of_some = [b.weights.sum(-1) for b in weigh(scores, at_once, some)]
+        of_all = [b.weights.sum(-1) for b in weigh(scores, at_once)]
+        torch.testing.assert_close(torch.cat(of_some, 1), torch.cat(of_all, 1)[:, some])
 
 
 @pytest.mark.parametrize("name", EVERY)
