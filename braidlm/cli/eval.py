@@ -118,7 +118,8 @@ def _built_in() -> str:
     """Say in a line each what can be asked by name."""
     from braidlm.arch.tasks.builtin import BUILTIN
 
-    lines = [f"  {name:<14} {entry.line}" for name, entry in BUILTIN.items()]
+    width = max(map(len, BUILTIN))
+    lines = [f"  {name:<{width}}  {entry.line}" for name, entry in BUILTIN.items()]
     return "\n".join(["built in (--tasks NAME --list draws one):", *lines])
 
 

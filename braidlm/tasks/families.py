@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from braidlm.arch import Recipe
-from braidlm.arch.tasks import AnyTask, LMTask, MQARTask, PhonebookTask, RecallTask
+from braidlm.arch.tasks import AnyTask, LMTask, MQARTask, PhonebookTask, RecallTask, RulerTask
 from braidlm.data.tokenizer import Tokenizer, load_tokenizer
 from braidlm.tasks.choose import limited
 from braidlm.tasks.lm import LMWork, describe_lm
@@ -11,6 +11,7 @@ from braidlm.tasks.mqar import MQARWork, describe_mqar
 from braidlm.tasks.phonebook import PhonebookWork, describe_phonebook
 from braidlm.tasks.questions import QuestionWork
 from braidlm.tasks.recall import recall_work
+from braidlm.tasks.ruler import RulerWork
 from braidlm.tasks.work import Work
 
 
@@ -29,6 +30,8 @@ def make_ready(task_config: AnyTask, tokenizer: Tokenizer, recipe: Recipe) -> Wo
             return PhonebookWork(task_config, tokenizer, recipe)
         case RecallTask():
             return recall_work(task_config, tokenizer, recipe)
+        case RulerTask():
+            return RulerWork(task_config, tokenizer, recipe)
 
 
 def describe(task: AnyTask, recipe: Recipe, tokenizer: Tokenizer | None = None) -> str:

@@ -8,8 +8,11 @@ from braidlm.arch.tasks.lm import LMTask
 from braidlm.arch.tasks.mqar import MQARTask
 from braidlm.arch.tasks.phonebook import PhonebookTask
 from braidlm.arch.tasks.recall import RecallTask
+from braidlm.arch.tasks.ruler import RulerTask
 
-__all__ = ["AnyTask", "LMTask", "MQARTask", "PhonebookTask", "RecallTask"]
+__all__ = ["AnyTask", "LMTask", "MQARTask", "PhonebookTask", "RecallTask", "RulerTask"]
 
-AnyTask = Annotated[LMTask | MQARTask | PhonebookTask | RecallTask, Field(discriminator="kind")]
+AnyTask = Annotated[
+    LMTask | MQARTask | PhonebookTask | RecallTask | RulerTask, Field(discriminator="kind")
+]
 """Any of them, told apart by its kind."""

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from braidlm.arch.tasks import AnyTask, PhonebookTask, RecallTask
+from braidlm.arch.tasks import AnyTask, PhonebookTask, RecallTask, RulerTask
+from braidlm.arch.tasks.ruler import RulerName
+
+S_NIAH: tuple[RulerName, ...] = ("niah_single_1", "niah_single_2", "niah_single_3")
 
 
 class Builtin(NamedTuple):
@@ -13,6 +16,38 @@ class Builtin(NamedTuple):
     task: AnyTask
     line: str
     """What it asks, in one line."""
+
+
+RULER: dict[RulerName, str] = {
+    "niah_single_1": "a number in a repeated noise",
+    "niah_single_2": "a number in an essay",
+    "niah_single_3": "a uuid in an essay",
+    "niah_multikey_1": "a number in an essay, among three of other keys",
+    "niah_multikey_2": "a number among nothing but others",
+    "niah_multikey_3": "a uuid among nothing but others, its key a uuid too",
+    "niah_multivalue": "all four numbers of a key in an essay",
+    "niah_multiquery": "the numbers of four keys in an essay",
+    "vt": "all variables that a chain of assignments gives one value",
+    "cwe": "the ten most common words of a numbered list",
+    "fwe": "the three most frequent words of a coded text",
+    "qa_1": "a question of SQuAD among documents",
+    "qa_2": "a question of HotpotQA among documents",
+}
+"""RULER's 13 tasks."""
+
+
+def _ruler() -> dict[str, Builtin]:
+    found = {
+        f"ruler_{name}": Builtin(RulerTask(task=name, name=f"ruler_{name}", n_items=500), line)
+        for name, line in RULER.items()
+    }
+    lengths = (1024, 2048, 4096, 8192)
+    for i, name in enumerate(S_NIAH, 1):
+        task = RulerTask(task=name, name=f"s_niah_{i}", lengths=lengths)
+        found[task.name] = Builtin(task, f"{RULER[name]}, at lengths from 1K to 8K")
+    depths = tuple(float(d) for d in range(0, 101, 10))
+    city = RulerTask(task="niah_city", name="niah_city", lengths=lengths, depths=depths, n_items=20)
+    return found | {"niah_city": Builtin(city, "a city's number in an essay, by length and depth")}
 
 
 BUILTIN: dict[str, Builtin] = {
@@ -24,6 +59,7 @@ BUILTIN: dict[str, Builtin] = {
         PhonebookTask(lengths=(512, 1024, 2048), orders=("standard", "reversed")),
         "a random phonebook, two examples, then a name to look up",
     ),
+    **_ruler(),
 }
 
 

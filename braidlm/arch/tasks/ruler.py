@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -26,9 +26,16 @@ RulerName = Literal[
     "qa_2",
     "niah_city",
 ]
-ONE_NEEDLE = (*(f"niah_single_{i}" for i in (1, 2, 3)), *(f"niah_multikey_{i}" for i in (1, 2, 3)))
-ONE_NEEDLE = (*ONE_NEEDLE, "niah_city")
+ONE_NEEDLE = (
+    *(f"niah_{kind}_{i}" for kind in ("single", "multikey") for i in (1, 2, 3)),
+    "niah_city",
+)
 """Tasks with one answer, whose depth may be asked for."""
+PUBLISHED = {
+    "qa_1": ("hf:rajpurkar/squad_v2", ""),
+    "qa_2": ("hf:hotpotqa/hotpot_qa", "distractor"),
+}
+"""Where documents lie if a task does not say, and in which configuration."""
 
 
 class RulerTask(Config):
@@ -58,9 +65,20 @@ class RulerTask(Config):
     haystack_field: str = "text"
     """Key or column of the text."""
     documents: str = ""
-    """qa_1, qa_2: file of SQuAD or HotpotQA, as published or one question a line."""
+    """qa_1, qa_2: file of SQuAD or HotpotQA, as published or one question a line, or "hf:NAME";
+    default: where they were published."""
+    documents_config: str = ""
+    """"hf:" alone: the data set's configuration; its split is "validation"."""
     words: Literal["built-in", "wonderwords"] = "built-in"
     """Words of keys and lists: our own short list, or RULER's, from the package of that name."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_published_documents(cls, data: Any) -> Any:
+        if not isinstance(data, dict) or data.get("task") not in PUBLISHED or "documents" in data:
+            return data
+        path, config = PUBLISHED[data["task"]]
+        return {**data, "documents": path, "documents_config": config}
 
     @model_validator(mode="after")
     def _fields_fit(self) -> Self:
@@ -79,9 +97,6 @@ class RulerTask(Config):
                 f"depths = {list(self.depths)}: only for a task with one answer "
                 f"({', '.join(ONE_NEEDLE)}), not {self.task}"
             )
-        if self.task in ("qa_1", "qa_2") and not self.documents:
-            raise ValueError(
-                f"documents = '': {self.task} needs a file of "
-                f"{'SQuAD' if self.task == 'qa_1' else 'HotpotQA'}"
-            )
+        if self.task in PUBLISHED and not self.documents:
+            raise ValueError(f"documents = '': {self.task} needs a file, or \"hf:\" and a name")
         return self

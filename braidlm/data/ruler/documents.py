@@ -30,7 +30,9 @@ from typing import Any
 
 import numpy as np
 
+from braidlm.arch.sources import HUB, Corpus
 from braidlm.data.compression import broken, open_bytes, why
+from braidlm.data.hub_datasets import read_hub
 from braidlm.data.ruler.items import Counter, HiddenItem, Sizes, excess
 from braidlm.data.ruler.needles import SHORT
 from braidlm.errors import InputError
@@ -108,19 +110,21 @@ class Library:
         )
 
 
-def read_library(path: str) -> Library:
+def read_library(path: str, config: str = "") -> Library:
     """Return the questions of a file: SQuAD or HotpotQA, as published or one object a line.
 
     Args:
-        path: .json or .jsonl, also packed. A line has `question`, `context` and `answers` (SQuAD:
-            a list, or a list under `text`; one without any is passed over), or `question`,
-            `answer` and `context` as [title, [sentence, ...]] each (HotpotQA).
+        path: .json or .jsonl, also packed, or "hf:" and a name with its `config`. A line has
+            `question`, `context` and `answers` (SQuAD: a list, or a list under `text`; one
+            without any is passed over), or `question`, `answer` and `context` as
+            [title, [sentence, ...]] each (HotpotQA).
+        config: of a data set of the Hugging Face Hub.
 
     Raises:
         InputError: a file that cannot be read, or holds no such questions.
     """
     try:
-        rows = list(_rows(path))
+        rows = list(_hub_rows(path, config) if path.startswith(HUB) else _rows(path))
         raw = [_read(row) for row in rows]
     except (*broken(), ValueError, LookupError, TypeError, AttributeError) as error:
         reason = f"field {error} is missing" if isinstance(error, LookupError) else why(error)
@@ -160,9 +164,17 @@ def _rows(path: str) -> Iterator[dict[str, Any]]:
                 yield {"title": article["title"], "context": paragraph["context"]} | asked
 
 
+def _hub_rows(path: str, config: str) -> Iterator[dict[str, Any]]:
+    source = Corpus(path=path, config=config, split="validation")
+    columns = ("title", "question", "context", "answer", "answers")  # what any of them may have
+    yield from (row for _, row in read_hub(source, columns))
+
+
 def _read(row: dict[str, Any]) -> tuple[str, tuple[str, ...], list[str], str]:
     """Return question, answers, documents, and the article that they are of."""
     context = row["context"]
+    if isinstance(context, dict):  # columns, as the hub has them
+        context = list(zip(context["title"], context["sentences"], strict=True))
     if isinstance(context, list):
         texts = [f"{title}\n{''.join(sentences)}" for title, sentences in context]
         return row["question"], (row["answer"],), texts, ""

@@ -7,7 +7,7 @@ from functools import partial
 
 import numpy as np
 
-from braidlm.arch.tasks.ruler import RulerTask
+from braidlm.arch.tasks.ruler import PUBLISHED, RulerTask
 from braidlm.data.ruler.documents import Library, read_library
 from braidlm.data.ruler.frequency import CommonWords, FrequentWords
 from braidlm.data.ruler.haystack import read_haystack
@@ -34,11 +34,14 @@ class Hidden:
 
     def __init__(self, task: RulerTask, tokenizer: Tokenizer) -> None:
         self.task, self._count = task, count_with(tokenizer)
-        self._words = load_words(task.words)
         kind = KINDS.get(task.task)
+        has_words = task.task == "cwe" or (kind is not None and kind.keys == "words")
+        self._words = load_words(task.words if has_words else "built-in")
         is_essay = kind is not None and kind.haystack == "essay"
         self._haystack = read_haystack(task.haystack, task.haystack_field) if is_essay else None
-        self._library = read_library(task.documents) if task.task in ("qa_1", "qa_2") else None
+        self._library = (
+            read_library(task.documents, task.documents_config) if task.task in PUBLISHED else None
+        )
 
     def items(self, length: int, depth: float | None = None, seed: int = 0) -> list[HiddenItem]:
         """Return `n_items` items of at most `length` tokens, the same ones for every run.
