@@ -67,7 +67,8 @@ def interchange(model: nn.Module, twins: Twins, *, per_memory: bool = True) -> A
     """Ask the questions of every mixture of the two prompts' memories.
 
     Args:
-        model: called as `HybridLM` is; in evaluation mode without gradients, see `generate.mode.inference`.
+        model: called as `HybridLM` is; in evaluation mode without gradients, see
+            `generate.mode.inference`.
         twins: the prompts.
         per_memory: whether each memory is exchanged by itself too; else `alone` and `without` are
             empty.

@@ -1,10 +1,14 @@
-"""Pairs of prompts that differ in one fact alone: recall items, look-ups, and a passkey in text.
+"""Pairs of prompts that differ in one fact alone, made of recall prompts or of text.
 
-The passkey, with a gap that filler sentences make; a bar stands where the question begins:
+Of a recall prompt, B holds another answer where the fact stands; the question is the cue that
+stood before the fact and stands before the answer (a bar marks where it begins):
 
-    prompt A    <bos>The pass key is 41703. The grass is green. The sky is blue. | The pass key is
-    prompt B    <bos>The pass key is 92648. The grass is green. The sky is blue. | The pass key is
-    answers     A: 41703    B: 92648
+    prompt A    k3 v7 k1 v4 x  x  | k1        answer v4
+    prompt B    k3 v7 k1 v9 x  x  | k1        answer v9
+
+Text gets a fact of its own in front, and lies between it and the question:
+
+    prompt A    <bos> The pass key is 41703. (the document) | The pass key is        answer 41703
 
 Both prompts of a pair have equally many tokens, so that every token after the fact stands at the
 same position in both.
@@ -20,20 +24,18 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from braidlm.analysis.inputs import Asked, Document, Inputs
 from braidlm.analysis.interchange import Twins
-from braidlm.data.mqar import MQARItems, counterfactual
-from braidlm.data.phonebook import Lookup
 from braidlm.data.seeding import EVAL, generator
 from braidlm.data.tokenizer import Tokenizer
 from braidlm.errors import InputError
 from braidlm.tasks.scoring import at_once
 
-FILLER = (
-    *(" The grass is green.", " The sky is blue.", " The sun is warm.", " The road is long."),
-    *(" Rivers run to the sea.", " Here we go again.", " There and back again."),
-)
+CUE, N_DIGITS = " The pass key is", 5
+LONGEST_CUE = 64
+"""Tokens of a question at most: a text that repeats itself has no clear beginning of the cue."""
 TRIES = 100
-"""How often another answer of equally many tokens is looked for."""
+"""How often another answer is looked for."""
 
 
 class Pair(NamedTuple):
@@ -41,12 +43,24 @@ class Pair(NamedTuple):
 
     id: str
     gap: int
-    """Tokens from the fact's answer to the end of the question: how far back it must be found."""
+    """Tokens from the fact's first token to the end of the question: how far back it lies."""
     a: np.ndarray
     b: np.ndarray
     question: np.ndarray
     answer_a: np.ndarray
     answer_b: np.ndarray
+
+
+def pairs_of(inputs: Inputs) -> list[Pair]:
+    """Return a pair for each document; see the top of this file.
+
+    Raises:
+        InputError: no document of which a pair can be made, with the reason.
+    """
+    if inputs.kind == "recall":
+        return recall_pairs(inputs.documents)
+    assert inputs.tokenizer is not None
+    return passkey_pairs(inputs.documents, inputs.tokenizer)
 
 
 def batches(pairs: Sequence[Pair], vocab_size: int) -> Iterator[tuple[list[int], Twins]]:
@@ -68,129 +82,108 @@ def batches(pairs: Sequence[Pair], vocab_size: int) -> Iterator[tuple[list[int],
             yield part, Twins(*(torch.from_numpy(np.stack(rows)) for rows in columns))
 
 
-def mqar_pairs(items: MQARItems, seed: int = 0) -> list[Pair]:
-    """Return one pair per item: B holds another value of one random key, which is asked for.
+def recall_pairs(documents: Sequence[Document], seed: int = 0) -> list[Pair]:
+    """Return a pair for one random question of each prompt.
 
-    The question is the key, where the item asks for it.
-    """
-    n, n_pairs = items.answers.shape
-    rng = generator(seed, EVAL, "twins", n, n_pairs)
-    which, rows = rng.integers(n_pairs, size=n), np.arange(n)
-    other = counterfactual(items, which, rng)
-    asked = items.query_positions[rows, which]
-    gaps = asked - items.pair_positions[rows, which, -1]
-    return [
-        Pair(
-            id=f"{n_pairs}/{i}",
-            gap=int(gaps[i]),
-            a=items.tokens[i, :at],
-            b=other.tokens[i, :at],
-            question=items.tokens[i, at : at + 1],
-            answer_a=items.answers[i, which[i], None],
-            answer_b=other.answers[i, which[i], None],
-        )
-        for i, at in enumerate(asked.tolist())
-    ]
-
-
-def lookup_pairs(items: Sequence[Lookup], tokenizer: Tokenizer, seed: int = 0) -> list[Pair]:
-    """Return one pair per look-up: in B the number that is asked for is another one.
-
-    The question is the last name with its colon. In the reversed order, where names stand before
-    the book too, the model knows it before.
+    The other answer is that of a question of another prompt, of equally many tokens, and none of
+    the prompt's own. A prompt for which there is none is left out.
 
     Raises:
-        InputError: a tokenizer for which no other number has equally many tokens.
+        InputError: it is so for every prompt.
     """
-    rng = generator(seed, EVAL, "twins", "phonebook", len(items))
-    return [_lookup_pair(item, tokenizer, rng, i) for i, item in enumerate(items)]
-
-
-def _lookup_pair(item: Lookup, tokenizer: Tokenizer, rng: np.random.Generator, i: int) -> Pair:
-    key, answer, prompt = (
-        tokenizer.encode(f"{item.names[item.asked[-1]]}:"),
-        item.answer,
-        item.prompt,
-    )
-    fact = np.concatenate((key, answer))
-    windows = np.lib.stride_tricks.sliding_window_view(prompt, len(fact))
-    at = int((windows == fact).all(1).argmax()) + len(key)
-    other = _another(item.number, len(answer), tokenizer, rng, taken=item.numbers)
-    changed = prompt.copy()
-    changed[at : at + len(answer)] = other
-    boundary = len(prompt) - len(key)
-    return Pair(
-        id=f"phonebook/{i}",
-        gap=len(prompt) - at,
-        a=prompt[:boundary],
-        b=changed[:boundary],
-        question=key,
-        answer_a=answer,
-        answer_b=other,
-    )
-
-
-def passkey_pairs(
-    tokenizer: Tokenizer, n_items: int, *, gap: int, n_digits: int = 5, seed: int = 0
-) -> list[Pair]:
-    """Return pairs whose fact lies `gap` tokens before the end of the question.
-
-    Args:
-        tokenizer: encodes the text.
-        n_items: how many.
-        gap: tokens from the number to the end of the question.
-        n_digits: of the number.
-        seed: of numbers and filler.
-
-    Raises:
-        InputError: a gap that does not hold the sentence around the fact and the question, or as
-            `lookup_pairs`.
-    """
-    said, stop = tokenizer.encode("The pass key is"), tokenizer.encode(".")
-    question = tokenizer.encode(" The pass key is")
+    answers = sorted({asked.answer for document in documents for asked in document.asked})
     found = []
-    for i in range(n_items):
-        rng = generator(seed, EVAL, "passkey", gap, n_digits, i)
-        number = _number(rng, n_digits)
-        answer = tokenizer.encode(f" {number}")
-        other = _another(number, len(answer), tokenizer, rng)
-        room = gap - len(answer) - len(stop) - len(question)
-        if room < 0:
-            raise InputError(f"gap = {gap}: must be at least {gap - room} tokens for the question")
-        after = np.concatenate((stop, _filler(tokenizer, rng, room)))
-        bos = np.array([tokenizer.bos_id])
-        a, b = (np.concatenate((bos, said, value, after)) for value in (answer, other))
-        found.append(Pair(f"passkey/{gap}/{i}", gap, a, b, question, answer, other))
+    for number, document in enumerate(documents):
+        rng = generator(seed, EVAL, "twins", number)
+        asked = document.asked[rng.integers(len(document.asked))]
+        other = _other_answer(asked, document, answers, rng)
+        if other is not None:
+            found.append(_recall_pair(document, asked, other))
+    if not found:
+        raise InputError(
+            f"{len(documents)} prompts: no prompt has another answer of as many tokens as its own; "
+            "give more documents"
+        )
     return found
 
 
-def _filler(tokenizer: Tokenizer, rng: np.random.Generator, n: int) -> np.ndarray:
-    """n tokens of sentences in random order; the first sentence may be cut at its beginning."""
-    parts: list[np.ndarray] = [np.zeros(0, dtype=np.int64)]
-    while sum(map(len, parts)) < n:
-        parts.append(tokenizer.encode(FILLER[rng.integers(len(FILLER))]))
-    whole = np.concatenate(parts)
-    return whole[len(whole) - n :]
-
-
-def _another(
-    number: str,
-    n_tokens: int,
-    tokenizer: Tokenizer,
+def _other_answer(
+    asked: Asked,
+    document: Document,
+    answers: Sequence[tuple[int, ...]],
     rng: np.random.Generator,
-    taken: Sequence[str] = (),
-) -> np.ndarray:
-    """Tokens of a space and another number of as many digits and tokens, not among `taken`."""
-    for _ in range(TRIES):
-        drawn = _number(rng, len(number))
-        tokens = tokenizer.encode(f" {drawn}")
-        if drawn != number and drawn not in taken and len(tokens) == n_tokens:
-            return tokens
-    raise InputError(
-        f"tokenizer '{tokenizer.name}': no number of {len(number)} digits and {n_tokens} tokens "
-        f"was found beside {number} in {TRIES} tries"
+) -> tuple[int, ...] | None:
+    own = {one.answer for one in document.asked}
+    fits = [one for one in answers if len(one) == len(asked.answer) and one not in own]
+    return fits[rng.integers(len(fits))] if fits else None
+
+
+def _recall_pair(document: Document, asked: Asked, other: tuple[int, ...]) -> Pair:
+    (first, stop), end = asked.source, asked.query + 1
+    changed = document.tokens.copy()
+    changed[first:stop] = other
+    start = end - _cue_length(document.tokens, first, end)
+    return Pair(
+        id=document.id,
+        gap=end - first,
+        a=document.tokens[:start],
+        b=changed[:start],
+        question=document.tokens[start:end],
+        answer_a=np.array(asked.answer),
+        answer_b=np.array(other),
     )
 
 
-def _number(rng: np.random.Generator, n_digits: int) -> str:
-    return str(rng.integers(10**n_digits)).zfill(n_digits)
+def _cue_length(tokens: np.ndarray, first: int, end: int) -> int:
+    """Tokens that stand both before the fact and before the answer, at least 1."""
+    most = min(first, end - first - 1, LONGEST_CUE)
+    before, asking = tokens[first - most : first][::-1], tokens[end - most : end][::-1]
+    differs = np.flatnonzero(before != asking)
+    return max(1, int(differs[0]) if len(differs) else most)
+
+
+def passkey_pairs(documents: Sequence[Document], tokenizer: Tokenizer, seed: int = 0) -> list[Pair]:
+    """Return a pair for each document of text: gaps double from one to the next, then again.
+
+    The longest gap is that of the shortest document, so that each gap meets every kind of text.
+
+    Raises:
+        InputError: no number has as many tokens as another.
+    """
+    shortest = min(len(document.tokens) for document in documents)
+    gaps = [2**k for k in range(5, shortest.bit_length()) if 2**k < shortest] + [shortest]
+    found = []
+    for number, document in enumerate(documents):
+        rng = generator(seed, EVAL, "passkey", number)
+        text = document.tokens[1 : gaps[number % len(gaps)]]
+        found.append(_passkey_pair(document.id, text, tokenizer, rng))
+    return found
+
+
+def _passkey_pair(
+    name: str, text: np.ndarray, tokenizer: Tokenizer, rng: np.random.Generator
+) -> Pair:
+    cue, stop = tokenizer.encode(CUE), tokenizer.encode(".")
+    own, other = _two_answers(tokenizer, rng)
+    bos = np.array([tokenizer.bos_id])
+    a, b = (np.concatenate((bos, cue, value, stop, text)) for value in (own, other))
+    gap = len(a) - len(bos)  # the cue stands before the fact and again behind the prompt
+    return Pair(name, gap, a, b, cue, own, other)
+
+
+def _two_answers(tokenizer: Tokenizer, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Tokens of two numbers, each with a space before it, equally many."""
+    own = _number(tokenizer, rng)
+    for _ in range(TRIES):
+        other = _number(tokenizer, rng)
+        if len(other) == len(own) and (other != own).any():
+            return own, other
+        own = other
+    raise InputError(
+        f"tokenizer '{tokenizer.name}': no two numbers of {N_DIGITS} digits with equally many "
+        f"tokens were found in {TRIES} tries"
+    )
+
+
+def _number(tokenizer: Tokenizer, rng: np.random.Generator) -> np.ndarray:
+    return tokenizer.encode(f" {str(rng.integers(10**N_DIGITS)).zfill(N_DIGITS)}")

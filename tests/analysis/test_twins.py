@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from braidlm.analysis.twins import batches, lookup_pairs, mqar_pairs, passkey_pairs
+from braidlm.analysis.inputs import Asked, Document, Inputs
+from braidlm.analysis.twins import batches, pairs_of, passkey_pairs, recall_pairs
 from braidlm.data.mqar import generate_mqar
 from braidlm.data.phonebook import Phonebook, eval_lookups
 from braidlm.data.tokenizer import load_tokenizer
@@ -12,44 +13,94 @@ from braidlm.errors import InputError
 BYTES = load_tokenizer("bytes")
 
 
-def follows(prompt, place, answer):
-    return (prompt[place : place + len(answer)] == answer).all()
+def mqar() -> list[Document]:
+    rng = np.random.default_rng(0)
+    items = generate_mqar(30, vocab_size=40, n_pairs=4, length=32, rng=rng, alpha=1.0)
+    rows = zip(
+        items.tokens,
+        items.query_positions,
+        items.answers,
+        items.pair_positions[..., 0],
+        strict=True,
+    )
+    return [
+        Document(
+            str(i),
+            tokens,
+            tuple(
+                Asked(int(q), (int(v),), (int(k) + 1, int(k) + 2))
+                for q, v, k in zip(*more, strict=True)
+            ),
+        )
+        for i, (tokens, *more) in enumerate(rows)
+    ]
+
+
+def phonebook(order) -> list[Document]:
+    items = eval_lookups(Phonebook(BYTES), 5, length=400, order=order)
+    found = []
+    for i, item in enumerate(items):
+        source = item.values[item.asked[-1]]
+        asked = Asked(len(item.prompt) - 1, tuple(item.answer.tolist()), source)
+        found.append(Document(str(i), item.prompt, (asked,)))
+    return found
+
+
+def text(n, length) -> list[Document]:
+    rng = np.random.default_rng(0)
+    return [
+        Document(str(i), np.concatenate(([BYTES.bos_id], rng.integers(97, 120, length - 1))))
+        for i in range(n)
+    ]
 
 
 def make(kind):
-    if kind == "mqar":
-        rng = np.random.default_rng(0)
-        return mqar_pairs(
-            generate_mqar(30, vocab_size=40, n_pairs=4, length=32, rng=rng, alpha=1.0)
-        )
-    if kind == "passkey":
-        return passkey_pairs(BYTES, 5, gap=60)
-    items = eval_lookups(Phonebook(BYTES), 5, length=400, order=kind)
-    return lookup_pairs(items, BYTES)
+    if kind == "text":
+        return pairs_of(Inputs("", "text", {}, text(8, 200), BYTES))
+    documents = mqar() if kind == "mqar" else phonebook(kind)
+    return pairs_of(Inputs("x", "recall", {}, documents, BYTES))
 
 
-@pytest.mark.parametrize("kind", ["mqar", "passkey", "standard", "reversed"])
+@pytest.mark.parametrize("kind", ["mqar", "text", "standard", "reversed"])
 def test_prompts_differ_in_the_fact_alone(kind):
-    for pair in make(kind):
+    pairs = make(kind)
+    assert len(pairs) >= 5
+    for pair in pairs:
         assert len(pair.a) == len(pair.b)
         place = len(pair.a) + len(pair.question) - pair.gap
-        differ = np.flatnonzero(pair.a != pair.b)
-        assert len(differ)
-        assert set(differ) <= set(range(place, place + len(pair.answer_a)))
-        assert follows(pair.a, place, pair.answer_a)
-        assert follows(pair.b, place, pair.answer_b)
+        fact = slice(place, place + len(pair.answer_a))
+        assert (pair.a[fact] == pair.answer_a).all()
+        assert (pair.b[fact] == pair.answer_b).all()
         assert (pair.answer_a != pair.answer_b).any()
+        same = np.ones(len(pair.a), dtype=bool)
+        same[fact] = False
+        assert (pair.a[same] == pair.b[same]).all()
 
 
-def test_the_question_names_the_fact():
-    for pair in make("standard"):
+@pytest.mark.parametrize("kind", ["mqar", "text", "standard", "reversed"])
+def test_the_question_is_the_cue_of_the_fact(kind):
+    for pair in make(kind):
         place = len(pair.a) + len(pair.question) - pair.gap
-        assert follows(pair.a, place - len(pair.question), pair.question)
-    for pair in make("mqar"):
-        assert pair.a[len(pair.a) - pair.gap] == pair.question[0]
-    text = BYTES.decode(np.concatenate((make("passkey")[0].a, make("passkey")[0].question)))
-    assert text.startswith("The pass key is ")
-    assert text.endswith(". The pass key is")
+        n = len(pair.question)
+        assert (pair.a[place - n : place] == pair.question).all()
+        assert n == 1 or kind != "mqar" or pair.a[-1] != pair.a[place - n - 1]
+
+
+def test_texts():
+    whole = make("standard")[0]
+    assert BYTES.decode(whole.question).endswith(":")
+    assert len(BYTES.decode(whole.answer_a)) == 8
+    found = make("text")
+    said = BYTES.decode(np.concatenate((found[0].a, found[0].question)))
+    assert said.startswith(" The pass key is ")
+    assert said.endswith(" The pass key is")
+    # Text of 31, 63, 127 and 199 tokens stands between "16 + 6 + 1" tokens and 16.
+    assert [pair.gap for pair in found[:5]] == [54, 86, 150, 222, 54]
+
+
+def test_the_other_answer_is_none_of_the_prompts_own():
+    for document, pair in zip(mqar(), recall_pairs(mqar()), strict=True):
+        assert tuple(pair.answer_b) not in {asked.answer for asked in document.asked}
 
 
 def test_batches_hold_every_pair_once_with_its_like():
@@ -64,9 +115,13 @@ def test_batches_hold_every_pair_once_with_its_like():
 
 
 def test_what_cannot_be_made_is_said():
-    with pytest.raises(InputError, match="gap = 10: must be at least 23 tokens for the question"):
-        passkey_pairs(BYTES, 1, gap=10)
-    book = Phonebook(BYTES, n_digits=1, n_examples=0)
-    numbers = eval_lookups(book, 1, length=400, order="standard")
-    with pytest.raises(InputError, match="no number of 1 digits"):
-        lookup_pairs(numbers, BYTES)
+    with pytest.raises(InputError, match="1 prompts: no prompt has another answer"):
+        recall_pairs(mqar()[:1])
+
+    class Longer(type(BYTES)):
+        def encode(self, text):
+            self.n = getattr(self, "n", 0) + 1
+            return np.arange(self.n)
+
+    with pytest.raises(InputError, match="no two numbers of 5 digits"):
+        passkey_pairs(text(1, 50), Longer())
