@@ -4,15 +4,15 @@ Two prompts A and B differ in one fact alone, and so in the answer. Both are rea
 the question. The question is then asked of four states, that hold the KV caches (kv) of one prompt
 and the recurrent memories (rec) of one::
 
-    s(kv, rec)  = P(answer B) - P(answer A)                 share, -1 .. 1
+    s(kv, rec)  = (P(answer B) - P(answer A)) / 2           share of probability, -1/2 .. 1/2
     kv effect   = (s(B, A) - s(A, A) + s(B, B) - s(A, B)) / 2
     rec effect  = (s(A, B) - s(A, A) + s(B, B) - s(B, A)) / 2
     interaction = (s(B, B) - s(A, B) - s(B, A) + s(A, A)) / 2
     total       = s(B, B) - s(A, A) = kv effect + rec effect
 
-A positive interaction says that both memories must agree; a negative one, that either is enough.
-Every state here is a mixture of two states that the model reaches by reading; asked of states that
-it reaches by reading one prompt, (A, A) and (B, B), it does what it always does.
+The total is what moves from one answer to the other, at most 1. A positive interaction says that
+both memories must agree; a negative one, that either is enough. Every state here is a mixture of
+two that the model reaches by reading; of (A, A) and (B, B) it is asked as always.
 
 Source: interchange interventions, Geiger et al. 2021 (arXiv 2106.02997); effects of a 2x2 factorial
     design: Box, Hunter and Hunter, Statistics for Experimenters (2005), chapter 5.
@@ -20,7 +20,7 @@ Source: interchange interventions, Geiger et al. 2021 (arXiv 2106.02997); effect
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -60,18 +60,19 @@ class Answers(NamedTuple):
     control: Tensor
     """(2, n, 2): the KV caches, the recurrent memories taken from a second reading of A."""
     memories: list[Memory]
-    """The m memories."""
+    """The m memories that were exchanged by themselves."""
 
 
-def interchange(model: nn.Module, twins: Twins, *, per_memory: bool = True) -> Answers:
+def interchange(
+    model: nn.Module, twins: Twins, *, layers: Collection[int] | None = None
+) -> Answers:
     """Ask the questions of every mixture of the two prompts' memories.
 
     Args:
         model: called as `HybridLM` is; in evaluation mode without gradients, see
             `generate.mode.inference`.
         twins: the prompts.
-        per_memory: whether each memory is exchanged by itself too; else `alone` and `without` are
-            empty.
+        layers: sublayers whose memories are exchanged by themselves too; None: all.
     """
     a, b, again = (model(tokens).state for tokens in (twins.a, twins.b, twins.a))
     assert a is not None
@@ -86,14 +87,16 @@ def interchange(model: nn.Module, twins: Twins, *, per_memory: bool = True) -> A
 
     cells = [ask(a, b, taken) for taken in (set(), kv, recurrent, kv | recurrent)]
     control = [ask(a, again, taken) for taken in (kv, recurrent)]
-    each = found if per_memory else []
+    each = [m for m in found if layers is None or m.layer in layers]
     alone = [ask(a, b, {m}) for m in each]
     without = [ask(b, a, {m}) for m in each]
-    return Answers(_stacked(cells), _stacked(alone), _stacked(without), _stacked(control), found)
+    rows = (_stacked(part, twins) for part in (cells, alone, without, control))
+    return Answers(*rows, each)  # pyright: ignore[reportCallIssue]
 
 
-def _stacked(parts: Sequence[Tensor]) -> Tensor:
-    return torch.stack(list(parts)) if parts else torch.empty(0)
+def _stacked(parts: Sequence[Tensor], twins: Twins) -> Tensor:
+    empty = torch.empty(0, len(twins.a), 2, dtype=torch.float64)
+    return torch.stack(list(parts)) if parts else empty
 
 
 def answer_log_p(model: nn.Module, state: Any, twins: Twins) -> Tensor:
@@ -125,7 +128,7 @@ def _logits(model: nn.Module, tokens: Tensor, state: Any, n_last: int) -> Tensor
 
 
 class Effects(NamedTuple):
-    """What exchanges do to s = P(B) - P(A), each (n,) float64; see the formulas above."""
+    """What exchanges do to s, each (n,) float64; see the formulas above."""
 
     kv: Tensor
     recurrent: Tensor
@@ -133,9 +136,9 @@ class Effects(NamedTuple):
     total: Tensor
 
 
-def effects(cells: Tensor) -> Effects:
-    """Return the effects of log P (4, n, 2), see `Answers.cells`."""
-    aa, ba, ab, bb = score(cells)
+def effects(scores: Tensor) -> Effects:
+    """Return the effects on any score (4, n) of the cells, see `CELLS`; `score` gives shares."""
+    aa, ba, ab, bb = scores
     return Effects(
         kv=(ba - aa + bb - ab) / 2,
         recurrent=(ab - aa + bb - ba) / 2,
@@ -145,6 +148,11 @@ def effects(cells: Tensor) -> Effects:
 
 
 def score(log_p: Tensor) -> Tensor:
-    """Return s = P(B) - P(A) (...) of log P (..., 2)."""
+    """Return s = (P(B) - P(A)) / 2 (...) of log P (..., 2)."""
     p = log_p.exp()
-    return p[..., 1] - p[..., 0]
+    return (p[..., 1] - p[..., 0]) / 2
+
+
+def log_odds(log_p: Tensor) -> Tensor:
+    """Return log P(B) - log P(A) (...) in nats: tells of memories where the answer is not said."""
+    return log_p[..., 1] - log_p[..., 0]

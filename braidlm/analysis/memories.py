@@ -28,6 +28,11 @@ class Memory(NamedTuple):
     kind: Kind
     """kv: grows with the context. recurrent: has a fixed size."""
 
+    @property
+    def layer(self) -> int:
+        """The sublayer that holds it."""
+        return int(self.place.partition(".")[0])
+
 
 Change = Callable[..., Any]
 """Called with a memory and its part (a `KVCache` or a tensor) of each state; returns a part."""

@@ -27,7 +27,7 @@ def asked(rule, tw, **settings):
 
 
 # S is what a sure answer scores more than any other token.
-S = float(SAID - (1 - SAID) / (VOCAB - 1))
+S = float(SAID - (1 - SAID) / (VOCAB - 1)) / 2
 
 
 @pytest.mark.parametrize(
@@ -40,7 +40,7 @@ S = float(SAID - (1 - SAID) / (VOCAB - 1))
     ],
 )
 def test_effects_are_those_of_the_rule(rule, kv, recurrent, interaction):
-    found = effects(asked(rule, twins()).cells)
+    found = effects(score(asked(rule, twins()).cells))
     for value, want in zip(found, (kv, recurrent, interaction, 2 * S), strict=True):
         torch.testing.assert_close(value, torch.full((3,), want).double(), atol=1e-5, rtol=1e-5)
 
@@ -48,9 +48,9 @@ def test_effects_are_those_of_the_rule(rule, kv, recurrent, interaction):
 def test_interaction_of_cells_written_by_hand():
     """B is said only if both memories say so, A otherwise: a pure conjunction."""
     p = torch.tensor([[[0.9, 0.1]], [[0.9, 0.1]], [[0.9, 0.1]], [[0.1, 0.9]]]).double()
-    found = effects(p.log())
+    found = effects(score(p.log()))
     torch.testing.assert_close(
-        torch.stack(found)[:, 0], torch.tensor([0.8, 0.8, 0.8, 1.6]).double()
+        torch.stack(found)[:, 0], torch.tensor([0.4, 0.4, 0.4, 0.8]).double()
     )
 
 
@@ -66,7 +66,8 @@ def test_memories_by_themselves():
     aa, bb = score(found.cells)[[0, 3]]
     torch.testing.assert_close(score(found.alone), torch.stack((bb, aa)))
     torch.testing.assert_close(score(found.without), torch.stack((aa, bb)))
-    assert asked("kv", twins(), per_memory=False).alone.numel() == 0
+    assert asked("kv", twins(), layers={2}).without.shape == (1, 3, 2)
+    assert asked("kv", twins(), layers=()).alone.shape == (0, 3, 2)
 
 
 @pytest.mark.parametrize("pattern", ["M-*-", "{M*}-{G*}-", "SW+"])

@@ -1,0 +1,170 @@
+"""Which memory carries a fact to the question: KV caches, recurrent states, or both.
+
+The 2x2 of `braidlm.analysis.interchange`, over pairs of prompts that differ in one fact alone
+(`braidlm.analysis.twins`), by the distance between fact and question, and for each layer's memory
+by itself: `alone` is what moves when it is the only one that comes from B, `without` what does not
+move any more when it is the only one that stays A's. In the control the memories come from a second
+reading of the same prompt, which must change nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from braidlm.analysis.instrument import (
+    Finding,
+    Instrument,
+    Row,
+    Subject,
+    Tell,
+    cells,
+    item,
+    over_documents,
+)
+from braidlm.analysis.interchange import (
+    CELLS,
+    Effects,
+    Memory,
+    Twins,
+    effects,
+    interchange,
+    log_odds,
+    score,
+)
+from braidlm.analysis.twins import batches, pairs_of
+from braidlm.arch import Spec, Sublayer
+from braidlm.generate.mode import device_of
+from braidlm.tasks.stats import exact
+
+NATS = tuple(f"{name}_nats" for name in Effects._fields)
+
+
+def why_not(sublayers: Sequence[Sublayer]) -> str | None:
+    """Whether no sublayer remembers anything."""
+    if any(branch.role in ("attention", "recurrent") for s in sublayers for branch in s.branches):
+        return None
+    return "no layer has a memory"
+
+
+def run(subject: Subject, tell: Tell) -> Finding:
+    """Exchange memories between the two prompts of every pair."""
+    pairs = pairs_of(subject.inputs)
+    rows: list[Row] = [{} for _ in pairs]
+    by_memory: list[np.ndarray] = [np.empty(0) for _ in pairs]
+    found: list[Memory] = []
+    done = 0
+    for numbers, tokens in batches(pairs, subject.model.spec.vocab_size):
+        twins = Twins(*(part.to(device_of(subject.model)) for part in tokens))
+        answers = interchange(subject.model, twins, layers=subject.layers)
+        found = answers.memories
+        for i, number in enumerate(numbers):
+            rows[number] = _row(answers.cells[:, i], answers.control[:, i])
+            each = torch.stack((answers.alone[:, i], answers.without[:, i]))
+            by_memory[number] = _moved(answers.cells[:, i], each)
+        done += len(numbers)
+        tell(done, len(pairs))
+    rows = [{"id": p.id, "gap": p.gap} | row for p, row in zip(pairs, rows, strict=True)]
+    tables = {
+        "by_cell": _by_cell(rows),
+        "by_distance": _by_distance(rows),
+        "by_memory": _by_memory(found, by_memory, subject.model.spec),
+    }
+    return Finding("kv", _metrics(rows), tables, rows)
+
+
+def _row(log_p: torch.Tensor, control: torch.Tensor) -> Row:
+    """What is stored of one pair, from log P (4, 2) of its cells and (2, 2) of its controls."""
+    row: Row = {
+        name: float(value)
+        for name, value in zip(Effects._fields, effects(score(log_p)), strict=True)
+    }
+    row |= dict(zip(NATS, map(float, effects(log_odds(log_p))), strict=True))
+    for (kv, recurrent), p in zip(CELLS, log_p.exp().tolist(), strict=True):
+        row[f"p_{kv}{recurrent}"] = p
+    return row | {"control": float((control - log_p[0]).abs().max())}
+
+
+def _moved(log_p: torch.Tensor, each: torch.Tensor) -> np.ndarray:
+    """(2, m): what moves with each memory alone, and what does not move without it."""
+    aa, bb = score(log_p)[[0, 3]]
+    alone, without = score(each)
+    return torch.stack((alone - aa, bb - without)).numpy()
+
+
+def _metrics(rows: Sequence[Row]) -> dict[str, dict[str, object]]:
+    metrics = {}
+    for name in (*Effects._fields, *NATS):
+        unit = "nats" if name in NATS else "share"
+        metrics[name] = over_documents(item, [[row[name]] for row in rows]).as_metric(unit)
+    both = [[row["kv"], row["total"]] for row in rows]
+    metrics["kv_share"] = over_documents(_ratio, both).as_metric("share of the total")
+    control = max(row["control"] for row in rows)
+    return metrics | {"control": exact(control, len(rows), "nats")}
+
+
+def _ratio(means: np.ndarray) -> float:
+    return float(means[0] / means[1]) if means[1] else float("nan")
+
+
+def _by_cell(rows: Sequence[Row]) -> list[Row]:
+    """P of both answers in each cell of the 2x2."""
+    table = []
+    for kv, recurrent in CELLS:
+        row: Row = {"kv": kv, "recurrent": recurrent}
+        for column, answer in enumerate("ab"):
+            p = over_documents(item, [[one[f"p_{kv}{recurrent}"][column]] for one in rows])
+            row |= cells(f"p_{answer}", p)
+        table.append(row | {"n": len(rows)})
+    return table
+
+
+def _by_distance(rows: Sequence[Row]) -> list[Row]:
+    """Effects for facts start .. end - 1 tokens before the end of the question; bins double."""
+    table = []
+    for k in range(max(row["gap"] for row in rows).bit_length()):
+        start, end = 2**k, 2 ** (k + 1)
+        inside = [row for row in rows if start <= row["gap"] < end]
+        if not inside:
+            continue
+        line: Row = {"start": start, "end": end}
+        for name in Effects._fields:
+            line |= cells(name, over_documents(item, [[row[name]] for row in inside]))
+        for cell in ("p_AA", "p_BA", "p_AB", "p_BB"):
+            answer = int(cell == "p_BB")
+            found = over_documents(item, [[row[cell][answer]] for row in inside])
+            line |= cells(f"{cell}_{'ab'[answer]}", found)
+        table.append(line | {"n": len(inside)})
+    return table
+
+
+def _by_memory(memories: Sequence[Memory], moved: Sequence[np.ndarray], spec: Spec) -> list[Row]:
+    table = []
+    for number, memory in enumerate(memories):
+        line: Row = {"layer": memory.layer, "place": memory.place, "memory": memory.kind}
+        line["letter"] = letter_at(memory.place, spec)
+        for row, name in enumerate(("alone", "without")):
+            line |= cells(name, over_documents(item, [one[row, number, None] for one in moved]))
+        table.append(line | {"n": len(moved)})
+    return table
+
+
+def letter_at(place: str, spec: Spec) -> str:
+    """Return the letter of a mixer's place such as "2" or "2.1"; "" for a fusion's attention."""
+    layer, _, branch = place.partition(".")
+    sublayer = spec.sublayers[int(layer)]
+    if branch == "fusion":
+        return ""
+    return sublayer.letters[int(branch)] if branch else sublayer.symbol
+
+
+INSTRUMENT = Instrument(
+    name="surgery",
+    title="Which memory carries a fact to the question",
+    unit="share",
+    source="interchange interventions, Geiger et al. 2021 (arXiv 2106.02997); a 2x2 design",
+    why_not=why_not,
+    run=run,
+)
