@@ -1,0 +1,98 @@
+"""Influence on real layers: against whole Jacobians, and in places where it must be nothing."""
+
+import numpy as np
+import pytest
+import torch
+
+from braidlm.analysis import influence
+from braidlm.analysis.capture import walk
+from braidlm.analysis.influence import edges_of, is_measured, of_model, of_part
+from braidlm.analysis.inputs import Document, Inputs
+from braidlm.analysis.instrument import Subject
+from braidlm.laws.lively import enliven
+from braidlm.model import HybridLM
+from tests.specs import ALL, spec
+
+T = 13
+
+
+def lively(whole):
+    model = HybridLM(whole).eval()
+    enliven(model)
+    return model
+
+
+def subject(model, n=2, length=T):
+    rng = np.random.default_rng(0)
+    vocab = model.spec.vocab_size
+    documents = [Document(str(i), rng.integers(vocab, size=length)) for i in range(n)]
+    return Subject(model, Inputs("", "text", {}, documents))
+
+
+def measured(model, **settings):
+    return influence.run(subject(model, **settings), lambda done, total: None)
+
+
+def test_edges():
+    assert edges_of(13).tolist() == [0, 1, 2, 4, 8, 13]
+    assert edges_of(8).tolist() == [0, 1, 2, 4, 8]
+    assert edges_of(2).tolist() == [0, 1, 2]
+
+
+NAMES = ["one shared letter", "meta tokens before parallel branches (Hymba)", "mamba1"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+@torch.no_grad()
+def test_functions_are_the_models_own(name):
+    model = lively(ALL[name])
+    ids = torch.randint(31, (1, T))
+    function, embedded = of_model(model, ids)
+    n_meta = model.spec.n_meta_tokens
+    torch.testing.assert_close(function(embedded)[:, n_meta:], model(ids).hidden)
+    for layer in walk(model, ids):
+        for i, part in enumerate(layer.parts):
+            if is_measured(part) and layer.parallel is not None:
+                torch.testing.assert_close(of_part(part)(part.x), layer.voices.u[i])
+
+
+def test_a_window_hides_what_is_far_from_a_layer_and_from_a_model():
+    model = lively(spec("W-W", mixers={"W": {"kind": "attention", "head_dim": 4, "window": 3}}))
+    table = measured(model).tables["by_distance"]
+    by_place = {(row["place"], row["start"]): row for row in table}
+    for place in ("0", "2"):
+        assert by_place[place, 2]["influence"] > 0  # d = 2, the last that a window of 3 sees
+        assert by_place[place, 4]["influence"] == by_place[place, 8]["influence"] == 0
+        assert by_place[place, 4]["nudged"] == 0
+    assert by_place["model", 4]["influence"] > 0  # through two windows: at most d = 4
+    assert by_place["model", 8]["influence"] == 0
+    assert {row["place"] for row in table} == {"model", "0", "2"}
+    assert sum(row["share"] for row in table if row["place"] == "0") == pytest.approx(1)
+
+
+def test_a_recurrence_that_forgets_at_once_has_only_its_convolution():
+    model = lively(spec("M", mixers={"M": {"d_conv": 2}}))
+    with torch.no_grad():
+        model.blocks[0].mix.mixer.dynamics.A_log.fill_(12.0)
+    found = measured(model)
+    far = [r["influence"] for r in found.tables["by_distance"] if r["place"] == "0"][2:]
+    assert max(far) == 0
+    nudged = [r["nudged"] for r in found.tables["by_distance"] if r["place"] == "0"]
+    assert max(nudged[2:]) == 0 < nudged[1]
+    assert found.metrics["recurrent_half_distance"]["value"] == 1
+    assert "attention_half_distance" not in found.metrics
+
+
+def test_borrowers_and_fusions_are_left_out():
+    model = lively(ALL["meta tokens before parallel branches (Hymba)"])
+    places = {row["place"] for row in measured(model, n=1).tables["by_place"]}
+    assert "model" in places
+    with torch.no_grad():
+        for layer in walk(model, torch.randint(31, (1, T))):
+            for part in layer.parts:
+                assert (part.place in places) == is_measured(part)
+
+
+def test_nothing_to_measure():
+    assert influence.why_not(spec("-").sublayers) == "no layer mixes tokens"
+    assert influence.why_not(spec("-M").sublayers) is None
