@@ -6,7 +6,7 @@ import torch
 from braidlm.analysis.interchange import Twins, answer_log_p, effects, interchange, score
 from braidlm.generate.mode import inference
 from braidlm.model import HybridLM
-from tests.analysis.known import SURE, TwoNotes
+from tests.analysis.two_notes import SURE, TwoNotes
 from tests.specs import spec
 
 VOCAB = 10
