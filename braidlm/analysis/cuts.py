@@ -8,7 +8,7 @@ need not have been what mattered before. Compare with cuts of as much elsewhere.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -39,7 +39,7 @@ def heads_cut(model: HybridLM, heads: Mapping[str, Collection[int]]) -> Iterator
 
 @contextlib.contextmanager
 def branches_cut(model: HybridLM, places: Collection[str]) -> Iterator[None]:
-    """Zero what whole mixers give, before the output projection; ``places`` such as "2" or "4.1"."""
+    """Zero what whole mixers at places such as "2" or "4.1" give, before the output projection."""
     with _changed(model, dict.fromkeys(places, torch.zeros_like)):
         yield
 
@@ -129,7 +129,7 @@ def _changed(model: HybridLM, changes: Mapping[str, Change]) -> Iterator[None]:
             hook.remove()
 
 
-def _hook(blocks: Sequence[Any], place: str, change: Change, running: list[int]) -> Any:
+def _hook(blocks: nn.ModuleList, place: str, change: Change, running: list[int]) -> Any:
     layer, branch = _split(place)
     block = blocks[layer]
     assert isinstance(block, Block)

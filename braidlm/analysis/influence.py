@@ -43,7 +43,7 @@ from braidlm.model import HybridLM
 
 N_PROBES = 8
 MODEL: Row = {"layer": -1, "place": "model", "letter": "", "kind": "model"}
-ROLES = {"attention": "attention", "mla": "attention"}
+ATTENDS = ("attention", "mla", "bmojo_f")
 
 
 class Seen(NamedTuple):
@@ -196,7 +196,7 @@ def _metrics(about: dict[str, Row], seen: dict[str, list[Seen]]) -> dict[str, An
 
 
 def _role(about: Row) -> str:
-    return ROLES.get(about["kind"], "recurrent")
+    return "attention" if about["kind"] in ATTENDS else "recurrent"
 
 
 def _rows(subject: Subject, seen: Sequence[Seen]) -> list[Row]:

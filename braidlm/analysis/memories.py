@@ -2,7 +2,8 @@
 
 A memory is the part of a state that can be exchanged by itself: the KV cache of one attention, or
 all that one recurrent mixer holds (its matrix and its convolution's last inputs). Its
-place is that of its mixer: "2" in sublayer 2, "2.1" as its branch 1, "2.fusion".
+place is that of its mixer: "2" in sublayer 2, "2.1" as its branch 1, "2.fusion", "2.ssm" of
+a recurrence inside an attention.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from typing import Any, Literal, NamedTuple
 from torch import Tensor
 
 from braidlm import state as states
+from braidlm.arch import Spec
+from braidlm.mixers.bmojo_f import BMojoFState
 from braidlm.ops.attention import KVCache
 from braidlm.parallel import ParallelState
 
@@ -112,5 +115,20 @@ def _change(function: Change, place: str, part: Any, *others: Any) -> Any:
         branches = tuple(_change(function, *row) for row in rows)
         cache = _change(function, f"{place}.fusion", part.fusion, *(o.fusion for o in others))
         return ParallelState(branches, cache)
+    if isinstance(part, BMojoFState):
+        places[0] = f"{place}.ssm"
     found = [_change(function, *row) for row in zip(places, part, *others, strict=True)]
     return type(part)(*found) if hasattr(part, "_fields") else tuple(found)
+
+
+def about(place: str, spec: Spec) -> dict[str, Any]:
+    """Return the columns that tell rows of a table apart, as `capture.Part.about` does."""
+    layer, *inner = place.split(".")
+    sublayer = spec.sublayers[int(layer)]
+    found: dict[str, Any] = {"layer": int(layer), "place": place}
+    if inner == ["fusion"]:
+        return found | {"letter": "", "kind": "fusion"}
+    branch = int(inner.pop(0)) if inner and inner[0].isdigit() else 0
+    config: Any = sublayer.branches[branch]
+    kind = config.ssm.kind if inner else config.kind
+    return found | {"letter": sublayer.letters[branch], "kind": kind}

@@ -45,12 +45,13 @@ Read = dict[str, np.ndarray]
 
 def why_not(sublayers: Sequence[Sublayer]) -> str | None:
     """Whether no sublayer has a decaying state."""
-    if any(_forgets(branch) for s in sublayers for branch in s.branches):
+    if any(forgets(branch) for s in sublayers for branch in s.branches):
         return None
     return "no layer has a state that decays"
 
 
-def _forgets(config: MixerConfig) -> bool:
+def forgets(config: MixerConfig) -> bool:
+    """Whether a mixer has a recurrence, or one inside."""
     return config.role == "recurrent" or isinstance(config, BMojoFConfig)
 
 

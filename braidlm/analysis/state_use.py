@@ -38,9 +38,9 @@ from braidlm.analysis.instrument import (
     item,
     over_documents,
 )
-from braidlm.analysis.memories import Memory, change
+from braidlm.analysis.memories import Memory, about, change
+from braidlm.analysis.memory_length import forgets
 from braidlm.analysis.readout import effective_rank, heads_of, read_out
-from braidlm.analysis.surgery import letter_at
 from braidlm.arch import Sublayer
 from braidlm.data.seeding import EVAL, generator
 from braidlm.errors import InputError
@@ -63,7 +63,7 @@ class Symbols(NamedTuple):
 
 def why_not(sublayers: Sequence[Sublayer]) -> str | None:
     """Whether no sublayer has a recurrent state."""
-    if any(branch.role == "recurrent" for s in sublayers for branch in s.branches):
+    if any(forgets(branch) for s in sublayers for branch in s.branches):
         return None
     return "no layer has a recurrent state"
 
@@ -78,18 +78,18 @@ def run(subject: Subject, tell: Tell) -> Finding:
             for place, heads in matrices.items():
                 seen.setdefault((place, part), []).append(_told(heads))
         tell(done, n_rounds)
-    places = sorted({place for place, _ in seen}, key=lambda at: [int(n) for n in at.split(".")])
-    about = {at: _about(subject, at) for at in places}
+    places = list(dict.fromkeys(place for place, _ in seen))
+    told = {at: about(at, subject.model.spec) for at in places}
     symbols = symbols_of(subject.inputs)
     pairs: list[Row] = []
     for done, n_keys in enumerate(N_KEYS, start=len(documents) + 1):
         if n_keys <= len(symbols.keys):
             found = recovered(subject, symbols, n_keys)
-            pairs += [about[at] | row for at, row in found.items()]
+            pairs += [told[at] | row for at, row in found.items()]
         tell(done, n_rounds)
     tables = {
-        "by_position": [about[at] | r for at in places for r in _position_rows(seen, at)],
-        "by_head": [about[at] | r for at in places for r in _head_rows(seen[at, PARTS])],
+        "by_position": [told[at] | r for at in places for r in _position_rows(seen, at)],
+        "by_head": [told[at] | r for at in places for r in _head_rows(seen[at, PARTS])],
         "read_out": pairs,
     }
     return Finding("rank", _metrics(seen, places, pairs), tables)
@@ -124,14 +124,6 @@ def _told(heads: Tensor) -> np.ndarray:
     """(H, 2): effective rank and norm of matrices (H, P, N)."""
     norms = heads.double().flatten(1).norm(dim=1)
     return torch.stack((effective_rank(heads), norms), dim=1).cpu().numpy()
-
-
-def _about(subject: Subject, place: str) -> Row:
-    return {
-        "layer": int(place.partition(".")[0]),
-        "place": place,
-        "letter": letter_at(place, subject.model.spec),
-    }
 
 
 def _position_rows(seen: dict[tuple[str, int], list[np.ndarray]], place: str) -> list[Row]:
@@ -254,7 +246,7 @@ def _states(
 ) -> Iterator[dict[str, Tensor]]:
     """Yield for each sublayer with a recurrent state the flattened states (n, F) by place, fp32."""
     for layer in walk(model, tokens.to(device_of(model)), layers):
-        if not any(branch.role == "recurrent" for branch in layer.sublayer.branches):
+        if not any(map(forgets, layer.sublayer.branches)):
             continue
         _, state = layer.block(layer.stream, layer.segments, None, True)
         found = matrices_of([None] * layer.index + [state])

@@ -27,24 +27,24 @@ from braidlm.analysis.instrument import (
 from braidlm.analysis.interchange import (
     CELLS,
     Effects,
-    Memory,
     Twins,
     effects,
     interchange,
     log_odds,
     score,
 )
+from braidlm.analysis.memories import Memory, about
 from braidlm.analysis.twins import batches, pairs_of
 from braidlm.arch import Spec, Sublayer
 from braidlm.generate.mode import device_of
-from braidlm.tasks.stats import exact
+from braidlm.tasks.stats import Estimate, exact
 
 NATS = tuple(f"{name}_nats" for name in Effects._fields)
 
 
 def why_not(sublayers: Sequence[Sublayer]) -> str | None:
     """Whether no sublayer remembers anything."""
-    if any(branch.role in ("attention", "recurrent") for s in sublayers for branch in s.branches):
+    if any(branch.role != "channel" for s in sublayers for branch in s.branches):
         return None
     return "no layer has a memory"
 
@@ -98,11 +98,15 @@ def _metrics(rows: Sequence[Row]) -> dict[str, dict[str, object]]:
     metrics = {}
     for name in (*Effects._fields, *NATS):
         unit = "nats" if name in NATS else "share"
-        metrics[name] = over_documents(item, [[row[name]] for row in rows]).as_metric(unit)
-    both = [[row["kv"], row["total"]] for row in rows]
+        metrics[name] = _mean([row[name] for row in rows]).as_metric(unit)
+    both = np.array([[row["kv"], row["total"]] for row in rows])
     metrics["kv_share"] = over_documents(_ratio, both).as_metric("share of the total")
     control = max(row["control"] for row in rows)
     return metrics | {"control": exact(control, len(rows), "nats")}
+
+
+def _mean(values: Sequence[float]) -> Estimate:
+    return over_documents(item, np.array(values)[:, None])
 
 
 def _ratio(means: np.ndarray) -> float:
@@ -115,7 +119,9 @@ def _by_cell(rows: Sequence[Row]) -> list[Row]:
     for kv, recurrent in CELLS:
         row: Row = {"kv": kv, "recurrent": recurrent}
         for column, answer in enumerate("ab"):
-            p = over_documents(item, [[one[f"p_{kv}{recurrent}"][column]] for one in rows])
+            p = over_documents(
+                item, np.array([[one[f"p_{kv}{recurrent}"][column]] for one in rows])
+            )
             row |= cells(f"p_{answer}", p)
         table.append(row | {"n": len(rows)})
     return table
@@ -131,10 +137,10 @@ def _by_distance(rows: Sequence[Row]) -> list[Row]:
             continue
         line: Row = {"start": start, "end": end}
         for name in Effects._fields:
-            line |= cells(name, over_documents(item, [[row[name]] for row in inside]))
+            line |= cells(name, _mean([row[name] for row in inside]))
         for cell in ("p_AA", "p_BA", "p_AB", "p_BB"):
             answer = int(cell == "p_BB")
-            found = over_documents(item, [[row[cell][answer]] for row in inside])
+            found = _mean([row[cell][answer] for row in inside])
             line |= cells(f"{cell}_{'ab'[answer]}", found)
         table.append(line | {"n": len(inside)})
     return table
@@ -143,21 +149,11 @@ def _by_distance(rows: Sequence[Row]) -> list[Row]:
 def _by_memory(memories: Sequence[Memory], moved: Sequence[np.ndarray], spec: Spec) -> list[Row]:
     table = []
     for number, memory in enumerate(memories):
-        line: Row = {"layer": memory.layer, "place": memory.place, "memory": memory.kind}
-        line["letter"] = letter_at(memory.place, spec)
+        line: Row = {**about(memory.place, spec), "memory": memory.kind}
         for row, name in enumerate(("alone", "without")):
             line |= cells(name, over_documents(item, [one[row, number, None] for one in moved]))
         table.append(line | {"n": len(moved)})
     return table
-
-
-def letter_at(place: str, spec: Spec) -> str:
-    """Return the letter of a mixer's place such as "2" or "2.1"; "" for a fusion's attention."""
-    layer, _, branch = place.partition(".")
-    sublayer = spec.sublayers[int(layer)]
-    if branch == "fusion":
-        return ""
-    return sublayer.letters[int(branch)] if branch else sublayer.symbol
 
 
 INSTRUMENT = Instrument(

@@ -4,14 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from braidlm.analysis import attention_span, memory_length
+from braidlm.analysis import (
+    attention_span,
+    influence,
+    memory_length,
+    repeats,
+    state_use,
+    surgery,
+)
 from braidlm.analysis.instrument import Instrument
 from braidlm.arch.config import nearest
 from braidlm.errors import InputError
 
 INSTRUMENTS: dict[str, Instrument] = {
-    instrument.name: instrument
-    for instrument in (memory_length.INSTRUMENT, attention_span.INSTRUMENT)
+    module.INSTRUMENT.name: module.INSTRUMENT
+    for module in (
+        memory_length,
+        attention_span,
+        influence,
+        state_use,
+        surgery,
+        repeats,
+    )
 }
 
 

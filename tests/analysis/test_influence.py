@@ -1,5 +1,7 @@
 """Influence on real layers: against whole Jacobians, and in places where it must be nothing."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -11,6 +13,7 @@ from braidlm.analysis.inputs import Document, Inputs
 from braidlm.analysis.instrument import Subject
 from braidlm.laws.lively import enliven
 from braidlm.model import HybridLM
+from tests.analysis.known import mixer_of
 from tests.specs import ALL, spec
 
 T = 13
@@ -72,8 +75,9 @@ def test_a_window_hides_what_is_far_from_a_layer_and_from_a_model():
 
 def test_a_recurrence_that_forgets_at_once_has_only_its_convolution():
     model = lively(spec("M", mixers={"M": {"d_conv": 2}}))
+    mixer: Any = mixer_of(model)
     with torch.no_grad():
-        model.blocks[0].mix.mixer.dynamics.A_log.fill_(12.0)
+        mixer.dynamics.A_log.fill_(12.0)
     found = measured(model)
     far = [r["influence"] for r in found.tables["by_distance"] if r["place"] == "0"][2:]
     assert max(far) == 0

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from braidlm import state as states
-from braidlm.analysis.memories import Memory, emptied, exchange, memories
+from braidlm.analysis.capture import walk
+from braidlm.analysis.memories import Memory, about, emptied, exchange, memories
 from braidlm.model import HybridLM
 from tests.specs import ALL, spec
 
@@ -19,6 +20,11 @@ def test_names_and_kinds():
         Memory("3", "kv"),
         Memory("4", "recurrent"),
     ]
+
+
+def test_a_recurrence_inside_an_attention_is_a_memory_of_its_own():
+    found = memories(HybridLM(ALL["B'MOJO-F, Mamba-2"])(torch.randint(31, (1, 9))).state)
+    assert found == [Memory("0.ssm", "recurrent"), Memory("0", "kv")]
 
 
 def test_the_cache_of_a_fusion_is_a_memory_of_its_own():
@@ -64,3 +70,13 @@ def test_an_emptied_model_begins_anew():
     kept = emptied(a, memories(a)[:1])
     assert torch.equal(kept[3].k, a[3].k)
     assert not kept[0].ssm.any()
+
+
+@pytest.mark.parametrize("name", ALL)
+@torch.no_grad()
+def test_memories_are_called_as_the_walk_calls_their_mixers(name):
+    model = HybridLM(ALL[name]).eval()
+    ids = torch.randint(31, (1, 9))
+    walked = {part.place: part.about() for layer in walk(model, ids) for part in layer.parts}
+    for memory in memories(model(ids).state):
+        assert about(memory.place, model.spec) == walked[memory.place]

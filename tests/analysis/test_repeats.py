@@ -52,7 +52,7 @@ def test_a_model_that_knows_nothing_loses_the_same_everywhere():
 
 
 def test_a_model_that_looks_up_is_sure_of_repeats_alone():
-    """Each document is a permutation of 40 tokens, said twice: its second half repeats the first."""
+    """A document is a permutation of 40 tokens, said twice: its second half repeats the first."""
     found = measured(Lookup(), documents=TWICE)
     rows = {row["tokens"]: row for row in found.tables["by_kind"]}
     assert rows["repeat"]["loss"] < 1e-4

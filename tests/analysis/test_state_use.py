@@ -1,5 +1,7 @@
 """Ranks, norms and read-outs of models whose states are known."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -12,6 +14,7 @@ from braidlm.data.tokenizer import load_tokenizer
 from braidlm.errors import InputError
 from braidlm.generate.mode import inference
 from braidlm.model import HybridLM
+from tests.analysis.known import mixer_of
 from tests.specs import spec
 
 BYTES = load_tokenizer("bytes")
@@ -35,7 +38,7 @@ def constant_writes(decay):
     The state is then sum_d decay^d of it: its norm follows from the decay alone.
     """
     model = HybridLM(spec("M")).eval()
-    mixer = model.blocks[0].mix.mixer
+    mixer: Any = mixer_of(model)
     mixer.in_proj.weight.zero_()
     mixer.conv_weight.zero_()
     mixer.conv_bias.fill_(1.0)
@@ -66,8 +69,8 @@ def test_a_state_of_orthogonal_writes_gives_its_pairs_back():
     mamba = {"n_heads": 1, "head_dim": 32, "d_state": 32, "d_conv": 2, "norm": "none"}
     model = HybridLM(spec("M", d_model=32, mixers={"M": mamba})).eval()
     model.embedding.weight.copy_(torch.eye(32)[:31])
-    mixer = model.blocks[0].mix.mixer
-    z, x, b, c, dt = mixer.in_proj.weight.split([32, 32, 32, 32, 1])
+    mixer: Any = mixer_of(model)
+    _, x, b, *_ = mixer.in_proj.weight.split([32, 32, 32, 32, 1])
     mixer.in_proj.weight.zero_()
     x.copy_(torch.eye(32))
     b.copy_(torch.eye(32))

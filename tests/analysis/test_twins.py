@@ -1,5 +1,7 @@
 """Pairs of prompts: they differ in the fact, at one place, and the answers follow from them."""
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -118,10 +120,9 @@ def test_what_cannot_be_made_is_said():
     with pytest.raises(InputError, match="1 prompts: no prompt has another answer"):
         recall_pairs(mqar()[:1])
 
-    class Longer(type(BYTES)):
-        def encode(self, text):
-            self.n = getattr(self, "n", 0) + 1
-            return np.arange(self.n)
 
+def test_a_tokenizer_of_uneven_numbers_is_refused(monkeypatch):
+    lengths = itertools.count(1)
+    monkeypatch.setattr(type(BYTES), "encode", lambda self, text: np.arange(next(lengths)))
     with pytest.raises(InputError, match="no two numbers of 5 digits"):
-        passkey_pairs(text(1, 50), Longer())
+        passkey_pairs(text(1, 50), BYTES)

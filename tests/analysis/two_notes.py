@@ -12,6 +12,7 @@ from braidlm.mixers.mamba2 import Mamba2State
 from braidlm.model import Output
 from braidlm.ops.attention import KVCache
 from braidlm.segments import Segments
+from tests.specs import spec
 
 SURE = 12.0
 Rule = Literal["kv", "recurrent", "either", "both"]
@@ -27,6 +28,7 @@ class TwoNotes(nn.Module):
     def __init__(self, vocab_size: int, rule: Rule) -> None:
         super().__init__()
         self.vocab_size, self.rule = vocab_size, rule
+        self.spec = spec("-*M", vocab_size=vocab_size)
         self.somewhere = nn.Parameter(torch.zeros(()))
 
     def forward(
