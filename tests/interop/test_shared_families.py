@@ -31,12 +31,27 @@ ZAMBA: dict[str, Any] = {
     "num_key_value_heads": 2,
     "mamba_d_state": 3,
 }
-EACH = {"zamba": ZAMBA}
-N_BLOCKS = {"zamba": 1}
-LAST = {"zamba": (1, 4)}
+ZAMBA2: dict[str, Any] = {
+    **{k: v for k, v in ZAMBA.items() if k != "num_key_value_heads"},
+    "model_type": "zamba2",
+    "num_mem_blocks": 2,
+    "n_mamba_heads": 4,
+    "adapter_rank": 3,
+    "use_shared_attention_adapter": True,
+}
+EACH = {"zamba": ZAMBA, "zamba2": ZAMBA2}
+N_BLOCKS = {"zamba": 1, "zamba2": 2}
+LAST = {"zamba": (1, 4), "zamba2": (1, 4)}
 """Layers of the first and of the last use of a block."""
 PUBLISHED: dict[str, dict[str, Any]] = {
-    "zamba-7b": {"vocab_size": 32000, "hidden_size": 3712, "num_hidden_layers": 76}
+    "zamba-7b": {"vocab_size": 32000, "hidden_size": 3712, "num_hidden_layers": 76},
+    "zamba2-2.7b": {
+        "vocab_size": 32000,
+        "hidden_size": 2560,
+        "num_hidden_layers": 54,
+        "n_mamba_heads": 80,
+        "num_mem_blocks": 2,
+    },
 }
 """What the files of the published models say beside the defaults of their classes."""
 ASIDE = {"shared": True, "output": "next_input"}
@@ -188,6 +203,33 @@ def test_tensors_that_do_not_fit_are_refused(tmp_path, family, part):
         ("zamba", {"layers_block_type": ["attention"] * 5}, "layers_block_type = 'attention': "),
         ("zamba", {"num_mem_blocks": 1}, "num_mem_blocks = 1: no field of ours"),
         ("zamba", {"use_mem_rope": True}, "use_mem_rope = True: no field of ours"),
+        ("zamba2", {"num_mem_blocks": 5}, "num_mem_blocks = 5: .*allowed: 1 to 4"),
+        ("zamba2", {"num_mem_blocks": 0}, "num_mem_blocks = 0: .*at least 1"),
+        ("zamba2", {"rms_norm_eps": 1e-6}, "rms_norm_eps = 1e-06: .*allowed: 1e-05"),
+        ("zamba2", {"adapter_rank": 0}, "adapter_rank = 0: .*at least 1"),
+        ("zamba2", {"num_key_value_heads": 2}, "num_key_value_heads = 2: .*as many as fill 32 ch"),
+        ("zamba2", {"attention_head_dim": 4}, "num_attention_heads = 4: .*as many as fill 32 ch"),
+        ("zamba2", {"use_mem_rope": 1}, "use_mem_rope = 1: .*allowed: False, True"),
+        (
+            "zamba2",
+            {"use_mem_rope": True, "use_long_context": True},
+            "use_long_context = True: .*allowed: False, or use_mem_rope = False",
+        ),
+        (
+            "zamba2",
+            {"use_mem_rope": True, "rope_parameters": {"rope_type": "yarn"}},
+            "rope_parameters.rope_type = 'yarn'",
+        ),
+        (
+            "zamba2",
+            {"use_mem_rope": True, "partial_rotary_factor": 0.5},
+            "partial_rotary_factor = 0.5: .*all channels of a head",
+        ),
+        ("zamba2", {"hybrid_layer_ids": [1, 2]}, r"hybrid_layer_ids = \[1, 2\]: .*\[1, 3, 4\], as"),
+        ("zamba2", {"n_mamba_heads": 5}, "mamba_headdim = 6: .*allowed: 32 / n_mamba_heads"),
+        ("zamba2", {"mamba_headdim": 4}, "mamba_headdim = 4: .*allowed: 32 / n_mamba_heads"),
+        ("zamba2", {"time_step_limit": [0.0, 1.0]}, r"time_step_limit = \[0.0, 1.0\]: no field"),
+        ("zamba2", {"sliding_window": 7}, "sliding_window = 7: no field of ours"),
     ],
 )
 def test_a_setting_that_we_do_not_compute_is_refused(family, changes, reason):
@@ -236,3 +278,70 @@ def test_what_zamba_expresses(spec, reason):
         return
     with pytest.raises(InputError, match=reason):
         for_spec(spec, "zamba")
+
+
+MAMBA2 = {"n_heads": 4, "head_dim": 8, "d_state": 3, "dt_limit_min": 0.001}
+ADAPTED = {**MLP, "lora_rank": 3}
+
+
+def zamba2(pattern: str, **letters: dict[str, Any]) -> Spec:
+    mixers = {"M": MAMBA2, "A": ATTENTION, "F": ADAPTED, "B": ATTENTION, "G": ADAPTED} | letters
+    return Spec.of(
+        {"pattern": pattern, "mixers": {k: mixers[k] for k in mixers if k in pattern}} | SIZES
+    )
+
+
+@pytest.mark.parametrize(
+    ("spec", "reason"),
+    [
+        (zamba2("M2"), "zamba2: transformers runs no such model with fewer than 1 shared block"),
+        (zamba2("MAFM"), None),
+        (zamba2("AFMBGMAFM"), None),
+        (
+            zamba2("xyMvwMxyM", x=ATTENTION, y=ADAPTED, v=ATTENTION, w=ADAPTED),
+            None,
+        ),
+        (zamba2("AFMBGMBGM"), r"sublayer 6: its 2 shared blocks do not take turns"),
+        (
+            zamba2("AFMBFM", F={**ADAPTED, "shared": True}),
+            r"sublayer 3 \(B F M \.\.\.\) begins no layer of it: M, AFM, BGM",
+        ),
+        (
+            zamba2("AFMBGMAFM", G={**ADAPTED, "lora_rank": 2}),
+            r"sublayer 4 \(G\): lora_rank = 2; only 3 can be said",
+        ),
+        (zamba2("AFMAFM", F=MLP), "F.lora_rank = 0: adapter_rank of theirs is at least 1"),
+        (
+            zamba2("AFMAFM", A={**ATTENTION, "lora_rank": 3, "n_kv_heads": 2}),
+            "A.lora_rank = 3: adapters of theirs are 2 d_model channels wide, which n_kv_heads = 2",
+        ),
+        (zamba2("AFMAFM", A={**ATTENTION, "n_kv_heads": 2}), None),
+        (
+            zamba2("AFMBGMAFM", B={**ATTENTION, "position": "rope"}),
+            r"sublayer 3 \(B\): position = 'rope'; only 'none' can be said",
+        ),
+        (zamba2("AFM", F={**ADAPTED, "in_bias": True}), r"sublayer 1 \(F\): .*in_bias = True"),
+        (
+            zamba2("AFM", M={**MAMBA2, "conv_bias": False}),
+            r"sublayer 2 \(M\): conv_bias = False; only True can be said",
+        ),
+        (
+            zamba2("AFM", M={**MAMBA2, "n_heads": 3}),
+            "inner width 24 is no whole multiple of d_model",
+        ),
+    ],
+)
+def test_what_zamba2_expresses(spec, reason):
+    if reason is None:
+        family, written = for_spec(spec)
+        assert family.model_type == "zamba2"
+        assert difference(spec, family.spec(json.loads(json.dumps(written)))) is None
+        return
+    with pytest.raises(InputError, match=reason):
+        for_spec(spec, "zamba2")
+
+
+def test_a_norm_of_another_epsilon_is_no_zamba2():
+    spec = Spec.of({**zamba2("AFM").model_dump(), "norm_eps": 1e-6})
+    with pytest.raises(InputError, match="norm_eps = 1e-06; only 1e-05 can be said"):
+        for_spec(spec, "zamba2")

@@ -29,8 +29,10 @@ from tests.judges.transformers_pairs import (
 
 SHIPPED = (4e-5, 3e-5)
 """Logits and gradients in fp32, theirs untouched."""
-SHIPPED_DELTA = (1e-4, 1e-4)
-"""Unit lengths of queries and keys magnify rounding, and norms of 1 + w do."""
+SHIPPED_WIDE = (1e-4, 1e-4)
+"""Unit lengths of queries and keys magnify rounding, and norms of 1 + w do; blocks behind each
+other without a stream around them do, as in Zamba2."""
+WIDE = (*DELTA, "zamba2")
 LENGTHS = [*(pytest.param(n, marks=pytest.mark.slow) for n in (2, 5, 8, 16)), 29]
 """Below a chunk of 8, equal to one, to two, several and a rest. One token has no decay to learn."""
 
@@ -63,9 +65,9 @@ def test_heads_need_not_fill_the_model_width(monkeypatch, family, fields):
 @pytest.mark.parametrize("case", CASES)
 def test_as_shipped(case):
     """The judge untouched, in fp32. Measured: logits 2e-5 (Mamba, 1.5e-5 of it theirs; Qwen3-Next
-    5e-5, else at most 1.3e-5), gradients 6e-6 (Qwen3-Next 6e-5, OLMo Hybrid 7e-5)."""
+    5e-5, else at most 1.3e-5), gradients 6e-6 (Qwen3-Next and Zamba2 6e-5, OLMo Hybrid 7e-5)."""
     logits, grads = differences(pair(case, torch.float32), tokens(2, 29))
-    bounds = SHIPPED_DELTA if case.startswith(DELTA) else SHIPPED
+    bounds = SHIPPED_WIDE if case.startswith(WIDE) else SHIPPED
     assert logits < bounds[0]
     assert grads < bounds[1]
 

@@ -14,11 +14,19 @@ from braidlm.checkpoint import load_model
 from braidlm.generate import generate
 from braidlm.interop.families import FAMILIES
 from tests.judges.judging import Widened, distance
-from tests.judges.transformers_pairs import CASES, EACH, EAGER, judged, model_of, our_logits, tokens
+from tests.judges.transformers_pairs import (
+    CASES,
+    EACH,
+    EAGER,
+    EXACT,
+    judged,
+    model_of,
+    our_logits,
+    share_frequencies,
+    tokens,
+)
 
 transformers = pytest.importorskip("transformers", minversion="5.15.1")
-CLOSE = 1e-6
-"""Logits have a standard deviation of 1; rotary frequencies may differ in the last bit of fp32."""
 
 
 BESIDE = {
@@ -99,9 +107,10 @@ def test_an_exported_folder_has_our_logits(tmp_path, case):
     interop.save(ours, tmp_path / "b")
     settings = EAGER if CASES[case][1].keys() >= EAGER.keys() else {}  # others want 16 bytes
     theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "b", **settings)
+    share_frequencies(ours, theirs)
     ids = tokens(2, 29)
     with Widened():
-        assert distance(our_logits(ours, ids), judged(theirs, ids)) < CLOSE
+        assert distance(our_logits(ours, ids), judged(theirs, ids)) < EXACT
 
 
 @pytest.mark.slow

@@ -17,10 +17,10 @@ from braidlm import interop
 from braidlm.errors import InputError
 from tests.judges.judging import Widened, distance
 from tests.judges.transformers_pairs import CASES as PAIRS
-from tests.judges.transformers_pairs import EXACT, ZAMBA, judged, model_of, our_logits, tokens
+from tests.judges.transformers_pairs import EXACT, ZAMBA, judged, model_of, our_logits, pair, tokens
 
 transformers = pytest.importorskip("transformers", minversion="5.15.1")
-LAST = {"zamba": {1: 5}}
+LAST = {"zamba": {1: 5}, "zamba2": {1: 4, 3: 5}}
 """Layer of the first use of each block -> layer of its last use."""
 
 
@@ -110,3 +110,43 @@ def test_theirs_cannot_be_made_with_a_single_use_of_zambas_block():
     config = transformers.ZambaConfig(**fields)
     with pytest.raises(ValueError, match="tie_weights_keys"):
         transformers.ZambaForCausalLM(config)
+
+
+@torch.no_grad()
+def test_theirs_rotates_the_same_for_a_long_context():
+    """Their page says that `use_long_context` modifies RoPE; it only writes a longer limit."""
+    family, fields = PAIRS["zamba2"]
+    theirs = model_of("zamba2")
+    config = getattr(transformers, f"{family}Config")(**fields, use_long_context=True)
+    long = transformers.Zamba2ForCausalLM(config).eval()
+    long.load_state_dict(theirs.state_dict())
+    ids = tokens(2, 29)
+    assert torch.equal(judged(long, ids), judged(theirs, ids))
+
+
+@torch.no_grad()
+def test_theirs_does_not_bound_the_steps_of_single_tokens():
+    """Their full forward bounds the step size from below, and so does ours in both; from a cache
+    theirs does not: its logits are then ours without the bound."""
+    p, ids = pair("zamba2, narrow heads, bounded steps"), tokens(2, 29)
+    head, *tail = ids.split([11] + [1] * 18, dim=1)
+    with Widened():
+        expected = judged(p.theirs, ids)[:, 11:]
+        cache = p.theirs(input_ids=head, use_cache=True).past_key_values
+        found = [p.theirs(input_ids=x, past_key_values=cache, use_cache=True).logits for x in tail]
+    assert distance(_steps(p.ours, head, tail, is_bounded=True), expected) < EXACT
+    assert distance(torch.cat(found, dim=1), expected) > 0.01
+    assert distance(torch.cat(found, dim=1), _steps(p.ours, head, tail, is_bounded=False)) < EXACT
+
+
+def _steps(ours: Any, head: torch.Tensor, tail: list[torch.Tensor], is_bounded: bool) -> Any:
+    state, logits = ours(head).state, []
+    if not is_bounded:
+        for module in ours.modules():
+            if hasattr(module, "dt_limits"):
+                module.dt_limits = (0.0, None)
+    for token in tail:
+        out = ours(token, state=state)
+        state = out.state
+        logits.append(ours.head(out.hidden))
+    return torch.cat(logits, dim=1)

@@ -100,6 +100,15 @@ SHARED = {
 }
 """Four uses of shared blocks in six layers."""
 ZAMBA = {**SHARED, "n_mamba_heads": 2, "mamba_dt_rank": 3}
+ZAMBA2 = {
+    **SHARED,
+    "n_mamba_heads": 6,
+    "mamba_expand": 3,
+    "mamba_ngroups": 3,
+    "chunk_size": 8,
+    "num_mem_blocks": 2,
+    "adapter_rank": 3,
+}
 LINEAR = {"rope_type": "linear", "rope_theta": 500.0, "factor": 3.0}
 LLAMA3 = {
     "rope_type": "llama3",
@@ -229,6 +238,28 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
             "hidden_act": "relu2",
         },
     ),
+    "zamba2": (
+        "Zamba2",
+        {
+            **ZAMBA2,
+            "num_key_value_heads": 4,
+            "use_mem_rope": True,
+            "use_shared_attention_adapter": True,
+            "add_bias_linear": True,
+        },
+    ),
+    "zamba2, narrow heads, bounded steps": (
+        "Zamba2",
+        {**ZAMBA2, "attention_head_dim": 6, "time_step_min": 0.2, "use_conv_bias": False},
+    ),
+    "zamba2, one block, scaled rope": (
+        "Zamba2",
+        {**ZAMBA2, "num_mem_blocks": 1, "use_mem_rope": True, "rope_parameters": LLAMA3},
+    ),
+    "zamba2, three blocks, one left over": (
+        "Zamba2",
+        {**ZAMBA2, "num_mem_blocks": 3, "hidden_act": "silu", "mamba_ngroups": 1},
+    ),
     "bamba": ("Bamba", BAMBA),
     "qwen3": ("Qwen3", LLAMA),
     "nemotron_h": ("NemotronH", NEMOTRON),
@@ -340,7 +371,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
 FAST = frozenset(
     {
         *("llama", "qwen3", "mamba2", "bamba", "granite, experts", "jamba, experts", "mamba"),
-        *("qwen3_next, experts", "olmo_hybrid", "kimi_linear", "zamba"),
+        *("qwen3_next, experts", "olmo_hybrid", "kimi_linear", "zamba", "zamba2"),
         *("falcon_h1, factors, biases, bounded steps", "nemotron_h, latent experts"),
     }
 )
@@ -373,7 +404,7 @@ def pair(case: str, dtype: torch.dtype = torch.float64) -> Pair:
     with tempfile.TemporaryDirectory() as place:
         theirs.save_pretrained(place)
         ours = interop.load(place, dtype=dtype).model.to(dtype)  # frequencies too
-    _share_frequencies(ours, theirs)
+    share_frequencies(ours, theirs)
     return Pair(ours, theirs)
 
 
@@ -388,12 +419,12 @@ def as_ours(p: Pair, theirs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return dict(weights.to_ours(source, known))
 
 
-def _share_frequencies(ours: HybridLM, theirs: Any) -> None:
+def share_frequencies(ours: HybridLM, theirs: Any) -> None:
     """Frequencies are fp32 on both sides and may differ in the last bit: 1e-7 of an angle."""
     own = [b for name, b in ours.named_buffers() if name.endswith("inv_freq")]
     other = [b for name, b in theirs.named_buffers() if name.endswith("rotary_emb.inv_freq")]
     for buffer in other:
-        torch.testing.assert_close(own[0], buffer, rtol=3e-7, atol=0)
+        torch.testing.assert_close(own[0], buffer.to(own[0]), rtol=3e-7, atol=0)
         buffer.copy_(own[0])
 
 

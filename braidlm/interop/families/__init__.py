@@ -14,13 +14,14 @@ from braidlm.interop.families.olmo_hybrid import OLMO_HYBRID
 from braidlm.interop.families.qwen3 import QWEN3
 from braidlm.interop.families.qwen3_next import QWEN3_NEXT
 from braidlm.interop.families.zamba import ZAMBA
+from braidlm.interop.families.zamba2 import ZAMBA2
 from braidlm.interop.family import Family
 
 FAMILIES: dict[str, Family] = {
     family.model_type: family
     for family in (
         *(LLAMA, QWEN3, MAMBA, FALCON_MAMBA, JAMBA, MAMBA2, BAMBA, FALCON_H1),
-        *(NEMOTRON_H, GRANITE, QWEN3_NEXT, OLMO_HYBRID, KIMI, ZAMBA),
+        *(NEMOTRON_H, GRANITE, QWEN3_NEXT, OLMO_HYBRID, KIMI, ZAMBA, ZAMBA2),
     )
 }
 """By `model_type`; an export takes the first that expresses the model."""
