@@ -141,12 +141,22 @@ class Parallel(nn.Module):
         It is the rms of what the output loses when v_i is zero: of W_i v_i where outputs are added.
         """
         v, _ = self._outputs(x, segments, None, False, keys)
-        whole, _ = self.combine(v, x, segments, None, False)
         found: dict[str, Tensor] = {}
-        for i, branch in enumerate(self.branches):
-            silenced = [u if j != i else torch.zeros_like(u) for j, u in enumerate(v)]
-            lost = whole - self.combine(silenced, x, segments, None, False)[0]
-            heard = scaled(x, self.in_multipliers[i])
-            told = telemetry(branch, heard, segments) | {"rms": rms(real(lost, segments))}
+        rows = zip(self.branches, self.in_multipliers, self.lost(v, x, segments), strict=True)
+        for i, (branch, factor, lost) in enumerate(rows):
+            told = telemetry(branch, scaled(x, factor), segments)
+            told |= {"rms": rms(real(lost, segments))}
             found |= {f"branches.{i}.{name}": value for name, value in told.items()}
+        return found
+
+    def lost(self, v: list[Tensor], x: Tensor, segments: Segments | None) -> list[Tensor]:
+        """Return what the output loses when v_i (B, T, w_i) is zero, for each: (B, T, d_model).
+
+        It is W_i v_i where the branches' outputs are added.
+        """
+        whole, _ = self.combine(v, x, segments, None, False)
+        found = []
+        for i in range(len(v)):
+            silenced = [u if j != i else torch.zeros_like(u) for j, u in enumerate(v)]
+            found.append(whole - self.combine(silenced, x, segments, None, False)[0])
         return found

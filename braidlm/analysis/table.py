@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from braidlm.analysis import (
     attention_span,
+    branch_share,
     influence,
     memory_length,
     repeats,
@@ -21,6 +22,7 @@ INSTRUMENTS: dict[str, Instrument] = {
     for module in (
         memory_length,
         attention_span,
+        branch_share,
         influence,
         state_use,
         surgery,
