@@ -124,6 +124,63 @@ def test_results_of_another_shape_do_no_harm(tmp_path, broken):
     checked(report.build_analysis(run, tmp_path / "p.html"))
 
 
+def attends(place, number, rest, four, **fields):
+    row = {"layer": int(place), "place": place, "letter": "*", "kind": "attention", "head": number}
+    row |= {"distance": 30.0, "span": 60.0, "entropy": 2.0, "rest": rest, "four": four, "n": 8}
+    row |= {"rest_stderr": 1.0, "four_stderr": 0.01, "first": four / 2, "learned": 0.0, "meta": 0}
+    return row | fields
+
+
+def test_heads_that_rest_on_the_first_tokens_are_told(tmp_path):
+    rows = [attends("2", i, rest, four) for i, (rest, four) in enumerate(((40, 0.2), (9, 0.8)))]
+    told_of = [looked("attention-span", "distance", {"heads": rows})]
+    run = write_run(tmp_path / "r", config("M-*-"), results=told_of)
+    farthest, resting = findings(run)
+    assert "farthest back in layer 2 (attention), head 0, 40.0 ± 2.4 tokens" in farthest
+    assert "least far in layer 2 (attention), head 1, 9.0 ± 2.4 tokens" in farthest
+    assert resting.startswith("1 of 2 heads rest on the first four tokens with more than 30%")
+    assert "head 1: 0.800 ± 0.024 of it" in resting
+    text = checked(report.build_analysis(run, tmp_path / "p.html"))
+    assert "Weight on the first four tokens" in text
+    assert "Weight on the learned sink" not in text
+    assert 'fill-opacity="0.800"' in text
+
+
+def test_heads_of_one_reach_are_not_told_apart(tmp_path):
+    rows = [attends("2", 0, 20.0, 0.31), attends("2", 1, 18.0, 0.32)]
+    told_of = [looked("attention-span", "distance", {"heads": rows})]
+    assert findings(write_run(tmp_path / "r", config("M-*-"), results=told_of)) == []
+
+
+def test_branches_and_what_they_say_more_on(tmp_path):
+    def branch(i, tokens, share):
+        row = {"layer": 0, "place": f"0.{i}", "kind": ("mamba2", "attention")[i], "branch": i}
+        return row | {"tokens": tokens, "share": share, "share_stderr": 0.01, "rms": 1.0, "n": 8}
+
+    contrasts = [
+        {"symbol": "{M*}", "branch": 1, "kind": "attention", "tokens": tokens, "n": 8}
+        | {"contrast": value, "contrast_stderr": 0.01}
+        for tokens, value in (("number", 0.1), ("start", -0.02), ("continuation", 0.05))
+    ]
+    pair = {"layer": 0, "place": "0", "branches": "0,1", "tokens": "all", "cosine": -0.4, "n": 8}
+    tables = {
+        "branches": [branch(i, t, 0.3 + 0.4 * i) for i in (0, 1) for t in ("all", "number")],
+        "pairs": [pair | {"cosine_stderr": 0.1}],
+        "contrasts": contrasts,
+    }
+    told_of = [looked("branch-share", "first_share", tables)]
+    run = write_run(tmp_path / "r", config("{M*}-"), results=told_of)
+    assert findings(run) == [
+        "The branch with the largest share is layer 0.1 (attention): 0.700 ± 0.024.",
+        "In layers {M*}, attention says more on numbers than on other tokens: its share differs by "
+        "0.100 ± 0.024.",
+    ]
+    text = checked(report.build_analysis(run, tmp_path / "p.html"))
+    assert "0.1: attention" in text
+    assert "starts of sentences" not in text
+    assert "0: branches 0, 1" in text
+
+
 def test_intervals():
     assert half_width(1.0, 8) == pytest.approx(2.365)
     assert half_width(None, 8) == half_width(1.0, 1) == float("inf")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from braidlm.report import units
 from braidlm.report.analysis.finding import half_width, is_clear, told
-from braidlm.report.analysis.picture import Look, Picture, Row
+from braidlm.report.analysis.picture import Look, Picture, Row, by_place
 from braidlm.report.analysis.strips import Dot, Strip, strips
 from braidlm.report.html import Markup, details, drawn, plain_table
 from braidlm.report.stats import number
@@ -21,7 +21,7 @@ def _half_lives(look: Look) -> Markup:
     figure = strips(
         [
             Strip(look.label(own[0]), _colour(own[0]), tuple(_dot(row) for row in own))
-            for own in _by_place(rows)
+            for own in by_place(rows)
         ],
         "Half-life (tokens, log scale)",
         title="Half-life of every head",
@@ -63,7 +63,7 @@ def _strengths(look: Look) -> Markup:
     figure = strips(
         [
             Strip(look.label(own[0]), _colour(own[0]), tuple(_written(row) for row in own))
-            for own in _by_place(rows)
+            for own in by_place(rows)
         ],
         "Eigenvalue along the key that is written: decay (1 − β)",
         title="What a delta rule leaves of what it writes over",
@@ -95,14 +95,6 @@ def _written(row: Row) -> Dot:
     beta = told(row["beta"], number(row.get("beta_stderr")), row["n"])
     place = f"layer {row.get('place')}, head {row.get('head')}"
     return Dot(row["eigenvalue"], f"{place}: decay (1 − β) {eigenvalue}, β {beta}")
-
-
-def _by_place(rows: list[Row]) -> list[list[Row]]:
-    """Rows of one place together, in order."""
-    found: dict[str, list[Row]] = {}
-    for row in rows:
-        found.setdefault(str(row.get("place")), []).append(row)
-    return list(found.values())
 
 
 def _colour(row: Row) -> int:

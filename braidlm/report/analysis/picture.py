@@ -42,7 +42,7 @@ class Look:
         return None if longest is None else int(longest)
 
     def label(self, row: Row) -> str:
-        """Return the place of a row in words: "3: Attention", "3.1: Mamba-2"."""
+        """Return the place of a row in words: "3: attention", "3.1: Mamba-2"."""
         return f"{row.get('place')}: {self._mixers(row)}"
 
     def where(self, row: Row) -> str:
@@ -71,3 +71,11 @@ class Picture:
     findings: Callable[[Look], list[str]]
     """Whole sentences, each with its number and its uncertainty, the surest things first; what the
     errors leave open is not said."""
+
+
+def by_place(rows: list[Row]) -> list[list[Row]]:
+    """Return the rows of one place together, in order."""
+    found: dict[str, list[Row]] = {}
+    for row in rows:
+        found.setdefault(str(row.get("place")), []).append(row)
+    return list(found.values())

@@ -127,7 +127,7 @@ def _inputs(result: Data) -> str:
 
 def _paragraph(found: Data) -> Markup:
     words = " ".join(found["findings"]) or "Nothing stands out from the errors."
-    return join([tag("h3", "What this says"), tag("p", words, cls="findings")])
+    return join([tag("h3", "What this says", cls="part"), tag("p", words, cls="findings")])
 
 
 def _names(config: Data) -> list[list[str]]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from html import escape
 
 from braidlm.report import svg, units
+from braidlm.report.analysis.finding import half_width
 
 WIDTH, TOP, SIDE, FOOT = 500.0, 16.0, 12.0, 46.0
 SLOT, LINE, ROW = 9.0, 22.0, 6.0
@@ -23,6 +24,17 @@ class Dot:
     tip: str
     low: float | None = None
     high: float | None = None
+    colour: int | None = None
+    """None: that of its row."""
+
+    @classmethod
+    def with_interval(
+        cls, x: float, tip: str, stderr: float | None, n: int, colour: int | None = None
+    ) -> Dot:
+        """Return a dot whose line is the 95 % interval of a mean over n documents."""
+        half = half_width(stderr, n)
+        ends = (x - half, x + half) if math.isfinite(half) else (None, None)
+        return cls(x, tip, *ends, colour)
 
 
 @dataclass(frozen=True)
@@ -79,12 +91,13 @@ def _strip(row: Strip, x: svg.Scale, top: float, height: float, is_many: bool) -
     out = f'<path class="grid" d="M{svg.n(x.start)} {svg.n(top + height)}H{svg.n(x.end)}"/>'
     out += svg.text(x.start - 8, top + height / 2 + 4, row.label, anchor="end", cls="tick")
     for i, dot in enumerate(row.dots):
+        colour = row.colour if dot.colour is None else dot.colour
         slot = 0 if is_many else i - (len(row.dots) - 1) / 2
         y = top + height / 2 + slot * SLOT
         if not is_many and dot.low is not None and dot.high is not None:
             ends = f"M{svg.n(x(dot.low))} {svg.n(y)}H{svg.n(x(dot.high))}"
-            out += f'<path class="error {svg.style_of(row.colour)}" d="{ends}"/>'
-        out += svg.marker(x(dot.x), y, row.colour, r=3.6, tip=dot.tip)
+            out += f'<path class="error {svg.style_of(colour)}" d="{ends}"/>'
+        out += svg.marker(x(dot.x), y, colour, r=3.6, tip=dot.tip)
     return out
 
 
@@ -103,12 +116,3 @@ def _axis(x: svg.Scale, bottom: float, title: str) -> str:
 def _mark(at: float, bottom: float, words: str) -> str:
     line = f'<path class="level" d="M{svg.n(at)} {svg.n(TOP)}V{svg.n(bottom)}"/>'
     return line + svg.text(at, TOP - 4, words, anchor="middle", cls="note")
-
-
-def swatch(colour: int, words: str) -> str:
-    """Return the mark of a colour with its words, for a legend."""
-    mark = svg.marker(8.0, 8.0, colour, r=3.6)
-    return (
-        f'<span><svg class="swatch" viewBox="0 0 16 16" aria-hidden="true">{mark}</svg>'
-        f"{escape(words)}</span>"
-    )

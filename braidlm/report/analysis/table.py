@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from braidlm.report.analysis import memory_length
+from braidlm.report.analysis import attention_span, branch_share, memory_length
 from braidlm.report.analysis.picture import Picture
 
-PICTURES: dict[str, Picture] = {picture.name: picture for picture in (memory_length.PICTURE,)}
+ALL = (
+    memory_length.PICTURE,
+    attention_span.PICTURE,
+    branch_share.PICTURE,
+)
+PICTURES: dict[str, Picture] = {picture.name: picture for picture in ALL}
