@@ -10,6 +10,7 @@ from braidlm.analysis import (
     influence,
     memory_length,
     repeats,
+    retrieval_heads,
     state_use,
     surgery,
 )
@@ -26,6 +27,7 @@ INSTRUMENTS: dict[str, Instrument] = {
         influence,
         state_use,
         surgery,
+        retrieval_heads,
         repeats,
     )
 }
