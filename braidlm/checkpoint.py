@@ -215,7 +215,7 @@ def latest(run_dir: str | os.PathLike[str]) -> Path:
     """
     found = checkpoints(run_dir)
     if not found:
-        raise InputError(f"{run_dir} has no checkpoint")
+        raise InputError(f"{run_dir} has no checkpoint; others' weights need 'braid import' first")
     return found[-1]
 
 

@@ -129,7 +129,9 @@ def check(
     """
     chosen = choose(laws)
     _check_settings(dtype, lengths, seed, tolerance)
-    subject = _subject(model, device, seed, random_weights, tiny).typed(DTYPES[dtype])
+    subject = _subject(model, device, seed, random_weights, tiny)
+    _check_finite(subject)
+    subject = subject.typed(DTYPES[dtype])
     plan = _plan(subject, lengths, seed)
     verdicts: list[Verdict] = []
     for law in chosen:
@@ -150,6 +152,13 @@ def check(
         tuple(verdicts),
         capture_env(threads=torch.get_num_threads(), device=subject.device.type, precision=dtype),
     )
+
+
+def _check_finite(subject: Subject) -> None:
+    """Refuse weights with which no law could say anything."""
+    for name, weight in subject.model.named_parameters():
+        if weight.numel() and not weight.detach().sum(dtype=torch.float64).isfinite():
+            raise InputError(f"{subject.name}: weight '{name}' holds NaN or infinity")
 
 
 def _with_cause(verdict: Verdict, law: Law, before: list[Verdict]) -> Verdict:

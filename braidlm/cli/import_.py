@@ -6,6 +6,8 @@ import argparse
 import json
 from typing import Any
 
+ADVICE = "; tasks in text need one: import with --tokenizer NAME"
+
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Declare the command's arguments."""
@@ -22,6 +24,11 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         action="store_true",
         help="read pickled weights too, by an unpickler that makes nothing but tensors",
     )
+    parser.add_argument(
+        "--tokenizer",
+        metavar="NAME",
+        help="instead of the folder's: bytes, a tokenizer.json, hf:NAME, or none",
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.set_defaults(run=run)
 
@@ -33,7 +40,11 @@ def run(args: argparse.Namespace) -> int:
 
     dtype = None if args.dtype == "as-stored" else weights_dtype(args.dtype)
     made = import_run(
-        args.path, args.out, dtype=dtype, weights_only_pickle=args.weights_only_pickle
+        args.path,
+        args.out,
+        dtype=dtype,
+        weights_only_pickle=args.weights_only_pickle,
+        tokenizer=args.tokenizer,
     )
     print(json.dumps(made, indent=2) if args.json else _text(made))
     return 0
@@ -44,7 +55,7 @@ def _text(made: dict[str, Any]) -> str:
     lines = [
         f"{made['family']}: {made['pattern']}",
         f"{made['n_params']:,} parameters in {', '.join(made['dtypes'])}",
-        f"tokenizer: {made['tokenizer']}",
+        f"tokenizer: {made['tokenizer']}{ADVICE if made['tokenizer'] == 'none' else ''}",
         *([f"passed over: {', '.join(skipped)}"] if skipped else []),
         made["checkpoint"],
     ]

@@ -14,12 +14,13 @@ import numpy as np
 
 from braidlm.arch.sources import HUB
 from braidlm.data.compression import needs
-from braidlm.data.hub import is_local, tokenizer_folder
+from braidlm.data.hub import tokenizer_folder
 from braidlm.data.tokenizer import JSONTokenizer, Tokenizer, document_ids
 from braidlm.errors import InputError
 from braidlm.files import read_json
 
 _ROLES = ("bos", "eos", "pad")
+_NO_TOKENIZER = {"config.json", "generation_config.json"}
 
 
 def load_hub_tokenizer(name: str) -> Tokenizer:
@@ -33,8 +34,11 @@ def load_hub_tokenizer(name: str) -> Tokenizer:
     file = folder / "tokenizer.json"
     if file.is_file():
         return JSONTokenizer(name, file.read_bytes(), _named(folder))
-    if is_local(folder.as_posix()) and not any(folder.iterdir()):
-        raise InputError(f"tokenizer {name}: the folder is empty")
+    if {file.name for file in folder.iterdir()} <= _NO_TOKENIZER:
+        raise InputError(
+            f"tokenizer {name}: the folder holds none; for an imported run 'braid import' takes "
+            "one by --tokenizer NAME"
+        )
     return _made_by_transformers(name, folder)
 
 

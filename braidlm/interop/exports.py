@@ -14,15 +14,15 @@ from braidlm.errors import InputError
 from braidlm.files import read_json, write_json
 from braidlm.interop import folder, weights
 from braidlm.interop.choose import OWN, for_spec, of_config
-from braidlm.interop.imports import TRAVELLING
 from braidlm.interop.names import entries
 from braidlm.interop.own import own_config, own_entries
+from braidlm.interop.tokenizer import BYTES, MADE_OF, TRAVELLING
 from braidlm.model import HybridLM
 from braidlm.tensors import Held, Shards, Source
 
 FORMATS = ("hf", OWN)
 IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
-KEPT = frozenset({*IDS, "max_position_embeddings", "initializer_range"})
+KEPT = frozenset({*IDS, MADE_OF, "max_position_embeddings", "initializer_range"})
 """Fields of an imported configuration that go out with the model again."""
 OF_A_FILE = frozenset(
     {"architectures", "auto_map", "dtype", "torch_dtype", "transformers_version", "_name_or_path"}
@@ -136,11 +136,13 @@ def _along(place: Path, recipe: Recipe) -> list[Path]:
 def _extra(along: Sequence[Path], recipe: Recipe) -> dict[str, Any]:
     """Return fields that decide nothing of the model: ids of special tokens, lengths."""
     config = next((file for file in along if file.name == folder.CONFIG), None)
+    made_of = {MADE_OF: BYTES} if recipe.data.tokenizer == BYTES else {}
     if config is None:
-        return {"max_position_embeddings": recipe.data.seq_len} | special_ids(recipe)
+        return made_of | {"max_position_embeddings": recipe.data.seq_len} | special_ids(recipe)
     found = read_json(config)
     is_same = _declares(found, recipe.spec)
-    return {k: v for k, v in found.items() if k in KEPT or (is_same and k not in OF_A_FILE)}
+    kept = {k: v for k, v in found.items() if k in KEPT or (is_same and k not in OF_A_FILE)}
+    return made_of | kept
 
 
 def _declares(config: Mapping[str, Any], spec: Spec) -> bool:

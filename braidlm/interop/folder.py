@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
@@ -96,13 +97,20 @@ def _unpickled(files: Sequence[Path]) -> Held:
         except FileNotFoundError:
             raise InputError(f"{file} is missing") from None
         except Exception as error:  # the unpickler raises whatever the bytes lead it to
-            first = str(error).strip().partition("\n")[0][:200]
-            raise InputError(f"{file} is not readable as pickled tensors: {first}") from None
+            raise InputError(f"{file} is not readable as pickled tensors: {_why(error)}") from None
         is_plain = isinstance(part, Mapping) and all(isinstance(t, Tensor) for t in part.values())
         if not is_plain:
             raise InputError(f"{file} holds something else than named tensors")
         found |= part
     return Held(found)
+
+
+def _why(error: Exception) -> str:
+    """Say what is wrong with a pickle; PyTorch's advice to run what it holds is left out."""
+    code = re.search(r"Unsupported (?:global: GLOBAL|class) (\S+)", str(error))
+    if code is not None:
+        return f"it holds {code[1]}, which is code; nothing of it was run"
+    return " ".join(str(error).split())[:200]
 
 
 def travelling(folder: Path) -> list[Path]:

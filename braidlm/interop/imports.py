@@ -20,12 +20,10 @@ from braidlm.interop.choose import of_config
 from braidlm.interop.families.mamba_ssm import flattened, is_mamba_ssm, of_flattened
 from braidlm.interop.names import Entry, Undrawn, entries
 from braidlm.interop.own import MODEL_TYPE, PREFIX, own_entries, own_spec
+from braidlm.interop.tokenizer import NONE, TRAVELLING, Chosen, choose, of_folder
 from braidlm.model import HybridLM
 from braidlm.runs import Run, capture_env
 from braidlm.tensors import Source
-
-TRAVELLING = "hf"
-"""Folder of a run that holds what came with a checkpoint and goes with it again."""
 
 
 class Loaded(NamedTuple):
@@ -86,7 +84,7 @@ def load(
     found = _found(Path(path), described, model, weights_only_pickle)
     cast_weights(model, dtype)
     weights.fill(model, found.source, found.entries)
-    return Loaded(model.eval(), _tokenizer(Path(path)), described.family, tuple(found.skipped))
+    return Loaded(model.eval(), of_folder(Path(path)), described.family, tuple(found.skipped))
 
 
 def import_run(
@@ -95,6 +93,7 @@ def import_run(
     *,
     dtype: torch.dtype | None = None,
     weights_only_pickle: bool = False,
+    tokenizer: str | None = None,
 ) -> dict[str, Any]:
     """Make a run directory of a foreign checkpoint, one tensor at a time.
 
@@ -103,6 +102,7 @@ def import_run(
         out: the run directory: new, or empty.
         dtype: of the stored weights; None: as they are.
         weights_only_pickle: whether pickled tensors may be read.
+        tokenizer: taken instead of the folder's: as a recipe names it, or "none".
 
     Returns:
         `family`, `pattern`, `n_params`, `dtypes`, `skipped`, `tokenizer`, `checkpoint`.
@@ -112,16 +112,17 @@ def import_run(
     """
     Run.check_free(out)
     described = _described(Path(path))
+    config = folder.read_config(Path(path))
+    chosen = choose(Path(path), config, described.spec.vocab_size, tokenizer)
     found = _found(Path(path), described, None, weights_only_pickle)
     about = weights.ours_about(found.source, found.entries)
     about = {name: a._replace(dtype=_stored(name, a.dtype, dtype)) for name, a in about.items()}
     with folder.Writing(out) as temporary:
         run = Run.create(temporary, {})
         (run.path / TRAVELLING).mkdir()
-        files = folder.travelling(Path(path))
-        folder.copy_along([*files, Path(path) / folder.CONFIG], run.path / TRAVELLING)
-        tokenizer = _tokenizer(Path(path)) and f"{RUN}{TRAVELLING}"
-        recipe = recipe_of(described.spec, Path(path).resolve().name, tokenizer).to_dict()
+        along = [*chosen.files, Path(path) / folder.CONFIG]
+        folder.copy_along(along, run.path / TRAVELLING)
+        recipe = recipe_of(described.spec, Path(path).resolve().name, chosen.name).to_dict()
         run.write_config(recipe)
         run.write_env(capture_env())
         run.set_status("done", 0, 0)
@@ -138,14 +139,14 @@ def import_run(
         "n_params": sum(torch.Size(a.shape).numel() for a in about.values()),
         "dtypes": sorted({str(a.dtype).removeprefix("torch.") for a in about.values()}),
         "skipped": found.skipped,
-        "tokenizer": f"{HUB}{Path(out) / TRAVELLING}" if tokenizer else "bytes",
+        "tokenizer": _told(chosen, Path(out)),
         "checkpoint": str(checkpoint.checkpoint_path(out, 0)),
     }
 
 
-def recipe_of(spec: Spec, name: str, tokenizer: str | None) -> Recipe:
+def recipe_of(spec: Spec, name: str, tokenizer: str) -> Recipe:
     """Return a recipe around an imported model: its tokenizer, and text that is everywhere."""
-    data = {"tokenizer": tokenizer or "bytes", "sources": [{"kind": "text", "path": "python-docs"}]}
+    data = {"tokenizer": tokenizer, "sources": [{"kind": "text", "path": "python-docs"}]}
     task = {"kind": "lm", "name": "held-out", "source": "text"}
     return Recipe.from_dict(
         {"name": name, "model": spec.model_dump(), "data": data, "tasks": [task]}
@@ -189,6 +190,9 @@ def _stored(name: str, found: torch.dtype, wanted: torch.dtype | None) -> torch.
     return found if wanted is None or (is_kept and wanted.itemsize < found.itemsize) else wanted
 
 
-def _tokenizer(path: Path) -> str | None:
-    has_one = any(file.name in folder.TOKENIZER[:3] for file in folder.travelling(path))
-    return f"{HUB}{path}" if has_one else None
+def _told(chosen: Chosen, out: Path) -> str:
+    """Return the tokenizer as a command takes it."""
+    if not chosen.is_there:
+        return NONE
+    is_inside = chosen.name.startswith(RUN)
+    return f"{HUB}{out / TRAVELLING}" if is_inside else chosen.name

@@ -137,16 +137,36 @@ def theirs_about(source: Source, entries: Sequence[Entry]) -> dict[str, About]:
 
 
 def to_ours(source: Source, entries: Sequence[Entry]) -> Iterator[tuple[str, Tensor]]:
-    """Yield our tensors, by name."""
+    """Yield our tensors, by name.
+
+    Raises:
+        InputError: a tensor of theirs holds NaN or infinity.
+    """
     for entry in entries:
-        yield entry.ours, entry.gather(source.read)
+        yield entry.ours, entry.gather(lambda name: finite(name, source.read(name)))
 
 
 def to_theirs(source: Source, entries: Sequence[Entry]) -> Iterator[tuple[str, Tensor]]:
-    """Yield their tensors, by name."""
+    """Yield their tensors, by name.
+
+    Raises:
+        InputError: a tensor of ours holds NaN or infinity.
+    """
     for entry in entries:
-        for first, tensor in entry.scatter(source.read(entry.ours)).items():
+        ours = finite(entry.ours, source.read(entry.ours))
+        for first, tensor in entry.scatter(ours).items():
             yield from ((name, tensor) for name in entry.written(first))
+
+
+def finite(name: str, tensor: Tensor) -> Tensor:
+    """Return a tensor whose every number is finite; no copy of it is made.
+
+    Raises:
+        InputError: it holds NaN or infinity.
+    """
+    if tensor.numel() and not all(bound.isfinite() for bound in tensor.detach().aminmax()):
+        raise InputError(f"tensor '{name}' holds NaN or infinity; no model has such a weight")
+    return tensor
 
 
 @torch.no_grad()

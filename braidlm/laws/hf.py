@@ -131,7 +131,7 @@ class TransformersSubject:
             raise NotApplicableError(
                 f"its weights are random, and no family says what it holds: {self.spec}"
             )
-        for key in ("missing_keys", "unexpected_keys", "mismatched_keys") if self.loading else ():
+        for key in ("missing_keys", "unexpected_keys") if self.loading else ():
             names = sorted(map(str, (self.loading or {})[key]))
             named = f" ({', '.join(names[:3])})" if names else ""
             yield Account(f"{key.replace('_keys', '')} weights{named}", 0, len(names))

@@ -16,6 +16,10 @@ from braidlm.laws.hf import TransformersSubject
 from braidlm.laws.hf_tiny import TINY, shrunk
 from braidlm.laws.lively import enliven
 
+LAYER_COUNTS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
+MAX_LAYERS = 10_000
+"""More is a damaged file, and would be built for hours."""
+
 
 def is_ours(source: str | Path) -> bool:
     """Whether a path or a word means nothing to transformers."""
@@ -45,10 +49,15 @@ def load(source: str | Path, device: torch.device) -> TransformersSubject:
             local_files_only=True,
             trust_remote_code=False,
             output_loading_info=True,
+            ignore_mismatched_sizes=True,  # its own refusal names no tensor
         )
     except Exception as error:  # whatever its own checks lead it to
         raise InputError(f"{source}: transformers cannot load it: {_told(error)}") from None
     model, loading = found
+    for name, stored, built in sorted(loading["mismatched_keys"]):
+        raise InputError(
+            f"{source}: tensor '{name}' has shape {tuple(stored)}, expected {tuple(built)}"
+        )
     return TransformersSubject(model.to(device), str(source), loading)
 
 
@@ -104,6 +113,10 @@ def _known(source: str | Path) -> tuple[str, dict[str, Any]]:
             f"{file}: model_type {family!r} is not part of transformers "
             f"{transformers.__version__}; code that lies beside a checkpoint is never executed"
         )
+    for name in LAYER_COUNTS:
+        n_layers = fields.get(name)
+        if isinstance(n_layers, int) and n_layers > MAX_LAYERS:
+            raise InputError(f"{file}: {name} = {n_layers}: allowed are at most {MAX_LAYERS}")
     for name in ("auto_map", "transformers_version", "architectures", "dtype", "torch_dtype"):
         fields.pop(name, None)
     return family, fields
@@ -137,4 +150,6 @@ def _quiet() -> None:
 
 
 def _told(error: Exception) -> str:
+    if "weights_only" in str(error):  # followed by advice to run what it holds
+        return "its pickle holds more than tensors, and nothing of it was run"
     return " ".join(str(error).split())[:300] or type(error).__name__

@@ -109,7 +109,7 @@ class _Bomb:
         return (eval, ("1/0",))
 
 
-def test_pickled_weights_need_leave_and_run_no_code(not_imported, braid, folder, tmp_path):
+def test_pickled_weights_need_leave_and_run_no_code(not_imported, refused, braid, folder, tmp_path):
     tensors = load_file(folder / "model.safetensors")
     (folder / "model.safetensors").unlink()
     file = folder / "pytorch_model.bin"
@@ -120,11 +120,101 @@ def test_pickled_weights_need_leave_and_run_no_code(not_imported, braid, folder,
     stored = load_file(tmp_path / "good/checkpoints/step-00000000/weights.safetensors")
     assert torch.equal(stored["embedding.weight"], tensors["model.embed_tokens.weight"])
     torch.save({"a": _Bomb()}, file)
-    not_imported(folder, leave, says="is not readable as pickled tensors")
+    said = refused("import", folder, "--out", tmp_path / "run", leave, says="holds")
+    assert "eval, which is code; nothing of it was run" in said
+    assert "weights_only" not in said
     file.write_bytes(pickle.dumps(_Bomb()))
     not_imported(folder, leave, says="is not readable as pickled tensors")
     torch.save([1, 2], file)
     not_imported(folder, leave, says="holds something else than named tensors")
+
+
+def test_a_weight_that_is_no_number(not_imported, braid, refused, folder, tmp_path):
+    whole, name = llama_tensors(), "model.layers.1.mlp.up_proj.weight"
+    file = folder / "model.safetensors"
+    whole[name][3, 4] = float("nan")
+    save_file(whole, file)
+    not_imported(folder, says=f"tensor '{name}' holds NaN or infinity")
+
+
+class TestTokenizers:
+    """What an import takes for the tokenizer, and what is said when there is none."""
+
+    def test_one_that_cannot_be_read_or_is_too_large(self, not_imported, folder, tmp_path):
+        (folder / "tokenizer.json").write_text("{")
+        not_imported(folder, says=("is not a tokenizers JSON file", "--tokenizer none"))
+        vocab = {"<s>": 0, **{f"w{i}": i for i in range(1, 40)}}
+        model = {"type": "WordLevel", "vocab": vocab, "unk_token": "<s>"}
+        (folder / "tokenizer.json").write_text(json.dumps({"model": model}))
+        says = ("has 40 tokens, more than the model's 31", "--tokenizer none")
+        not_imported(folder, says=says)
+        not_imported(folder, "--tokenizer", "bytes", says="bytes has 259 tokens, more than")
+        not_imported(folder, "--tokenizer", tmp_path / "no.json", says="cannot be read")
+
+    def test_none_is_told_when_a_task_needs_one(self, braid, refused, folder, tmp_path):
+        (folder / "tokenizer.json").write_text("{")
+        run = tmp_path / "run"
+        made = braid("import", folder, "--out", run, "--tokenizer", "none")
+        assert "tokenizer: none; tasks in text need one" in made.out
+        assert not (run / "hf" / "tokenizer.json").exists()
+        says = ("the folder holds none", "'braid import' takes one by --tokenizer NAME")
+        refused("eval", run, says=says)
+        refused("generate", run, "--prompt", "a", says=says)
+        assert braid("conform", run, "--laws", "batch", "--lengths", "5").code == 0
+
+    def test_one_that_is_given_travels(self, braid, folder, tmp_path):
+        vocab = {"<s>": 0, "a": 1, "b": 2}
+        model = {"type": "WordLevel", "vocab": vocab, "unk_token": "<s>"}
+        (tmp_path / "other").mkdir()
+        given = tmp_path / "other" / "tokenizer.json"
+        given.write_text(json.dumps({"model": model}))
+        for i, name in enumerate((given, f"hf:{given.parent}")):
+            run = tmp_path / f"run{i}"
+            made = braid("import", folder, "--out", run, "--tokenizer", name)
+            assert f"tokenizer: hf:{run / 'hf'}" in made.out
+            assert (run / "hf" / "tokenizer.json").read_bytes() == given.read_bytes()
+
+    def test_bytes_come_back_from_an_export(self, braid, tmp_path):
+        """No file says so, and 259 ids of another tokenizer would be read as bytes."""
+        folder = llama(tmp_path / "wide", vocab_size=300)
+        braid("import", folder, "--out", tmp_path / "run", "--tokenizer", "bytes")
+        for form in ("hf", "braid-hf"):
+            out = tmp_path / form
+            assert braid("export", tmp_path / "run", "--out", out, "--format", form).code == 0
+            again = braid("import", out, "--out", tmp_path / f"{form}-run")
+            assert "tokenizer: bytes" in again.out
+
+
+class TestConforming:
+    """`braid conform` on folders that transformers would read."""
+
+    pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
+
+    def test_a_folder_that_is_neither_kind(self, refused, folder):
+        (folder / "config.json").write_text('{"hidden_size": 12}')
+        refused("conform", folder, says=("has no checkpoint", "'braid import'"))
+        refused("export", folder, "--out", folder / "x", says="'braid import'")
+
+    def test_weights_that_cannot_be(self, refused, folder):
+        pytest.importorskip("transformers")
+        whole, name = llama_tensors(), "model.layers.1.mlp.up_proj.weight"
+        file = folder / "model.safetensors"
+        save_file({**whole, name: torch.zeros(7, 12)}, file, {"format": "pt"})
+        says = f"tensor '{name}' has shape (7, 12), expected (20, 12)"
+        refused("conform", folder, says=says)
+        whole[name][0, 0] = float("inf")
+        save_file(whole, file, {"format": "pt"})
+        refused("conform", folder, says=f"weight '{name}' holds NaN or infinity")
+        file.unlink()
+        torch.save({"a": _Bomb()}, folder / "pytorch_model.bin")
+        refused("conform", folder, says="holds more than tensors, and nothing of it was run")
+
+    def test_a_billion_layers(self, refused, folder):
+        pytest.importorskip("transformers")
+        edit(folder, num_hidden_layers=10**9)
+        says = "num_hidden_layers = 1000000000: allowed are at most 10000"
+        refused("conform", folder, says=says)
+        refused("conform", folder / "config.json", "--random-weights", says=says)
 
 
 def test_an_import_takes_a_new_folder_and_a_known_dtype(refused, folder, tmp_path):

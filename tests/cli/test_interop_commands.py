@@ -18,7 +18,8 @@ from tests.interop.folders import llama
 @pytest.fixture
 def imported(braid, tmp_path):
     folder = llama(tmp_path / "hf", vocab_size=300)
-    found = braid("import", folder, "--out", tmp_path / "run", "--json")
+    words = ("--tokenizer", "bytes", "--json")
+    found = braid("import", folder, "--out", tmp_path / "run", *words)
     assert found.code == 0
     assert json.loads(found.out)["family"] == "llama"
     return tmp_path / "run"
@@ -43,7 +44,7 @@ def test_what_is_said(braid, imported, tmp_path):
     assert again.out.splitlines() == [
         "llama: (*-)2",
         f"{n:,} parameters in bfloat16",
-        "tokenizer: bytes",
+        "tokenizer: none; tasks in text need one: import with --tokenizer NAME",
         str(tmp_path / "b/checkpoints/step-00000000"),
     ]
     out = braid("export", imported, "--out", tmp_path / "out").out.splitlines()

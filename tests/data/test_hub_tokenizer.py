@@ -66,7 +66,7 @@ def test_another_document_token_is_another_tokenizer(folder):
 @pytest.mark.parametrize(
     ("files", "message"),
     [
-        ({}, "the folder is empty"),
+        ({}, "the folder holds none"),
         ({"tokenizer.json": b"{}"}, "is not a tokenizers JSON file"),
         ({"tokenizer.json": None, "tokenizer_config.json": b"[]"}, "must be a JSON object"),
         ({"tokenizer.json": None, "tokenizer_config.json": b"{"}, "is not readable as JSON"),

@@ -182,8 +182,13 @@ def test_bf16_leaves_the_recurrence_in_fp32(tmp_path):
 def test_what_it_cannot_is_one_sentence(tmp_path):
     theirs = loaded(tmp_path / "a", ours_of())
     ids = torch.ones(2, 4, dtype=torch.int64)
-    with pytest.raises(InputError, match="output_attentions"):
-        theirs(ids, output_attentions=True)
+    for asked in (
+        {"output_attentions": True},
+        {"output_hidden_states": True},
+        {"inputs_embeds": torch.zeros(2, 4, 12)},
+    ):
+        with pytest.raises(InputError, match=f"{next(iter(asked))}.*not to be had"):
+            theirs(ids, **asked)
     with pytest.raises(InputError, match=r"attention_mask has shape \(3, 4\)"):
         theirs(ids, attention_mask=torch.ones(3, 4))
     with pytest.raises(InputError, match="hides all new tokens of a row"):

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from braidlm import interop
 from braidlm.errors import InputError
@@ -84,6 +84,17 @@ def test_its_own_form_is_the_same_model_as_that_of_transformers(tmp_path, case):
     with torch.no_grad():
         mine = loaded.model.head(loaded.model(ids).hidden)
         torch.testing.assert_close(mine, theirs(input_ids=ids).logits, atol=2e-5, rtol=0)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_what_a_recurrence_is_sensitive_to_is_never_made_narrower(tmp_path, case):
+    config, layer, _ = CASES[case]
+    write(tmp_path / "a", config, layer)
+    interop.import_run(tmp_path / "a", tmp_path / "run", dtype=torch.bfloat16)
+    stored = load_file(tmp_path / "run/checkpoints/step-00000000/weights.safetensors")
+    wide = {name.rpartition(".")[2] for name, t in stored.items() if t.dtype == torch.float32}
+    assert wide == {"A_log", "D", "dt_bias"}
+    assert {t.dtype for t in stored.values()} == {torch.float32, torch.bfloat16}
 
 
 @pytest.mark.parametrize(
