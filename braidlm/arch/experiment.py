@@ -9,68 +9,18 @@ from pydantic import Field, model_validator
 from braidlm.arch.config import Config
 from braidlm.arch.phonebook import PhonebookSource
 from braidlm.arch.sources import PairsSource, PathText, TextSource
-
-
-class MQARSource(Config):
-    """Multi-query associative recall as training data.
-
-    Source: Arora et al. 2023 (arXiv 2312.04927), zoology's generator.
-    """
-
-    kind: Literal["mqar"] = "mqar"
-    """The source's kind."""
-    name: str = "mqar"
-    """Name in metrics and results."""
-    weight: float = Field(default=1.0, gt=0)
-    """Share of rows, relative to the other sources."""
-    vocab_size: int = Field(default=64, gt=3)
-    """Symbols: the lower half are keys, the upper half values."""
-    token_offset: int = Field(default=0, ge=0)
-    """Id of the first symbol in the model's vocabulary."""
-    n_pairs: tuple[int, ...] = Field(default=(8,), min_length=1)
-    """Key-value pairs of an item; drawn evenly from these."""
-    length: int = Field(default=64, gt=3)
-    """Tokens of an item."""
-    alpha: float = Field(default=0.01, gt=0)
-    """Exponent of the gap's distribution p(g) ~ alpha g^(alpha - 1): small favours near repeats."""
-    num_passes: int = Field(default=1, gt=0)
-    """How often the list of pairs is shown."""
-    random_non_queries: bool = True
-    """Whether positions without a query hold random symbols instead of one filler."""
-
-    @model_validator(mode="after")
-    def _pairs_fit(self) -> Self:
-        self.check_pairs(self.n_pairs, self.length)
-        return self
-
-    def check_pairs(self, n_pairs: tuple[int, ...], length: int) -> None:
-        """Refuse numbers of pairs that do not fit into the symbols, or into `length` tokens.
-
-        Raises:
-            ValueError: naming the number or the length, and what is allowed.
-        """
-        half = self.vocab_size // 2
-        for n in n_pairs:
-            if not 1 <= n <= half - 1:
-                raise ValueError(
-                    f"n_pairs = {n}: must be between 1 and {half - 1} (vocab_size / 2 - 1)"
-                )
-            if 2 * n * self.num_passes + 2 * n > length:
-                raise ValueError(
-                    f"length = {length}: must be at least "
-                    f"{2 * n * self.num_passes + 2 * n} for {n} pairs"
-                )
-
+from braidlm.arch.symbols import CopyingSource, MADSource, MQARSource
 
 AnySource = Annotated[
-    TextSource | PairsSource | MQARSource | PhonebookSource, Field(discriminator="kind")
+    TextSource | PairsSource | PhonebookSource | MQARSource | MADSource | CopyingSource,
+    Field(discriminator="kind"),
 ]
 
 
 def _longest_item(source: AnySource) -> int:
     """Return the tokens of an item that is never cut; 0 for text, which may be."""
     match source:
-        case MQARSource():
+        case MQARSource() | MADSource() | CopyingSource():
             return source.length
         case PhonebookSource():
             return max(source.lengths)

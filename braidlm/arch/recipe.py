@@ -10,11 +10,15 @@ from typing import Any, Self
 from pydantic import Field, model_validator
 
 from braidlm.arch.config import Config
-from braidlm.arch.experiment import DataConfig, MQARSource, TrainConfig
+from braidlm.arch.experiment import DataConfig, TrainConfig
 from braidlm.arch.spec import Spec
-from braidlm.arch.tasks import AnyTask, LMTask, MQARTask
+from braidlm.arch.symbols import MQARSource, SymbolSource
+from braidlm.arch.tasks import AnyTask, CopyingTask, LMTask, MADTask, MQARTask
 from braidlm.errors import InputError
 from braidlm.files import read_json
+
+_SOURCES = {LMTask: "text", MQARTask: "mqar", MADTask: "mad", CopyingTask: "copying"}
+"""Which kind of source a task reads."""
 
 
 class ModelFile(Config):
@@ -67,19 +71,22 @@ class Recipe(ModelFile):
     def _parts_agree(self) -> Self:
         kinds = {s.name: s.kind for s in self.data.sources}
         for source in self.data.sources:
-            if source.kind == "mqar":
+            if isinstance(source, SymbolSource):
                 self._symbols_fit(source.name, source.token_offset + source.vocab_size)
         for task in self.tasks:
-            if not isinstance(task, LMTask | MQARTask):  # the others read no source of the recipe
-                continue
-            needed = {LMTask: "text", MQARTask: "mqar"}[type(task)]
+            if not isinstance(task, LMTask | MQARTask | MADTask | CopyingTask):
+                continue  # the others read no source of the recipe
+            if isinstance(task, MADTask | CopyingTask) and not task.source:
+                continue  # these can do without
+            needed = _SOURCES[type(task)]
             if kinds.get(task.source) != needed:
                 named = [n for n, k in kinds.items() if k == needed]
                 raise ValueError(
                     f"task '{task.name}': source = '{task.source}' is no {needed} source of this "
                     f"recipe; allowed: {', '.join(named) or 'none is declared'}"
                 )
-            self._can_be_asked(task)
+            if isinstance(task, LMTask | MQARTask):
+                self._can_be_asked(task)
         if self.spec.mup_base_width and self.train.optimizer == "muon":
             raise ValueError(
                 f"model.mup_base_width = {self.spec.mup_base_width}: its learning rates are those "

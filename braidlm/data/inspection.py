@@ -5,16 +5,19 @@ from typing import Any
 
 import numpy as np
 
-from braidlm.arch.experiment import DataConfig, MQARSource
+from braidlm.arch.experiment import DataConfig
 from braidlm.data.packing import IGNORE, Piece, Row
 from braidlm.data.pair_stream import PairStream
 from braidlm.data.phonebook import PhonebookStream
 from braidlm.data.shards import ShardSet, open_shards
-from braidlm.data.streams import AnyStream, MQARStream, RowMixture, TextStream
+from braidlm.data.streams import AnyStream, RowMixture, TextStream
+from braidlm.data.symbol_items import alphabets_of
+from braidlm.data.symbol_stream import SymbolStream
+from braidlm.data.symbols import draw_item
 from braidlm.data.tokenizer import Tokenizer, load_tokenizer
 from braidlm.errors import InputError
 
-KINDS = {TextStream: "text", PairStream: "pairs", MQARStream: "mqar", PhonebookStream: "phonebook"}
+KINDS = {TextStream: "text", PairStream: "pairs", PhonebookStream: "phonebook"}
 MASKED = "⟦", "⟧"
 """What stands around the tokens of a pair that are learnt."""
 
@@ -42,7 +45,7 @@ def inspect(
         "offset" (tokens of the document before it), "document_tokens", "text", "loss"}. Special
         tokens are spelled out in the text; "loss" lists the runs [first, last + 1] of columns
         whose next token is learnt. A pair has "masked" too: its text with the tokens that are
-        learnt between ⟦ and ⟧. An MQAR item is written in symbols: "k3" a key, "v7" a value,
+        learnt between ⟦ and ⟧. Generated symbols are written as such: "k3" a key, "v7" a value,
         "_" symbol 0, and "k3->v7" where v7 is asked for.
 
     Raises:
@@ -87,8 +90,8 @@ def _show(number: int, name: str, stream: AnyStream, row: Row) -> dict[str, Any]
         runs = _runs(row, at, stop)
         if isinstance(stream, PhonebookStream):
             shown = _phonebook_piece(stream, row, piece, at, stop)
-        elif isinstance(stream, MQARStream):
-            shown = _mqar_piece(stream, row, piece, at, stop)
+        elif isinstance(stream, SymbolStream):
+            shown = _symbol_piece(stream, row, piece, at, stop)
         else:
             shown = _text_piece(stream, row, piece, at, stop)
         if isinstance(stream, PairStream):
@@ -99,7 +102,7 @@ def _show(number: int, name: str, stream: AnyStream, row: Row) -> dict[str, Any]
     return {
         "row": number,
         "source": name,
-        "kind": KINDS[type(stream)],
+        "kind": stream.source.kind if isinstance(stream, SymbolStream) else KINDS[type(stream)],
         "n_tokens": at,
         "n_targets": int((row.targets != IGNORE).sum()),
         "n_padding": len(row.tokens) - at,
@@ -128,15 +131,12 @@ def _text_piece(
     }
 
 
-def _mqar_piece(stream: MQARStream, row: Row, piece: Piece, start: int, stop: int) -> dict:
-    words = [_symbol(t, stream.source) for t in row.tokens[start:stop].tolist()]
-    for i, target in enumerate(row.targets[start:stop].tolist()):
-        if target != IGNORE:
-            words[i] += f"->{_symbol(target, stream.source)}"
+def _symbol_piece(stream: SymbolStream, row: Row, piece: Piece, start: int, stop: int) -> dict:
+    alphabets = alphabets_of(stream.source)
     return {
         "document": f"item {piece.document}",
         "document_tokens": stop - start,
-        "text": " ".join(words),
+        "text": draw_item(row.tokens[start:stop], row.targets[start:stop], alphabets),
     }
 
 
@@ -148,13 +148,6 @@ def _phonebook_piece(
         "document_tokens": stop - start,
         "text": show_tokens(row.tokens[start:stop], stream.tokenizer),
     }
-
-
-def _symbol(token: int, source: MQARSource) -> str:
-    symbol, first_value = token - source.token_offset, source.vocab_size // 2
-    if symbol == 0:
-        return "_"
-    return f"k{symbol}" if symbol < first_value else f"v{symbol - first_value}"
 
 
 def _runs(row: Row, start: int, stop: int) -> list[list[int]]:

@@ -34,6 +34,7 @@ from math import isqrt
 
 import numpy as np
 
+from braidlm.arch.symbols import check_pairs
 from braidlm.data.packing import IGNORE
 from braidlm.data.symbols import distinct
 from braidlm.errors import InputError
@@ -99,8 +100,10 @@ def generate_mqar(
     Raises:
         InputError: the pairs do not fit into the length or into the vocabulary.
     """
-    if reason := unfit(vocab_size, n_pairs, length, num_passes, n_updates, key_parts):
-        raise InputError(reason)
+    try:
+        check_pairs(vocab_size, n_pairs, length, num_passes, n_updates, key_parts)
+    except ValueError as error:
+        raise InputError(str(error)) from None
     n_shown, width = n_pairs * num_passes + n_updates, key_parts + 1
     context, first_value = width * n_shown, key_parts * (vocab_size // width)
     keys = _keys(rng, n_items, n_pairs, vocab_size, key_parts)
@@ -155,31 +158,6 @@ def counterfactual(items: MQARItems, pairs: np.ndarray, rng: np.random.Generator
     targets[rows, items.query_positions[rows, pairs]] = new
     answers[rows, pairs] = new
     return replace(items, tokens=tokens, targets=targets, answers=answers)
-
-
-def unfit(
-    vocab_size: int, n_pairs: int, length: int, num_passes: int, n_updates: int, key_parts: int
-) -> str | None:
-    """Return what does not fit, in a sentence that names it and what is allowed; None: all does."""
-    width = key_parts + 1
-    per_part = vocab_size // width
-    n_values = vocab_size - key_parts * per_part
-    # The first symbol of all is the filler; a grid's sides are that long at most.
-    most = min((per_part - 1) ** key_parts, n_values - n_updates)
-    if key_parts == 2 and isqrt(n_pairs) ** 2 != n_pairs:
-        return f"n_pairs = {n_pairs} must be a square number, as key_parts = 2 make a grid"
-    if not 1 <= n_pairs <= most:
-        return f"n_pairs = {n_pairs} must be in 1 .. {most} for vocab_size {vocab_size}"
-    if n_updates > n_pairs:
-        return f"n_updates = {n_updates} must be at most n_pairs = {n_pairs}"
-    needed = width * (n_pairs * (num_passes + 1) + n_updates)
-    if needed > length:
-        updated = f" and n_updates = {n_updates}" if n_updates else ""
-        return (
-            f"length = {length} must be at least {needed} for n_pairs = {n_pairs} "
-            f"and num_passes = {num_passes}{updated}"
-        )
-    return None
 
 
 def _keys(

@@ -4,9 +4,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from braidlm.arch.experiment import DataConfig, MQARSource
+from braidlm.arch.experiment import DataConfig
 from braidlm.arch.phonebook import PhonebookSource
 from braidlm.arch.sources import PairsSource, TextSource
+from braidlm.arch.symbols import SymbolSource
 from braidlm.data.seeding import EVAL, generator
 from braidlm.data.shard_build import Progress, build_shards
 from braidlm.data.shards import ShardSet, TokenDocument, Verify
@@ -138,12 +139,12 @@ def build(
     """
     folder = Path(data.cache_dir if out is None else out)
     # A recipe of generated symbols alone names a tokenizer that nothing reads.
-    has_text = any(not isinstance(s, MQARSource) for s in data.sources)
+    has_text = any(not isinstance(s, SymbolSource) for s in data.sources)
     tokenizer = load_tokenizer(data.tokenizer) if has_text else None
     sources = []
     for source in data.sources:
-        if isinstance(source, MQARSource):
-            sources.append({"name": source.name, "kind": "mqar", "length": source.length})
+        if isinstance(source, SymbolSource):
+            sources.append({"name": source.name, "kind": source.kind, "length": source.length})
             continue
         if isinstance(source, PhonebookSource):
             lengths = list(source.lengths)

@@ -6,21 +6,20 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from braidlm.arch.experiment import AnySource, DataConfig, MQARSource
+from braidlm.arch.experiment import AnySource, DataConfig
 from braidlm.arch.phonebook import PhonebookSource
 from braidlm.arch.sources import PairsSource
+from braidlm.arch.symbols import SymbolSource
 from braidlm.data.interleave import Interleave
-from braidlm.data.mqar import MQARItems, generate_mqar
-from braidlm.data.packing import IGNORE, Packing, Piece, Row, fill_row
+from braidlm.data.packing import Packing, Row, fill_row
 from braidlm.data.pair_stream import PairStream
 from braidlm.data.phonebook import PhonebookStream
 from braidlm.data.prepare import MORE, open_text
-from braidlm.data.seeding import EVAL, TRAIN, generator
+from braidlm.data.seeding import TRAIN, generator
 from braidlm.data.shards import ShardSet
+from braidlm.data.symbol_stream import SymbolStream
 from braidlm.data.tokenizer import Tokenizer, load_tokenizer
 from braidlm.errors import InputError
-
-_BLOCK_ITEMS = 256
 
 
 class Stream(Protocol):
@@ -74,73 +73,7 @@ class TextStream:
         return packing, rng.permutation(packing.n_rows)
 
 
-class MQARStream:
-    """Recall items, as many whole ones in a row as fit; each is a document by itself.
-
-    Raises:
-        InputError: one item is longer than a row.
-    """
-
-    def __init__(self, source: MQARSource, seq_len: int, seed: int):
-        if source.length > seq_len:
-            raise InputError(
-                f"source '{source.name}': length = {source.length} is longer than "
-                f"seq_len = {seq_len}, and an item is never cut"
-            )
-        self.source = source
-        self.vocab_size = source.token_offset + source.vocab_size
-        self._seq_len, self._seed = seq_len, seed
-        self._per_row = seq_len // source.length
-        self._block = lru_cache(maxsize=2)(self._new_block)
-
-    def row(self, number: int) -> Row:
-        """Return a row: items `number * per_row` and those after it."""
-        length, used = self.source.length, self._per_row * self.source.length
-        items = range(number * self._per_row, (number + 1) * self._per_row)
-        found = [self._item(i) for i in items]
-        tokens = np.full(self._seq_len, self.source.token_offset, dtype=np.int64)
-        targets = np.full(self._seq_len, IGNORE, dtype=np.int64)
-        tokens[:used] = np.concatenate([t for t, _ in found])
-        targets[:used] = np.concatenate([t for _, t in found])
-        return Row(tokens, targets, tuple(Piece(i, 0, length) for i in items))
-
-    def _item(self, item: int) -> tuple[np.ndarray, np.ndarray]:
-        block, place = divmod(item, _BLOCK_ITEMS)
-        tokens, targets = self._block(block)
-        return tokens[place], targets[place]
-
-    def _new_block(self, block: int) -> tuple[np.ndarray, np.ndarray]:
-        """Generate many items at once: one by one is a hundred times slower."""
-        choices, keys = self.source.n_pairs, (TRAIN, self.source.name, block)
-        drawn = generator(self._seed, *keys).integers(len(choices), size=_BLOCK_ITEMS)
-        tokens = np.empty((_BLOCK_ITEMS, self.source.length), dtype=np.int64)
-        targets = np.empty_like(tokens)
-        for i, n_pairs in enumerate(choices):
-            mine = np.flatnonzero(drawn == i)
-            rng = generator(self._seed, *keys, i)
-            items = _items_of(self.source, len(mine), n_pairs, self.source.length, rng)
-            tokens[mine], targets[mine] = items.tokens, items.targets
-        return tokens, targets
-
-
-def eval_mqar_items(
-    source: MQARSource, n_items: int, *, n_pairs: int, length: int | None = None, seed: int = 0
-) -> MQARItems:
-    """Return items of a source's distribution from a stream that no training seed reaches.
-
-    Args:
-        source: the distribution.
-        n_items: how many.
-        n_pairs: pairs of each item.
-        length: tokens of an item; by default the source's.
-        seed: of the evaluation.
-    """
-    length = source.length if length is None else length
-    rng = generator(seed, EVAL, source.name, n_pairs, length)
-    return _items_of(source, n_items, n_pairs, length, rng)
-
-
-AnyStream = TextStream | PairStream | MQARStream | PhonebookStream
+AnyStream = TextStream | PairStream | SymbolStream | PhonebookStream
 
 
 class MixedRow(NamedTuple):
@@ -164,7 +97,7 @@ class RowMixture:
         verify: compare the shards' checksums too.
 
     Raises:
-        InputError: see `open_text`, `TextStream`, `PairStream`, `MQARStream` and
+        InputError: see `open_text`, `TextStream`, `PairStream`, `SymbolStream` and
             `PhonebookStream`.
     """
 
@@ -196,8 +129,8 @@ class RowMixture:
         return MixedRow(source, before, self.streams[source].row(before))
 
     def _open(self, source: AnySource) -> AnyStream:
-        if isinstance(source, MQARSource):
-            return MQARStream(source, self.seq_len, self.seed)
+        if isinstance(source, SymbolSource):
+            return SymbolStream(source, self.seq_len, self.seed)
         self._tokenizer = self._tokenizer or load_tokenizer(self.data.tokenizer)
         if isinstance(source, PhonebookSource):
             return PhonebookStream(source, self._tokenizer, self.seq_len, self.seed)
@@ -209,19 +142,3 @@ class RowMixture:
                 *(shards, self._tokenizer, source.name, self.seq_len, self.seed), source.too_long
             )
         return TextStream(shards, self._tokenizer, source.name, self.seq_len, self.seed)
-
-
-def _items_of(
-    source: MQARSource, n_items: int, n_pairs: int, length: int, rng: np.random.Generator
-) -> MQARItems:
-    return generate_mqar(
-        n_items,
-        vocab_size=source.vocab_size,
-        n_pairs=n_pairs,
-        length=length,
-        rng=rng,
-        alpha=source.alpha,
-        token_offset=source.token_offset,
-        num_passes=source.num_passes,
-        random_non_queries=source.random_non_queries,
-    )

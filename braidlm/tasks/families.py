@@ -3,7 +3,16 @@
 from __future__ import annotations
 
 from braidlm.arch import Recipe
-from braidlm.arch.tasks import AnyTask, LMTask, MQARTask, PhonebookTask, RecallTask, RulerTask
+from braidlm.arch.tasks import (
+    AnyTask,
+    CopyingTask,
+    LMTask,
+    MADTask,
+    MQARTask,
+    PhonebookTask,
+    RecallTask,
+    RulerTask,
+)
 from braidlm.data.tokenizer import Tokenizer, load_tokenizer
 from braidlm.tasks.choose import limited
 from braidlm.tasks.lm import LMWork, describe_lm
@@ -12,6 +21,7 @@ from braidlm.tasks.phonebook import PhonebookWork, describe_phonebook
 from braidlm.tasks.questions import QuestionWork
 from braidlm.tasks.recall import recall_work
 from braidlm.tasks.ruler import RulerWork
+from braidlm.tasks.symbols import SymbolWork
 from braidlm.tasks.work import Work
 
 
@@ -26,6 +36,8 @@ def make_ready(task_config: AnyTask, tokenizer: Tokenizer, recipe: Recipe) -> Wo
             return LMWork(task_config, tokenizer, recipe)
         case MQARTask():
             return MQARWork(task_config, recipe)
+        case MADTask() | CopyingTask():
+            return SymbolWork(task_config, recipe)
         case PhonebookTask():
             return PhonebookWork(task_config, tokenizer, recipe)
         case RecallTask():
@@ -42,6 +54,8 @@ def describe(task: AnyTask, recipe: Recipe, tokenizer: Tokenizer | None = None) 
     """
     if isinstance(task, MQARTask):
         return describe_mqar(task, recipe)
+    if isinstance(task, MADTask | CopyingTask):
+        return SymbolWork(task.model_copy(update={"n_items": 1}), recipe).example()
     tokenizer = tokenizer or load_tokenizer(recipe.data.tokenizer)
     match task:
         case LMTask():

@@ -28,14 +28,15 @@ from torch import nn
 
 from braidlm.arch import Recipe
 from braidlm.arch.cost import cost
-from braidlm.arch.experiment import MQARSource
+from braidlm.arch.symbols import MQARSource
 from braidlm.arch.tasks import MQARTask
 from braidlm.data.mqar import MQARItems, counterfactual
 from braidlm.data.seeding import EVAL, generator
-from braidlm.data.streams import eval_mqar_items
+from braidlm.data.symbol_items import alphabets_of, eval_mqar_items
+from braidlm.data.symbols import symbol
 from braidlm.errors import InputError
 from braidlm.generate.mode import device_of, precise_logits
-from braidlm.tasks.scoring import at_once
+from braidlm.tasks.scoring import at_once, judged
 from braidlm.tasks.stats import Estimate, exact, known, mean, mean_of, ratio, share
 from braidlm.tasks.work import Column, Row, digest, slices
 
@@ -89,7 +90,7 @@ class MQARWork:
         """Return metric, metrics and tables; see `Work.summary`."""
         n = self.task.n_items
         groups = [rows[i * n : (i + 1) * n] for i in range(len(self.levels))]
-        n_values = self.source.vocab_size - self.source.vocab_size // 2
+        n_values = self.source.vocab_size - self.source.first_value
         payload = summary(self.levels, groups, n_values)
         payload["metrics"] |= _cache_bytes(self._recipe, self.length)
         return payload | {
@@ -105,10 +106,10 @@ def describe_mqar(task: MQARTask, recipe: Recipe) -> str:
     length, n_pairs = task.length or source.length, (task.n_pairs or source.n_pairs)[0]
     items = _items(task, source, n_pairs, length)
     answers = dict(zip(items.query_positions[0].tolist(), items.answers[0].tolist(), strict=True))
-    words = []
+    words, alphabets = [], alphabets_of(source)
     for at, token in enumerate(items.tokens[0].tolist()):
-        asked = f" -> {_symbol(answers[at], source)}," if at in answers else ""
-        words.append(_symbol(token, source) + asked)
+        asked = f" -> {symbol(answers[at], alphabets)}," if at in answers else ""
+        words.append(symbol(token, alphabets) + asked)
     return f"{n_pairs} pairs in {length} tokens: {' '.join(words)}"
 
 
@@ -157,12 +158,7 @@ def _answer(
     x, where, wanted = (torch.from_numpy(v).to(device) for v in given)
     hidden = model(x, return_state=False).hidden
     hidden = hidden.gather(1, where[..., None].expand(-1, -1, hidden.shape[-1]))
-    logits = precise_logits(model, hidden)
-    answer = logits.gather(-1, wanted[..., None])
-    losses = (logits.logsumexp(-1) - answer[..., 0]).double().cpu().numpy()
-    is_top = logits == logits.amax(-1, keepdim=True)
-    hits = is_top.gather(-1, wanted[..., None])[..., 0] / is_top.sum(-1)
-    return losses, hits.double().cpu().numpy()
+    return judged(precise_logits(model, hidden), wanted)
 
 
 def summary(
@@ -249,10 +245,3 @@ def _items(task: MQARTask, source: MQARSource, n_pairs: int, length: int) -> MQA
         return eval_mqar_items(source, task.n_items, n_pairs=n_pairs, length=length)
     except InputError as error:
         raise InputError(f"task '{task.name}': {error}") from None
-
-
-def _symbol(token: int, source: MQARSource) -> str:
-    symbol, first_value = token - source.token_offset, source.vocab_size // 2
-    if symbol == 0:
-        return "_"
-    return f"k{symbol}" if symbol < first_value else f"v{symbol - first_value}"

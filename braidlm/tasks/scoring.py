@@ -32,6 +32,20 @@ def at_once(length: int, n_logits: int) -> int:
     return max(1, min(TOKENS_AT_ONCE // length, LOGITS_AT_ONCE // n_logits))
 
 
+def judged(logits: torch.Tensor, wanted: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """Return the loss in nats and the share of a hit of each answer, both float64.
+
+    Args:
+        logits: (..., V).
+        wanted: (...) int64 answers. One that ties with m others at the top is 1 / (m + 1) right.
+    """
+    answer = logits.gather(-1, wanted[..., None])
+    losses = (logits.logsumexp(-1) - answer[..., 0]).double().cpu().numpy()
+    is_top = logits == logits.amax(-1, keepdim=True)
+    hits = is_top.gather(-1, wanted[..., None])[..., 0] / is_top.sum(-1)
+    return losses, hits.double().cpu().numpy()
+
+
 def check_vocabulary(tokenizer: Tokenizer, recipe: Recipe) -> None:
     """Refuse a tokenizer that is larger than the model's vocabulary.
 

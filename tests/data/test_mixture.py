@@ -5,10 +5,13 @@ import numpy as np
 import pytest
 import torch
 
-from braidlm.arch.experiment import DataConfig, MQARSource, TextSource
+from braidlm.arch.experiment import DataConfig, TextSource
+from braidlm.arch.symbols import MQARSource
 from braidlm.data.mixture import Mixture
 from braidlm.data.prepare import build, held_out_documents, open_text
-from braidlm.data.streams import MQARStream, RowMixture, TextStream, eval_mqar_items
+from braidlm.data.streams import RowMixture, TextStream
+from braidlm.data.symbol_items import eval_mqar_items
+from braidlm.data.symbol_stream import SymbolStream
 from braidlm.data.tokenizer import ByteTokenizer
 from braidlm.errors import InputError
 
@@ -131,7 +134,7 @@ def test_held_out_documents_are_whole_and_in_a_seeded_order(data):
 
 
 def test_recall_items_fill_a_row_and_are_never_cut():
-    stream = MQARStream(RECALL, 64, seed=0)
+    stream = SymbolStream(RECALL, 64, seed=0)
     row = stream.row(5)
     assert [tuple(p) for p in row.pieces] == [(15, 0, 20), (16, 0, 20), (17, 0, 20)]
     assert row.tokens[60:].tolist() == [259] * 4
@@ -145,7 +148,7 @@ def test_recall_items_fill_a_row_and_are_never_cut():
 def test_recall_for_evaluation_is_another_stream():
     # As many items of one kind as a training block holds: one shared seed would give one block.
     source = RECALL.model_copy(update={"n_pairs": (4,)})
-    stream = MQARStream(source, 20, seed=0)
+    stream = SymbolStream(source, 20, seed=0)
     train = {tuple(stream.row(i).tokens.tolist()) for i in range(2048)}
     items = eval_mqar_items(source, 256, n_pairs=4, seed=0)
     assert not train & {tuple(t) for t in items.tokens.tolist()}
@@ -156,7 +159,7 @@ def test_recall_for_evaluation_is_another_stream():
 
 def test_an_item_longer_than_a_row_is_refused():
     with pytest.raises(InputError, match=r"length = 20 is longer than seq_len = 19"):
-        MQARStream(RECALL, 19, seed=0)
+        SymbolStream(RECALL, 19, seed=0)
 
 
 def test_generated_data_needs_no_tokenizer_and_no_folder(tmp_path):

@@ -155,10 +155,13 @@ def test_seeds_reproduce_and_differ():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"length": 31}, "length = 31 must be at least 32 for n_pairs = 8 and num_passes = 1"),
-        ({"num_passes": 4}, "length = 64 must be at least 80"),
-        ({"n_pairs": 0}, "n_pairs = 0 must be in 1 .. 31"),
-        ({"n_pairs": 32, "length": 500}, "n_pairs = 32 must be in 1 .. 31 for vocab_size 64"),
+        ({"length": 31}, "length = 31: must be at least 32 for 8 pairs"),
+        ({"num_passes": 4}, "length = 64: must be at least 80"),
+        ({"n_pairs": 0}, "n_pairs = 0: must be between 1 and 31"),
+        (
+            {"n_pairs": 32, "length": 500},
+            "n_pairs = 32: must be between 1 and 31 for vocab_size = 64",
+        ),
     ],
 )
 def test_what_does_not_fit(change, message):
@@ -247,10 +250,13 @@ def test_a_counterfactual_of_an_updated_pair_changes_its_last_value_alone():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"key_parts": 2, "n_pairs": 8}, "n_pairs = 8 must be a square number"),
-        ({"n_updates": 9}, "n_updates = 9 must be at most n_pairs = 8"),
-        ({"n_updates": 8, "length": 47}, "length = 47 must be at least 48"),
-        ({"n_updates": 8, "vocab_size": 20}, "n_pairs = 8 must be in 1 .. 2 for vocab_size 20"),
+        ({"key_parts": 2, "n_pairs": 8}, "n_pairs = 8: must be a square number"),
+        ({"n_updates": 9}, "n_updates = 9: must be at most n_pairs = 8"),
+        ({"n_updates": 8, "length": 47}, "length = 47: must be at least 48"),
+        (
+            {"n_updates": 8, "vocab_size": 20},
+            "n_pairs = 8: must be between 1 and 2 for",
+        ),
     ],
 )
 def test_a_variant_that_does_not_fit_is_refused(change, message):

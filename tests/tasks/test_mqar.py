@@ -9,7 +9,8 @@ import torch
 from braidlm import state as states
 from braidlm.arch import Recipe
 from braidlm.arch.tasks import MQARTask
-from braidlm.data.streams import MQARStream, eval_mqar_items
+from braidlm.data.symbol_items import eval_mqar_items
+from braidlm.data.symbol_stream import SymbolStream
 from braidlm.data.tokenizer import ByteTokenizer
 from braidlm.errors import InputError
 from braidlm.generate.mode import inference
@@ -171,7 +172,7 @@ def test_items_are_the_same_for_every_run_and_not_those_of_training(config):
     _run(MQARTask(n_items=50, n_pairs=(4,)), Listening(), other)
     np.testing.assert_array_equal(asked[2], items.tokens)
     trained = {
-        tuple(MQARStream(source, 24, seed).row(i).tokens)  # type: ignore[arg-type]
+        tuple(SymbolStream(source, 24, seed).row(i).tokens)  # type: ignore[arg-type]
         for seed in (0, 3)
         for i in range(200)
     }
@@ -191,9 +192,9 @@ def test_cache_bytes_are_those_that_a_model_holds(config):
 
 
 def test_what_cannot_be_is_refused(config):
-    with pytest.raises(InputError, match="task 'recall': length = 10 must be at least 16"):
+    with pytest.raises(InputError, match="task 'recall': length = 10: must be at least 16"):
         _run(MQARTask(n_pairs=(4,), length=10), Uniform(), config)
-    with pytest.raises(InputError, match=r"task 'recall': n_pairs = 16 must be in 1 \.\. 15"):
+    with pytest.raises(InputError, match=r"task 'recall': n_pairs = 16: must be between 1 and 15"):
         _run(MQARTask(n_pairs=(2, 16), length=100), Uniform(), config)
     with pytest.raises(InputError, match="'other' is no mqar source of this recipe"):
         _run(MQARTask(source="other"), Uniform(), config)

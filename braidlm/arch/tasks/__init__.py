@@ -9,10 +9,21 @@ from braidlm.arch.tasks.mqar import MQARTask
 from braidlm.arch.tasks.phonebook import PhonebookTask
 from braidlm.arch.tasks.recall import RecallTask
 from braidlm.arch.tasks.ruler import RulerTask
+from braidlm.arch.tasks.symbols import CopyingTask, MADTask
 
-__all__ = ["AnyTask", "LMTask", "MQARTask", "PhonebookTask", "RecallTask", "RulerTask"]
+__all__ = [
+    "AnyTask",
+    "CopyingTask",
+    "LMTask",
+    "MADTask",
+    "MQARTask",
+    "PhonebookTask",
+    "RecallTask",
+    "RulerTask",
+]
 
 AnyTask = Annotated[
-    LMTask | MQARTask | PhonebookTask | RecallTask | RulerTask, Field(discriminator="kind")
+    LMTask | MQARTask | MADTask | CopyingTask | PhonebookTask | RecallTask | RulerTask,
+    Field(discriminator="kind"),
 ]
 """Any of them, told apart by its kind."""

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from braidlm.arch.tasks import AnyTask, PhonebookTask, RecallTask, RulerTask
+from braidlm.arch.symbols import MADName
+from braidlm.arch.tasks import (
+    AnyTask,
+    CopyingTask,
+    MADTask,
+    PhonebookTask,
+    RecallTask,
+    RulerTask,
+)
 from braidlm.arch.tasks.ruler import RulerName
 
 S_NIAH: tuple[RulerName, ...] = ("niah_single_1", "niah_single_2", "niah_single_3")
@@ -36,6 +44,17 @@ RULER: dict[RulerName, str] = {
 """RULER's 13 tasks."""
 
 
+MAD: dict[MADName, str] = {
+    "in_context_recall": "symbols: the value that a key had before",
+    "noisy_in_context_recall": "symbols: the same among noise",
+    "fuzzy_in_context_recall": "symbols: the same with keys and values of several symbols",
+    "selective_copying": "symbols: those among blanks, in their order",
+    "memorization": "symbols: the value of a key, the same in every item",
+    "compression": "symbols: a string, given back",
+}
+"""MAD's six tasks."""
+
+
 def _ruler() -> dict[str, Builtin]:
     found = {
         f"ruler_{name}": Builtin(RulerTask(task=name, name=f"ruler_{name}", n_items=500), line)
@@ -60,6 +79,13 @@ BUILTIN: dict[str, Builtin] = {
         "a random phonebook, two examples, then a name to look up",
     ),
     **_ruler(),
+    **{
+        f"mad_{name}": Builtin(MADTask(task=name, name=f"mad_{name}", n_items=1280), line)
+        for name, line in MAD.items()
+    },
+    "copying": Builtin(
+        CopyingTask(n_symbols=(8, 16, 32, 64, 128)), "strings of letters, each copied after a sign"
+    ),
 }
 
 
