@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import math
-from html import escape
 from typing import Any
 
-from braidlm.report import plots, svg, units
+from braidlm.report import grids, plots, svg, units
+from braidlm.report.grids import Cell
 from braidlm.report.html import Markup, details, drawn, plain_table
 from braidlm.report.stats import Estimate
 
 Rows = dict[str, list[dict[str, Any]]]
 DIGIT_CHANCE = 0.1
 """Share of digits that a guess has right: all ten are equally frequent."""
-
-PANEL, GAP, PER_ROW = 150.0, 16.0, 3
-"""Width of one arm's grid, the room between two, and grids side by side."""
-CELL, HEAD, FOOT, SIDE = 18.0, 22.0, 38.0, 34.0
-"""Height of a cell, room above and below a grid, room for its depths."""
 
 
 def figures(lookups: dict[str, Any], labels: dict[str, str], bars: str) -> list[Markup]:
@@ -122,44 +116,19 @@ def _depth(rows: Rows, labels: dict[str, str], name: str) -> Markup:
 
 def by_depth(rows: Rows, labels: dict[str, str]) -> str | None:
     """A grid of cells for each arm: length by place, coloured by exact matches."""
-    shown = [(i, arm, lines) for i, (arm, lines) in enumerate(rows.items()) if lines]
-    if not shown:
-        return None
-    n_depths = max(len({r["start"] for r in lines}) for _, _, lines in shown)
-    height = HEAD + n_depths * CELL + FOOT
-    body = ""
-    for number, (index, arm, lines) in enumerate(shown):
-        left = (number % PER_ROW) * (PANEL + GAP)
-        top = (number // PER_ROW) * height
-        body += f'<g data-arm="{index}">{_grid(lines, labels[arm], left, top)}</g>'
-    n_rows = math.ceil(len(shown) / PER_ROW)
-    width = PER_ROW * PANEL + (PER_ROW - 1) * GAP
-    return svg.figure(width, n_rows * height, body, title="Exact by length and place")
-
-
-def _grid(lines: list[dict[str, Any]], label: str, left: float, top: float) -> str:
-    lengths = sorted({r["length"] for r in lines})
-    starts = sorted({r["start"] for r in lines})
-    width = (PANEL - SIDE) / len(lengths)
-    short = label if len(label) <= 20 else label[:19] + "…"
-    out = svg.text(left + SIDE, top + 13, short, cls="label")
-    for r in lines:
-        x = left + SIDE + lengths.index(r["length"]) * width
-        y = top + HEAD + starts.index(r["start"]) * CELL
-        tip = f"{label}, {units.plain(r['length'])} tokens, place {_place(r)}"
-        place = f'x="{svg.n(x)}" y="{svg.n(y)}" width="{svg.n(width)}" height="{svg.n(CELL)}"'
-        opacity = f"{min(max(r['exact']['mean'], 0.0), 1.0):.3f}"
-        said = escape(f"{tip}: {_told(r['exact'])}")
-        out += f'<rect class="heat" {place} fill-opacity="{opacity}"/>'
-        out += f'<rect class="cell" {place} data-tip="{said}" role="img" aria-label="{said}"/>'
-    bottom = top + HEAD + len(starts) * CELL
-    out += svg.text(left + SIDE - 5, top + HEAD + 12, "0", anchor="end", cls="tick")
-    out += svg.text(left + SIDE - 5, bottom - 4, "1", anchor="end", cls="tick")
-    for i, length in enumerate(lengths):
-        if i in (0, len(lengths) - 1):
-            at = left + SIDE + (i + 0.5) * width
-            out += svg.text(at, bottom + 15, units.plain(length), anchor="middle", cls="tick")
-    return out
+    cells = {
+        arm: [
+            Cell(
+                r["length"],
+                r["start"],
+                Estimate(**r["exact"]),
+                f"{units.plain(r['length'])} tokens, place {_place(r)}",
+            )
+            for r in lines
+        ]
+        for arm, lines in rows.items()
+    }
+    return grids.draw(cells, labels, ends=("0", "1"), title="Exact by length and place")
 
 
 def _place(row: dict[str, Any]) -> str:

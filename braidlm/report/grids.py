@@ -1,0 +1,82 @@
+"""Grids of cells, one grid per arm: a share by two numbers, such as length and depth."""
+
+from __future__ import annotations
+
+import math
+from html import escape
+from typing import NamedTuple
+
+from braidlm.report import plots, svg, units
+from braidlm.report.stats import Estimate
+
+PANEL, GAP, PER_ROW = 150.0, 16.0, 3
+"""Width of one arm's grid, the room between two, and grids side by side."""
+CELL, HEAD, FOOT, SIDE = 18.0, 22.0, 38.0, 34.0
+"""Height of a cell, room above and below a grid, room for the names of its rows."""
+
+
+class Cell(NamedTuple):
+    """One cell."""
+
+    x: float
+    """Its column's number; columns are in order."""
+    y: float
+    """Its row's number; rows are in order, the smallest on top."""
+    found: Estimate
+    """A share: full colour is 1."""
+    said: str
+    """What its place is, in words."""
+
+
+def draw(
+    cells: dict[str, list[Cell]], labels: dict[str, str], *, ends: tuple[str, str], title: str
+) -> str | None:
+    """Draw a grid for each arm that has cells; None if none has.
+
+    Args:
+        cells: arm -> its cells; the arm's place gives its number in the legend.
+        labels: arm -> its label.
+        ends: names of the upper and of the lower edge.
+        title: of the whole figure, for who does not see it.
+    """
+    shown = [(i, arm, found) for i, (arm, found) in enumerate(cells.items()) if found]
+    if not shown:
+        return None
+    height = HEAD + max(len({c.y for c in found}) for _, _, found in shown) * CELL + FOOT
+    body = ""
+    for number, (index, arm, found) in enumerate(shown):
+        left = (number % PER_ROW) * (PANEL + GAP)
+        top = (number // PER_ROW) * height
+        body += f'<g data-arm="{index}">{_grid(found, labels[arm], left, top, ends)}</g>'
+    n_rows = math.ceil(len(shown) / PER_ROW)
+    width = PER_ROW * PANEL + (PER_ROW - 1) * GAP
+    return svg.figure(width, n_rows * height, body, title=title)
+
+
+def _grid(found: list[Cell], label: str, left: float, top: float, ends: tuple[str, str]) -> str:
+    columns = sorted({cell.x for cell in found})
+    rows = sorted({cell.y for cell in found})
+    width = (PANEL - SIDE) / len(columns)
+    short = label if len(label) <= 20 else label[:19] + "…"
+    out = svg.text(left + SIDE, top + 13, short, cls="label")
+    for cell in found:
+        x = left + SIDE + columns.index(cell.x) * width
+        y = top + HEAD + rows.index(cell.y) * CELL
+        out += _drawn(cell, label, (x, y, width))
+    bottom = top + HEAD + len(rows) * CELL
+    out += svg.text(left + SIDE - 5, top + HEAD + 12, ends[0], anchor="end", cls="tick")
+    out += svg.text(left + SIDE - 5, bottom - 4, ends[1], anchor="end", cls="tick")
+    for i in sorted({0, len(columns) - 1}):
+        at = left + SIDE + (i + 0.5) * width
+        out += svg.text(at, bottom + 15, units.plain(columns[i]), anchor="middle", cls="tick")
+    return out
+
+
+def _drawn(cell: Cell, label: str, place: tuple[float, float, float]) -> str:
+    x, y, width = (svg.n(value) for value in place)
+    box = f'x="{x}" y="{y}" width="{width}" height="{svg.n(CELL)}"'
+    opacity = f"{min(max(cell.found.mean, 0.0), 1.0):.3f}"
+    said = escape(f"{label}, {cell.said}: {plots.told(cell.found)}")
+    return f'<rect class="heat" {box} fill-opacity="{opacity}"/>' + (
+        f'<rect class="cell" {box} data-tip="{said}" role="img" aria-label="{said}"/>'
+    )
