@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from braidlm.report import plots, svg, units
+from braidlm.report import grids, plots, svg, units
+from braidlm.report.grids import Cell
 from braidlm.report.html import Markup, details, drawn, join, plain_table, tag
 from braidlm.report.load import Arm
+from braidlm.report.series import row_estimates
 from braidlm.report.stats import Estimate, as_dict, estimate, mean
 
 Rows = dict[str, list[dict[str, Any]]]
@@ -21,7 +23,8 @@ def questions(arms: list[Arm]) -> dict[str, dict[str, Any]]:
 
     Returns:
         "<kind>-<name>" -> `metric`, `unit`, `whole` (arm -> what the whole task gave) and `levels`:
-        key, such as "length" -> arm -> rows. What is given is an estimate over seeds of the
+        key, such as "length" -> arm -> rows; `cells`: arm -> rows of `length`, `depth` and `share`
+        where a task has both, else {}. What is given is an estimate over seeds of the
         metric and of each of `SHOWN`; a row also holds its `level`, a number or a word.
     """
     found: dict[str, dict[str, Any]] = {}
@@ -45,14 +48,17 @@ def _task(results: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
     tables = dict.fromkeys(
         t for some in results.values() for r in some for t in r.get("tables") or {}
     )
-    keys = [t.removeprefix("by_") for t in tables if t != "by_group"]
+    keys = [t.removeprefix("by_") for t in tables if t not in ("by_group", "by_needle")]
+    levels = {
+        key: {arm: _levels(some, key, metric) for arm, some in results.items()} for key in keys
+    }
+    cells = {arm: _cells(some) for arm, some in results.items()}
     return {
         "metric": metric,
         "unit": str(((first.get("metrics") or {}).get(metric) or {}).get("unit") or ""),
         "whole": {arm: _whole(some, metric) for arm, some in results.items()},
-        "levels": {
-            key: {arm: _levels(some, key, metric) for arm, some in results.items()} for key in keys
-        },
+        "levels": {key: arms for key, arms in levels.items() if any(arms.values())},
+        "cells": cells if any(cells.values()) else {},
     }
 
 
@@ -84,6 +90,19 @@ def _levels(results: list[dict[str, Any]], key: str, metric: str) -> list[dict[s
     return rows
 
 
+def _cells(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What was found by length and depth: of needles if they are told apart, else of items."""
+    for table, column in (("by_needle", "recall"), ("by_group", "")):
+        name = column or str(results[0].get("metric"))
+        found = row_estimates(results, table, ("length", "depth"), name, f"{name}_stderr")
+        if found:
+            return [
+                {"length": length, "depth": depth, "share": as_dict(e)}
+                for (length, depth), e in found
+            ]
+    return []
+
+
 def figures(tasks: dict[str, dict[str, Any]], labels: dict[str, str], bars: str) -> list[Markup]:
     """Draw every question task: a line for each arm over each numeric key, else a table.
 
@@ -109,6 +128,7 @@ def _figures(stem: str, task: dict[str, Any], labels: dict[str, str], bars: str)
         if _without(task) is not None:
             caption += " Dashed: the same questions without their text, the mean over arms."
         found.append(drawn(figure, f"{title} by {key}", caption, details("Numbers", numbers)))
+    found += [figure] if (figure := _grid(title, stem, task, labels)) else []
     if not found:
         rows = {arm: [{"level": "all", **whole}] for arm, whole in task["whole"].items()}
         tables.insert(0, _numbers(rows, labels, "questions", metric))
@@ -116,6 +136,34 @@ def _figures(stem: str, task: dict[str, Any], labels: dict[str, str], bars: str)
         caption = tag("figcaption", f"Questions of {stem}, scored by {said}; errors by their name.")
         found.append(tag("figure", tag("h3", title), join(tables), caption))
     return found
+
+
+def _grid(title: str, stem: str, task: dict[str, Any], labels: dict[str, str]) -> Markup:
+    cells = {
+        arm: [
+            Cell(
+                row["length"],
+                row["depth"],
+                Estimate(**row["share"]),
+                f"{units.plain(row['length'])} tokens, depth {row['depth']:g}",
+            )
+            for row in rows
+        ]
+        for arm, rows in task["cells"].items()
+    }
+    caption = (
+        f"Share that {stem} found: one grid per arm, tokens from left to right, the depth in the "
+        "text from its beginning down to its end; full colour is 1, none is 0, the mean over seeds."
+    )
+    rows = [
+        (labels[arm], units.plain(cell.x), units.plain(cell.y), plots.told(cell.found))
+        for arm, some in cells.items()
+        for cell in some
+    ]
+    heads = ("Arm", "Tokens", "Depth", "Share")
+    numbers = details("Numbers", plain_table(heads, rows, name=f"{title} by length and depth"))
+    figure = grids.draw(cells, labels, ends=("first", "last"), title="Share by length and depth")
+    return drawn(figure, f"{title} by length and depth", caption, numbers)
 
 
 def by_level(rows: Rows, task: dict[str, Any], labels: dict[str, str], key: str) -> str | None:

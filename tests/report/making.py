@@ -97,7 +97,7 @@ def asked(
     value: float, levels: dict[str, tuple[Any, ...]], *, name: str = "fda", **fields: Any
 ) -> dict[str, Any]:
     """Questions whose score falls by 0.1 with each level, and is 0.1 without the text."""
-    tables = {}
+    tables: dict[str, Any] = {}
     for key, found in levels.items():
         rows = [
             {key: level, "contains": value - 0.1 * i, "contains_stderr": 0.05, "n": 40}
@@ -105,6 +105,12 @@ def asked(
         ]
         known = {"without_context": 0.1, "without_context_stderr": 0.01, "answer_nll": 3.0}
         tables[f"by_{key}"] = [row | known for row in rows]
+    if set(levels) == {"length", "depth"}:
+        tables["by_group"] = [
+            {"length": length, "depth": depth, "contains": value - 0.2 * i, "contains_stderr": 0.1}
+            for length in levels["length"]
+            for i, depth in enumerate(levels["depth"])
+        ]
     metrics = {
         "contains": measured(value, 0.05, "share"),
         "answer_nll": measured(3.0, 0.2, "nats"),

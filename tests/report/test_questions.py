@@ -83,3 +83,21 @@ def test_other_tasks_and_damaged_tables_are_left_out(tmp_path):
     assert row["level"] == 1024
     assert "contains" not in row
     assert report.build([run], tmp_path / "page.html").is_file()
+
+
+def test_length_and_depth_are_a_grid(tmp_path):
+    run = tmp_path / "run"
+    found = asked(0.9, {"length": (512, 1024), "depth": (0, 50, 100)})
+    write_run(run, config(), results=[found])
+    data = report.tables([run])
+    assert list(data["questions"]["recall-fda"]["levels"]) == ["length", "depth"]
+    page = report.build([run], tmp_path / "page.html").read_text()
+    assert "fda by length and depth" in page
+    assert re.findall(r'fill-opacity="([\d.]+)"', page) == ["0.900", "0.700", "0.500"] * 2
+    assert "512 tokens, depth 50: 0.70" in page
+    needles = [{"length": 512, "depth": 5.0, "recall": 0.25, "recall_stderr": 0.1, "n": 4}]
+    found["tables"]["by_needle"] = needles
+    write_run(tmp_path / "two", config(), results=[found])
+    page = report.build([tmp_path / "two"], tmp_path / "page.html").read_text()
+    assert re.findall(r'fill-opacity="([\d.]+)"', page) == ["0.250"]
+    assert "by needle" not in page
