@@ -6,16 +6,51 @@ import bisect
 import re
 from collections.abc import Callable
 from itertools import accumulate
+from typing import NamedTuple
 
 import numpy as np
 
 from braidlm.data.tokenizer import Tokenizer
 
 _WORD = re.compile(r"\s*\S+")
+_JOINTS = 16
+"""Tokens by which a whole may differ from its parts, for where they meet."""
+
+
+class Words(NamedTuple):
+    """A document in words, each with the spaces before it, and the tokens of each by itself."""
+
+    text: str
+    spans: list[tuple[int, int]]
+    """Where each word begins and ends, in characters."""
+    ends: list[int]
+    """Tokens of the words before each one, and of all."""
+    n_tokens: int
+    """Of the whole text."""
+
+    def part(self, start: int, stop: int) -> str:
+        """Return words start .. stop - 1 without the spaces before them."""
+        return self.text[self.spans[start][0] : self.spans[stop - 1][1]].lstrip() * (stop > start)
+
+    def around(self, keep: tuple[int, int] | None) -> tuple[int, int]:
+        """Return the first and the last word that `keep` touches; (0, -1) for None."""
+        if keep is None:
+            return 0, -1
+        first = bisect.bisect_right([end for _, end in self.spans], keep[0])
+        last = bisect.bisect_left([start for start, _ in self.spans], keep[1]) - 1
+        return first, max(first, last)
+
+
+def words_of(document: str, tokenizer: Tokenizer) -> Words:
+    """Return a document in words, counted by a tokenizer."""
+    spans = [match.span() for match in _WORD.finditer(document)]
+    ids = tokenizer.encode_batch([document, *(document[a:b] for a, b in spans)])
+    n_tokens, *sizes = map(len, ids)
+    return Words(document, spans, [0, *accumulate(sizes)], n_tokens)
 
 
 def cut_document(
-    document: str,
+    words: Words,
     keep: tuple[int, int] | None,
     n_tokens: int,
     tokenizer: Tokenizer,
@@ -29,55 +64,39 @@ def cut_document(
     asked for stands anywhere in the part.
 
     Args:
-        document: the text.
+        words: the document, see `words_of`.
         keep: characters start .. stop - 1 that must stay, such as those of the answer; None: the
             document's beginning is kept.
         n_tokens: tokens at most of the whole prompt, bos not counted.
         tokenizer: counts them.
         rng: draws where the part begins.
-        prompt: the whole prompt that is made of the part.
+        prompt: the whole prompt that is made of the part; it may hold it more than once.
 
     Returns:
         The part; None if even the words of `keep` do not fit.
     """
 
-    def n_over(text: str) -> int:
-        return len(tokenizer.encode(prompt(text))) - n_tokens
+    def count(text: str) -> int:
+        return len(tokenizer.encode(prompt(text)))
 
-    if n_over(document) <= 0:
-        return document
-    words = [match.span() for match in _WORD.finditer(document)]
-    first, last = _words_of(words, keep)
-    sizes = [len(ids) for ids in tokenizer.encode_batch([document[a:b] for a, b in words])]
-    ends = [0, *accumulate(sizes)]
-    # A prompt may hold the document more than once.
-    copies = max(1, (n_over(document) - n_over("")) // max(ends[-1], 1))
-    room = -n_over("") // copies
-    start, stop = _window(ends, first, last, room, rng)
-    while (over := n_over(_text(document, words, start, stop))) > 0:
+    around = count("")
+    copies = max(1, len(prompt("\0\0").split("\0\0")) - 1)
+    # The whole is only encoded again where it may fit.
+    may_fit = around + copies * words.n_tokens <= n_tokens + _JOINTS * copies
+    if may_fit and count(words.text) <= n_tokens:
+        return words.text
+    first, last = words.around(keep)
+    room = (n_tokens - around) // copies
+    start, stop = _window(words.ends, first, last, room, rng)
+    while (over := count(part := words.part(start, stop)) - n_tokens) > 0:
         if stop > last + 1:
-            stop = max(last + 1, stop - max(1, over // (copies * max(sizes))))
+            least = words.ends[stop] - over // copies
+            stop = max(last + 1, min(stop - 1, bisect.bisect_right(words.ends, least) - 1))
         elif start < first:
             start += 1
         else:
             return None
-    return _text(document, words, start, stop)
-
-
-def words_around(document: str, keep: tuple[int, int] | None) -> str:
-    """Return the whole words that `keep` touches: the least that `cut_document` can leave."""
-    words = [match.span() for match in _WORD.finditer(document)]
-    first, last = _words_of(words, keep)
-    return _text(document, words, first, last + 1)
-
-
-def _words_of(words: list[tuple[int, int]], keep: tuple[int, int] | None) -> tuple[int, int]:
-    """Return the first and the last word that must stay; (0, -1): none, from the beginning."""
-    if keep is None:
-        return 0, -1
-    first = bisect.bisect_right([end for _, end in words], keep[0])
-    last = bisect.bisect_left([start for start, _ in words], keep[1]) - 1
-    return first, max(first, last)
+    return part
 
 
 def _window(
@@ -89,7 +108,3 @@ def _window(
     low = min(lowest, first)
     start = int(rng.integers(low, max(low, min(first, full)) + 1))
     return start, max(last + 1, bisect.bisect_right(ends, ends[start] + room) - 1)
-
-
-def _text(document: str, words: list[tuple[int, int]], start: int, stop: int) -> str:
-    return document[words[start][0] : words[stop - 1][1]].lstrip() if stop > start else ""

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from braidlm.arch.sources import HUB, Corpus
 from braidlm.arch.tasks.recall import RecallSet, RecallTask
 from braidlm.data.corpora import Record, read_records
-from braidlm.data.cutting import cut_document, words_around
+from braidlm.data.cutting import Words, cut_document, words_of
 from braidlm.data.records import text_of
 from braidlm.data.seeding import EVAL, generator
 from braidlm.data.tokenizer import Tokenizer
@@ -90,11 +90,17 @@ def prompts(task: RecallTask, tokenizer: Tokenizer) -> Iterator[tuple[Passage, i
         InputError: as `passages`, or a length that does not hold question and answer.
     """
     asked = passages(task)
+    cut = {}
+    words = None
+    for passage in asked if task.lengths else ():
+        # Questions about one document follow each other.
+        if words is None or words.text != passage.document:
+            words = words_of(passage.document, tokenizer)
+        for length in task.lengths:
+            cut[passage.id, length] = _cut(passage, words, task, length, tokenizer)
     for length in task.lengths or (None,):
         for passage in asked:
-            document = passage.document
-            if length is not None:
-                document = _cut(passage, task, length, tokenizer)
+            document = passage.document if length is None else cut[passage.id, length]
             yield passage, length, prompt_of(passage, document, task.reads, task.question_first)
 
 
@@ -108,16 +114,19 @@ def prompt_of(passage: Passage, document: str, reads: int = 1, question_first: b
     return f"{before}{again}{document}{passage.link}{passage.question}"
 
 
-def _cut(passage: Passage, task: RecallTask, length: int, tokenizer: Tokenizer) -> str:
+def _cut(
+    passage: Passage, words: Words, task: RecallTask, length: int, tokenizer: Tokenizer
+) -> str:
     def prompt(document: str) -> str:
         return prompt_of(passage, document, task.reads, task.question_first)
 
     room = length - 1 - task.max_new_tokens  # bos and the answer
     rng = generator(0, EVAL, "cut", passage.id)
     keep = _place(passage)
-    found = cut_document(passage.document, keep, room, tokenizer, rng, prompt)
+    found = cut_document(words, keep, room, tokenizer, rng, prompt)
     if found is None:
-        least = tokenizer.encode(prompt(words_around(passage.document, keep)))
+        first, last = words.around(keep)
+        least = tokenizer.encode(prompt(words.part(first, last + 1)))
         raise InputError(
             f"task '{task.name}': length = {length} must be at least {length - room + len(least)} "
             f"tokens for bos, question, answer and max_new_tokens = {task.max_new_tokens} of "

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from braidlm.data.cutting import cut_document
+from braidlm.data.cutting import cut_document, words_of
 from braidlm.data.tokenizer import ByteTokenizer
 
 BYTES = ByteTokenizer()
@@ -16,7 +16,7 @@ TEXT = " ".join(f"w{i}" for i in range(40))
 
 
 def _cut(text, keep, n, seed=0, prompt: Callable[[str], str] = str) -> Any:
-    return cut_document(text, keep, n, BYTES, np.random.default_rng(seed), prompt)
+    return cut_document(words_of(text, BYTES), keep, n, BYTES, np.random.default_rng(seed), prompt)
 
 
 def test_what_fits_is_not_touched():
