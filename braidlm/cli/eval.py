@@ -53,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
         return _list(args, names, lengths)
     from braidlm.tasks import evaluate
 
-    failures: list[str] = []
+    failures = Failures()
     results = evaluate(
         args.path,
         names,
@@ -68,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
         kept=_say_kept,
         lengths=lengths,
         batch_size=args.batch_size,
-        failed=lambda task, error: failures.append(f"{task}: {' '.join(str(error).split())}"),
+        failed=failures,
     )
     if args.json:
         print(json.dumps(results, indent=2))
@@ -77,9 +77,24 @@ def run(args: argparse.Namespace) -> int:
             print(card(result))
         if args.limit is not None:
             print(f"(a look at {args.limit} documents or items: nothing was written)")
-    for failure in failures:
-        print(f"braid: {failure}", file=sys.stderr)
-    return 2 if failures else 0
+    return failures.say()
+
+
+class Failures:
+    """Tasks that could not be asked; called as `evaluate` tells of them."""
+
+    def __init__(self) -> None:
+        self._sentences: list[str] = []
+
+    def __call__(self, task: str, error: InputError) -> None:
+        """Remember one."""
+        self._sentences.append(f"{task}: {' '.join(str(error).split())}")
+
+    def say(self) -> int:
+        """Print a sentence for each on standard error; return the exit code."""
+        for sentence in self._sentences:
+            print(f"braid: {sentence}", file=sys.stderr)
+        return 2 if self._sentences else 0
 
 
 def _lengths(text: str | None) -> list[int]:

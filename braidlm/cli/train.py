@@ -12,7 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from braidlm.cli.eval import card
+from braidlm.cli.eval import Failures, card
 from braidlm.cli.progress import TaskBar
 
 if TYPE_CHECKING:
@@ -54,7 +54,8 @@ def run(args: argparse.Namespace) -> int:
     if summary.state == "interrupted":
         print(f"braid: stopped at step {summary.step}; continue with --resume", file=sys.stderr)
         return 130
-    results = _evaluate(args) if recipe.tasks and not args.no_eval else []
+    failures = Failures()
+    results = _evaluate(args, failures) if recipe.tasks and not args.no_eval else []
     if args.json:
         print(json.dumps({"out": str(args.out), **asdict(summary), "results": results}))
     elif args.progress != "json":
@@ -63,16 +64,16 @@ def run(args: argparse.Namespace) -> int:
         )
         for result in results:
             print(card(result))
-    return 0
+    return failures.say()
 
 
-def _evaluate(args: argparse.Namespace) -> list[dict[str, Any]]:
+def _evaluate(args: argparse.Namespace, failed: Failures) -> list[dict[str, Any]]:
     from braidlm.tasks import evaluate
 
     if args.progress == "json":
-        return evaluate(args.out, progress=_task_event)
+        return evaluate(args.out, progress=_task_event, failed=failed)
     shows = args.progress == "auto" and sys.stderr.isatty()
-    return evaluate(args.out, progress=TaskBar() if shows else None)
+    return evaluate(args.out, progress=TaskBar() if shows else None, failed=failed)
 
 
 def _task_event(task: str, done: int, total: int) -> None:

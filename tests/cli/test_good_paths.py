@@ -166,3 +166,16 @@ def test_a_study_in_json_and_text(braid, recipe):
     assert json.loads(found.out)["runs"] == {"a/seed-0": "done"}
     assert "1 of 1 runs done" in braid(*words, "--resume").out
     assert braid("report", recipe.parent / "out", "-o", recipe.parent / "r.html").code == 0
+
+
+def test_a_task_that_fails_after_training_loses_no_other(recipe, tmp_path, braid):
+    """The last task of the recipe has no data: the first ones are asked, the weights are kept."""
+    bad = '[[tasks]]\nkind = "recall"\nname = "far"\npath = "nowhere.jsonl"\n'
+    recipe.write_text(f"{recipe.read_text()}\n{bad}")
+    found = braid("train", recipe, "--out", tmp_path / "out", "--progress", "none")
+    assert found.code == 2
+    assert found.err.startswith("braid: recall-far: ")
+    assert found.err.count("\n") == 1
+    assert "lm-held-out  step" in found.out
+    assert (tmp_path / "out" / "results" / "lm-held-out.json").is_file()
+    assert braid("eval", tmp_path / "out", "--tasks", "lm").code == 0
