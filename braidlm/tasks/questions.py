@@ -223,9 +223,7 @@ class QuestionWork:
         if len(prompt) > 2 * SHOWN_CHARACTERS:
             prompt = f"{prompt[:SHOWN_CHARACTERS]} [...] {prompt[-SHOWN_CHARACTERS:]}"
         others = f" (or {' | '.join(question.answers[1:])})" if question.answers[1:] else ""
-        return f"{n} tokens, the first of {len(self.questions)} questions\n{prompt} -> " + (
-            f"{question.answers[0]}{others}"
-        )
+        return f"{n} tokens\n{prompt} -> {question.answers[0]}{others}"
 
 
 def continuation(question: Question) -> str:
