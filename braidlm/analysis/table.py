@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from braidlm.analysis import (
     attention_span,
     branch_share,
+    in_context,
     influence,
     memory_length,
     repeats,
@@ -29,6 +30,7 @@ INSTRUMENTS: dict[str, Instrument] = {
         surgery,
         retrieval_heads,
         repeats,
+        in_context,
     )
 }
 

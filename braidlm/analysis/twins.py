@@ -122,7 +122,7 @@ def _recall_pair(document: Document, asked: Asked, other: tuple[int, ...]) -> Pa
     (first, stop), end = asked.source, asked.query + 1
     changed = document.tokens.copy()
     changed[first:stop] = other
-    start = end - _cue_length(document.tokens, first, end)
+    start = end - cue_length(document.tokens, first, end)
     return Pair(
         id=document.id,
         gap=end - first,
@@ -134,7 +134,7 @@ def _recall_pair(document: Document, asked: Asked, other: tuple[int, ...]) -> Pa
     )
 
 
-def _cue_length(tokens: np.ndarray, first: int, end: int) -> int:
+def cue_length(tokens: np.ndarray, first: int, end: int) -> int:
     """Tokens that stand both before the fact and before the answer, at least 1."""
     most = min(first, end - first - 1, LONGEST_CUE)
     before, asking = tokens[first - most : first][::-1], tokens[end - most : end][::-1]

@@ -193,14 +193,45 @@ def test_intervals():
 
 def test_strips_place_dots_by_their_values():
     rows = [Strip("a", 0, (Dot(1.0, "one", 0.5, 2.0), Dot(100.0, "hundred"))), Strip("b", 1, ())]
-    drawn = strips(rows, "x", title="t", marks=[(10.0, "ten")])
+    drawn = strips(rows, "x", title="t", marks=[(10.0, "ten")]) or ""
     at = {t: float(x) for t, x in re.findall(r'data-tip="(\w+)"[^>]*d="M([\d.]+)', drawn)}
-    mark = float(re.search(r'class="level" d="M([\d.]+)', drawn)[1])
+    (mark,) = map(float, re.findall(r'class="level" d="M([\d.]+)', drawn))
     assert mark - at["one"] - 3.6 == pytest.approx(at["hundred"] + 3.6 - mark, abs=0.2)
     assert strips([Strip("a", 0, ())], "x", title="t") is None
 
 
 def test_heat_is_as_full_as_the_share():
-    drawn = heat([("a", [Square(0.25, "x"), Square(None, "y")])], ["0", "1"], "head", title="t")
+    drawn = (
+        heat([("a", [Square(0.25, "x"), Square(None, "y")])], ["0", "1"], "head", title="t") or ""
+    )
     assert re.findall(r'fill-opacity="([\d.]+)"', drawn) == ["0.250", "0.000"]
     assert heat([], [], "head", title="t") is None
+
+
+def test_what_examples_and_context_teach(tmp_path):
+    def shot(k, accuracy, n):
+        row = {"shots": k, "tokens": 40.0 + 2 * k, "accuracy": accuracy, "accuracy_stderr": 0.05}
+        return row | {"n": n}
+
+    def gained(value, stderr, unit, n=8):
+        return {"gain": measured(value, stderr, unit, n)}
+
+    shots = [shot(0, 0.25, 8), shot(1, 0.5, 8), shot(4, 0.75, 5)]
+    bins = [{"start": 2**k, "end": 2 ** (k + 1), "loss": 5.0 - k, "n": 8} for k in range(7)]
+    recall = looked("in-context", "gain", {"by_shots": shots}, name="in-context.recall")
+    text = looked("in-context", "gain", {"by_position": bins})
+    unclear = looked("in-context", "gain", {"by_shots": shots}, name="in-context.other")
+    recall["metrics"], text["metrics"] = gained(0.5, 0.1, "share", 5), gained(1.25, 0.01, "nats")
+    unclear["metrics"] = gained(0.5, 0.3, "share", 5)
+    run = write_run(tmp_path / "r", config("M-*-"), results=[recall, text, unclear])
+    of_text, of_shots = findings(run)
+    assert of_text.startswith("Behind half of 128 tokens of context the loss is 1.250 ± 0.024 nats")
+    assert of_text.endswith("nats lower than at tokens 8 to 16.")
+    assert of_shots == (
+        "Recall after 4 worked examples is 0.75 ± 0.14, 0.50 ± 0.28 more than of the same "
+        "questions without any."
+    )
+    page = checked(report.build_analysis(run, tmp_path / "p.html"))
+    assert "only 5 prompts have so many" in page
+    assert len(re.findall(r'class="mark[^>]*tokens of context', page)) == 7
+    assert len(re.findall(r'class="mark[^>]*examples', page)) == 6
