@@ -105,38 +105,38 @@ def _sums(scores: Scores, n_meta: int) -> Sums:
 
 def _of_block(block: Weighed, n_meta: int) -> dict[str, Tensor]:
     """Sums over the queries of one block, (n_heads,) fp64 each."""
-    a, distances = block.weights, block.distances.clamp_min(0)
-    at = block.keys - n_meta
-
-    def of(chosen: Tensor) -> Tensor:
-        return (a * chosen).sum((1, 2), dtype=torch.float64)
-
-    in_document, is_rest = (at >= 0).to(a.dtype), (at >= N_FIRST).to(a.dtype)
-    spans = _spans(a * in_document, distances)
-    places = torch.cat((a, block.sink[..., None]), dim=-1)
+    a, at = block.weights, block.keys - n_meta
+    distances = block.distances.clamp_min(0)
+    on_keys = a.sum(1, dtype=torch.float64)  # (n_heads, S)
+    back = (a * distances).sum(1, dtype=torch.float64)
+    in_document, is_rest = (at >= 0).double(), (at >= N_FIRST).double()
+    spans = _spans(a * in_document.to(a.dtype) if n_meta else a, distances)
+    sinks = block.sink.double()
+    entropy = torch.special.entr(a).sum((1, 2), dtype=torch.float64)
     return {
-        "distance": of(in_document * distances),
-        "mass": of(in_document),
-        "rest": of(is_rest * distances),
-        "rest_mass": of(is_rest),
+        "distance": back @ in_document,
+        "mass": on_keys @ in_document,
+        "rest": back @ is_rest,
+        "rest_mass": on_keys @ is_rest,
         "span": spans.nansum(1).double(),
         "n_spans": spans.isfinite().sum(1).double(),
-        "entropy": torch.special.entr(places).sum((1, 2), dtype=torch.float64),
-        "first": of((at == 0).to(a.dtype)),
-        "four": of(in_document - is_rest),
-        "learned": block.sink.sum(1, dtype=torch.float64),
-        "meta": of(1 - in_document),
-        "other": of((block.streams > 0).to(a.dtype)),
+        "entropy": entropy + torch.special.entr(sinks).sum(1),
+        "first": on_keys @ (at == 0).double(),
+        "four": on_keys @ (in_document - is_rest),
+        "learned": sinks.sum(1),
+        "meta": on_keys @ (1 - in_document),
+        "other": on_keys @ (block.streams > 0).double(),
         "n": torch.full((len(a),), a.shape[1], dtype=torch.float64, device=a.device),
     }
 
 
 def _spans(a: Tensor, distances: Tensor) -> Tensor:
     """(Hq, L): tokens back to which `MASS` of weights (Hq, L, S) lies; nan where there is none."""
-    nearest = a.flip(-1).cumsum(-1, dtype=torch.float32)  # keys are in order
-    total = nearest[..., -1:]
-    reached = (nearest < MASS * total * (1 - 1e-6)).sum(-1).clamp_max(a.shape[-1] - 1)
-    back = distances.flip(-1).expand_as(a).gather(-1, reached[..., None])[..., 0] + 1.0
+    farther = a.cumsum(-1)  # keys are in order: the farthest come first
+    total = farther[..., -1:].contiguous()
+    spared = total * (1 - MASS) * (1 + 1e-5)
+    last = torch.searchsorted(farther, spared, right=True).clamp_max(a.shape[-1] - 1)
+    back = distances.expand_as(a).gather(-1, last)[..., 0] + 1.0
     return back.masked_fill(total[..., 0] < 1e-6, torch.nan)
 
 
