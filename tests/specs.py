@@ -104,6 +104,21 @@ SINGLE = {
             }
         },
     ),
+    "attention, yarn": spec(
+        "*",
+        mixers={
+            "*": {
+                "rope_scaling": {
+                    "kind": "yarn",
+                    "factor": 4.0,
+                    "original_length": 12,
+                    "beta_fast": 1.5,
+                    "beta_slow": 0.1,
+                    "truncate": False,
+                }
+            }
+        },
+    ),
     "attention linear rope, wide values": spec(
         "*",
         mixers={"*": {"rope_scaling": {"factor": 2.0}, "v_head_dim": 6, "softmax_scale": 0.3}},
@@ -151,7 +166,7 @@ SINGLE = {
                 "qk_norm": "head",
                 "in_bias": True,
                 "softmax_scale": 0.6,
-                "rope_scaling": {"factor": 2.0},
+                "rope_scaling": {"kind": "yarn", "factor": 2.0, "original_length": 12},
                 "ssm": {
                     "kind": "gated_deltanet",
                     **DELTA,
@@ -188,7 +203,14 @@ SINGLE = {
             "+": {
                 "kv_lora_rank": 3,
                 "qk_rope_head_dim": 6,
-                "rope_scaling": {"kind": "llama3", "factor": 4.0, "original_length": 16},
+                "rope_scaling": {
+                    "kind": "yarn",
+                    "factor": 4.0,
+                    "original_length": 16,
+                    "beta_fast": 2.0,
+                    "mscale": 0.7,
+                    "mscale_all_dim": 0.2,
+                },
             }
         },
     ),

@@ -12,7 +12,14 @@ from braidlm.mixers.norm import RMSNorm
 from braidlm.mixers.reading import Scores
 from braidlm.ops.attention import KVCache, Lent, attention, kept, lend, reserve
 from braidlm.ops.position_scale import LogScale, StepScale, position_scale
-from braidlm.ops.rope import LinearScaling, Llama3Scaling, apply_rope, rope_frequencies
+from braidlm.ops.rope import (
+    LinearScaling,
+    Llama3Scaling,
+    Scaling,
+    YarnScaling,
+    apply_rope,
+    rope_frequencies,
+)
 from braidlm.ops.scaled import scaled
 from braidlm.segments import Segments, token_positions
 
@@ -42,6 +49,7 @@ class Attention(nn.Module):
         self.head_dim, self.v_head_dim = config.head_dim, config.v_head_dim
         self.scale, self.window, self.n_sinks = config.softmax_scale, config.window, config.n_sinks
         self.rope = (config.rope_dim, config.rope_theta, scaling(config.rope_scaling))
+        self.magnitude = magnitude(config.rope_scaling)
         self.widths = [config.n_heads * config.head_dim]
         if not self.kv_from:
             self.widths += [config.n_kv_heads * w for w in (config.head_dim, config.v_head_dim)]
@@ -179,7 +187,7 @@ class Attention(nn.Module):
         """Rotate queries or keys (B, T, heads, P)."""
         if positions is None or not self.rope[0]:
             return x
-        return apply_rope(x, positions, self.inv_freq)
+        return apply_rope(x, positions, self.inv_freq, self.magnitude)
 
     def _attend(
         self,
@@ -218,12 +226,19 @@ class Attention(nn.Module):
         return norm(x) if norm is not None and self.norms_heads else x
 
 
-def scaling(s: RopeScaling | None) -> LinearScaling | Llama3Scaling | None:
+def magnitude(s: RopeScaling | None) -> float:
+    """Return the factor on rotated channels of a declared stretching."""
+    return 1.0 if s is None else s.magnitude
+
+
+def scaling(s: RopeScaling | None) -> Scaling | None:
     """Return a declared stretching as `ops.rope` takes it."""
     if s is None:
         return None
     if s.kind == "linear":
         return LinearScaling(s.factor)
+    if s.kind == "yarn":
+        return YarnScaling(s.factor, s.original_length, s.beta_fast, s.beta_slow, s.truncate)
     return Llama3Scaling(s.factor, s.low_freq_factor, s.high_freq_factor, s.original_length)
 
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from braidlm.arch.mixers import BMojoFConfig
-from braidlm.mixers.attention import scaling
+from braidlm.mixers.attention import magnitude, scaling
 from braidlm.mixers.norm import RMSNorm
 from braidlm.mixers.reading import Scores
 from braidlm.mixers.room import reserve
@@ -63,6 +63,7 @@ class BMojoF(nn.Module):
             config.window,
         )
         self.rope = (config.rope_dim, config.rope_theta, scaling(config.rope_scaling))
+        self.magnitude = magnitude(config.rope_scaling)
         self.factors = (config.ssm.in_multiplier, config.ssm.out_multiplier)
         self.ssm = ssm
         self.fade_proj = nn.Linear(config.ssm.width, d_model, bias=config.ssm.out_bias)
@@ -182,4 +183,6 @@ class BMojoF(nn.Module):
         """Projected (B, T, heads * P) -> (B, T, heads, P), normed and rotated."""
         x = x.unflatten(-1, (n_heads, self.head_dim))
         x = x if norm is None else norm(x)
-        return x if positions is None else apply_rope(x, positions, self.inv_freq)
+        if positions is None:
+            return x
+        return apply_rope(x, positions, self.inv_freq, self.magnitude)

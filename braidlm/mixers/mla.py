@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from braidlm.arch.mixers import MLAConfig
-from braidlm.mixers.attention import scaling
+from braidlm.mixers.attention import magnitude, scaling
 from braidlm.mixers.norm import RMSNorm
 from braidlm.mixers.reading import Scores
 from braidlm.ops.attention import KVCache, Lent, reserve
@@ -34,6 +34,7 @@ class MLA(nn.Module):
         self.nope, self.rank = config.qk_nope_head_dim, config.kv_lora_rank
         self.scale = config.softmax_scale
         self.rope = (config.rope_dim, config.rope_theta, scaling(config.rope_scaling))
+        self.magnitude = magnitude(config.rope_scaling)
         self.widths = [config.query_width, config.cache_width]
         n_keys, n_values = config.n_heads * self.nope, config.width
         self.up_parts = (n_keys, n_values)
@@ -70,6 +71,10 @@ class MLA(nn.Module):
     def _fill_frequencies(self) -> None:
         if self.rope[0]:
             self.inv_freq.copy_(rope_frequencies(*self.rope))
+
+    def _turned(self, x: Tensor, positions: Tensor) -> Tensor:
+        """Rotate (B, T, heads, P)."""
+        return apply_rope(x, positions, self.inv_freq, self.magnitude)
 
     def forward(
         self, x: Tensor, segments: Segments | None, state: KVCache | None, return_state: bool
@@ -114,6 +119,6 @@ class MLA(nn.Module):
             offset = None if state is None else state.length
             positions = token_positions(p.shape[0], p.shape[1], segments, offset, p.device)
             own, rotated = q.tensor_split([self.nope], dim=-1)
-            q = torch.cat((own, apply_rope(rotated, positions, self.inv_freq)), dim=-1)
-            shared = apply_rope(shared[:, :, None], positions, self.inv_freq)[:, :, 0]
+            q = torch.cat((own, self._turned(rotated, positions)), dim=-1)
+            shared = self._turned(shared[:, :, None], positions)[:, :, 0]
         return q, torch.cat((self.kv_norm(latent).to(q.dtype), shared.to(q.dtype)), dim=-1)

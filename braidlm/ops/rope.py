@@ -30,9 +30,35 @@ class Llama3Scaling(NamedTuple):
     """Tokens of the context that the model was first trained with."""
 
 
-def rope_frequencies(
-    dim: int, theta: float, scaling: LinearScaling | Llama3Scaling | None = None
-) -> Tensor:
+class YarnScaling(NamedTuple):
+    """Slow channels are divided by `factor`, fast ones kept, those between by their number.
+
+    Channel i of r turns ``n_i = original_length theta^(-i / r) / 2 pi`` times over the first
+    context, so that ``c(n) = r ln(original_length / (2 pi n)) / ln(theta)`` is the channel that
+    turns n times. With a = c(beta_fast) and b = c(beta_slow)::
+
+        p_i = clamp((i - a) / (b - a), 0, 1)
+        frequency_i = theta^(-i / r) (1 - p_i + p_i / factor)
+
+    With `truncate` a is rounded down and b up; a is at least 0 and b at most 2r - 1, in that order
+    (so the published code has it), and b is 0.001 more if it is a.
+    """
+
+    factor: float
+    original_length: int
+    """Tokens of the context that the model was first trained with."""
+    beta_fast: float
+    """Channels with more than this many turns over `original_length` are kept."""
+    beta_slow: float
+    """Channels with fewer than this many turns are divided by `factor`."""
+    truncate: bool
+    """Whether the bounds between channels are whole numbers."""
+
+
+Scaling = LinearScaling | Llama3Scaling | YarnScaling
+
+
+def rope_frequencies(dim: int, theta: float, scaling: Scaling | None = None) -> Tensor:
     """Radians per token of each rotated pair: theta^(-2i / dim), then scaled.
 
     Args:
@@ -47,15 +73,39 @@ def rope_frequencies(
         ValueError: an odd or non-positive `dim`, or a factor that is not positive.
 
     Source: Su et al., "RoFormer" (arXiv 2104.09864), eq. 15; linear scaling: Chen et al. (arXiv
-        2306.15595); llama3 scaling: the published Llama 3.1 reference model.
+        2306.15595); llama3 scaling: the published Llama 3.1 reference model; YaRN: Peng et al.
+        (arXiv 2309.00071), section 3.2.
     """
     if dim < 2 or dim % 2 or theta <= 0:
         raise ValueError(f"rope: dim={dim} must be even and positive, and theta={theta} positive.")
     exponent = torch.arange(0, dim, 2, dtype=torch.float64) / dim
     frequency = theta**-exponent
-    if scaling is not None:
+    if isinstance(scaling, YarnScaling):
+        frequency = frequency * _yarn(dim, theta, scaling)
+    elif scaling is not None:
         frequency = _scaled(frequency, scaling)
     return frequency.to(torch.float32)
+
+
+def _yarn(dim: int, theta: float, s: YarnScaling) -> Tensor:
+    """Return what each frequency is multiplied by, (dim / 2,)."""
+    if s.factor <= 0 or s.original_length < 1 or not 0 < s.beta_slow < s.beta_fast or theta <= 1:
+        raise ValueError(
+            f"rope: yarn needs a positive factor={s.factor} and original_length="
+            f"{s.original_length}, 0 < beta_slow={s.beta_slow} < beta_fast={s.beta_fast}, and "
+            f"theta={theta} above 1."
+        )
+
+    def channel(turns: float) -> float:
+        return dim * math.log(s.original_length / (turns * 2 * math.pi)) / (2 * math.log(theta))
+
+    first, last = channel(s.beta_fast), channel(s.beta_slow)
+    if s.truncate:
+        first, last = math.floor(first), math.ceil(last)
+    first, last = max(first, 0), min(last, dim - 1)
+    width = 0.001 if first == last else last - first
+    slow = ((torch.arange(dim // 2, dtype=torch.float64) - first) / width).clamp(0.0, 1.0)
+    return 1.0 - slow + slow / s.factor
 
 
 def _scaled(frequency: Tensor, scaling: LinearScaling | Llama3Scaling) -> Tensor:
@@ -74,13 +124,14 @@ def _scaled(frequency: Tensor, scaling: LinearScaling | Llama3Scaling) -> Tensor
     return frequency * (kept + (1.0 - kept) / scaling.factor)
 
 
-def apply_rope(x: Tensor, positions: Tensor, inv_freq: Tensor) -> Tensor:
+def apply_rope(x: Tensor, positions: Tensor, inv_freq: Tensor, magnitude: float = 1.0) -> Tensor:
     """Rotate pairs (i, i + r) of the first 2r channels by positions * inv_freq[i].
 
     Args:
         x: (B, T, H, D) queries or keys.
         positions: (B, T) integers, tokens since the start of the document.
         inv_freq: (r,) radians per token, r = half the rotated channels, 2r <= D.
+        magnitude: factor on the rotated channels (YaRN, section 3.4).
 
     Returns:
         (B, T, H, D) in the dtype of `x`; channels from 2r on are unchanged.
@@ -100,6 +151,8 @@ def apply_rope(x: Tensor, positions: Tensor, inv_freq: Tensor) -> Tensor:
         wide = state_dtype(x.dtype)
         angle = positions[..., None].to(wide) * inv_freq.to(wide)
         cos, sin = angle.cos()[:, :, None], angle.sin()[:, :, None]
+        if magnitude != 1.0:
+            cos, sin = magnitude * cos, magnitude * sin
         half = len(inv_freq)
         first, second, rest = x.split([half, half, x.shape[-1] - 2 * half], dim=-1)
         first, second = first.to(wide), second.to(wide)

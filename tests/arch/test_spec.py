@@ -127,6 +127,8 @@ STORED = [
     {"pattern": "({M*}-)2P", "d_model": 64, "fusion": {"combine": "cross_attention"},
      "parallel": {"P": {"branches": "M*", "combine": "concat", "norm": "group"}}},
     {"pattern": "*", "mixers": {"*": {"rope_scaling": {"kind": "llama3", "factor": 32}}}},
+    {"pattern": "*", "mixers": {"*": {"rope_scaling": {"kind": "yarn", "factor": 4,
+     "truncate": False}}}},
     {"pattern": "M", "mixers": {"M": {"expand": 1}, "A": {"kind": "attention"}}},
 ]  # fmt: skip
 
@@ -247,6 +249,45 @@ BAD = [
     (
         {"mixers": {"*": {"rope_scaling": {"factor": 2, "high_freq_factor": 0.5}}}},
         "high_freq_factor = 0.5: must be greater than low_freq_factor = 1.0",
+    ),
+    (
+        {"mixers": {"*": {"rope_scaling": {"kind": "yarn", "factor": 2, "beta_fast": 0.5}}}},
+        "beta_fast = 0.5: must be greater than beta_slow = 1.0",
+    ),
+    (
+        {"mixers": {"*": {"rope_scaling": {"factor": 2, "attention_factor": 0.5}}}},
+        "attention_factor = 0.5: belongs to kind = 'yarn'",
+    ),
+    (
+        {"mixers": {"*": {"rope_scaling": {"kind": "llama3", "factor": 2, "truncate": False}}}},
+        "truncate = False: belongs to kind = 'yarn'",
+    ),
+    (
+        {"mixers": {"*": {"rope_scaling": {"kind": "yarn", "factor": 2, "mscale": 1.0}}}},
+        "mscale = 1.0: must be given together with mscale_all_dim",
+    ),
+    (
+        {
+            "mixers": {
+                "*": {
+                    "rope_scaling": {
+                        "kind": "yarn",
+                        "factor": 2,
+                        "attention_factor": 1.0,
+                        "mscale": 1.0,
+                        "mscale_all_dim": 1.0,
+                    }
+                }
+            }
+        },
+        "attention_factor = 1.0: give it or mscale, not both",
+    ),
+    *(
+        (
+            {"mixers": {x: {"rope_theta": 1.0, "rope_scaling": {"kind": "yarn", "factor": 2}}}},
+            "rope_theta = 1.0: must be greater than 1 with yarn",
+        )
+        for x in "*+"
     ),
     ({"mixers": {"-": {"d_ff": 0}}}, "mixers.-.d_ff = 0"),
     ({"mixers": {"-": {"d_ff": 4.0}}}, "mixers.-.d_ff = 4.0"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -51,9 +52,30 @@ DEEPSEEK = {
     "q_lora_rank": 8,
     "rope_parameters": {"rope_type": "default", "rope_theta": 500.0},
 }
+YARN = {
+    "kind": "yarn",
+    "factor": 4.0,
+    "original_length": 12,
+    "beta_fast": 1.0,
+    "beta_slow": 0.01,
+    "mscale": 0.5,
+    "mscale_all_dim": 0.8,
+}
+GROWN = {"rope_scaling": YARN, "softmax_scale": 9**-0.5 * (0.1 * 0.8 * math.log(4) + 1) ** 2}
+"""Ours for what they do under YaRN: they scale scores too, by the square of the divisor."""
+THEIR_YARN = {
+    "rope_type": "yarn",
+    "rope_theta": 500.0,
+    "original_max_position_embeddings": YARN["original_length"],
+    **{k: v for k, v in YARN.items() if k not in ("kind", "original_length")},
+}
 CASES = {
     "deepseek-v3": ("DeepseekV3", {**DEEPSEEK, "rope_interleave": False}),
     "deepseek-v3, neighbouring pairs": ("DeepseekV3", {**DEEPSEEK, "rope_interleave": True}),
+    "deepseek-v3, yarn": (
+        "DeepseekV3",
+        {**DEEPSEEK, "rope_interleave": False, "rope_parameters": THEIR_YARN},
+    ),
     "deepseek-v3, queries from x": ("DeepseekV3", {**DEEPSEEK, "q_lora_rank": None}),
     "kimi linear": (
         "KimiLinear",
@@ -86,12 +108,14 @@ def their_layer(family: str, fields: dict[str, Any]) -> tuple[nn.Module, dict[st
 
 
 def our_layer(family: str, fields: dict[str, Any]) -> MLA:
+    is_stretched = fields.get("rope_parameters") == THEIR_YARN
     return MLA(
         MLAConfig(
             n_heads=N_HEADS,
             q_lora_rank=fields["q_lora_rank"],
             rope_theta=500.0,
             position="none" if family == "KimiLinear" else "rope",
+            **(GROWN if is_stretched else {}),
             **SIZES,
         ),
         WIDTH,

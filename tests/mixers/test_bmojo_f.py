@@ -119,6 +119,18 @@ def test_the_recurrences_own_factors_and_bias_are_applied():
         torch.testing.assert_close(scaled(x, None, None, False)[0], expected)
 
 
+@torch.no_grad()
+def test_yarns_magnitude_is_on_queries_and_on_keys_of_both_kinds():
+    """Heads are rotated whole, so that its square is a factor on every score."""
+    yarn = {"kind": "yarn", "factor": 4.0, "original_length": 12, "beta_fast": 2.0}
+    x = torch.randn(1, 9, DIM, dtype=torch.float64)
+    grown = mixer(rope_scaling={**yarn, "attention_factor": 1.7})(x, None, None, False)[0]
+    plain = mixer(rope_scaling={**yarn, "attention_factor": 1.0}, softmax_scale=1.7**2 * P**-0.5)
+    torch.testing.assert_close(grown, plain(x, None, None, False)[0], rtol=1e-12, atol=1e-12)
+    unstretched = mixer(softmax_scale=1.7**2 * P**-0.5)(x, None, None, False)[0]
+    assert (grown - unstretched).abs().max() > 1e-3
+
+
 class Given(nn.Module):
     """A recurrence that gives what it was told to."""
 

@@ -5,7 +5,14 @@ import math
 import pytest
 import torch
 
-from braidlm.ops.rope import LinearScaling, Llama3Scaling, apply_rope, rope_frequencies
+from braidlm.arch.mixers import RopeScaling
+from braidlm.ops.rope import (
+    LinearScaling,
+    Llama3Scaling,
+    YarnScaling,
+    apply_rope,
+    rope_frequencies,
+)
 from tests.ops.compare import assert_near, leaf, relative_l2, with_gradients
 from tests.tolerances import BF16_L2
 
@@ -63,6 +70,85 @@ def test_llama3_scaling_keeps_fast_channels_and_stretches_slow_ones():
     torch.testing.assert_close(scaled[between], expected, rtol=1e-6, atol=0)
 
 
+def yarn_by_channel(dim: int, theta: float, s: YarnScaling) -> list[float]:
+    """Each channel by itself: where it lies between the one that turns often and the one that
+    turns rarely, found by its turns over the first context."""
+    half, found = dim // 2, []
+    step = math.log(theta) / half  # of the logarithm of a wavelength, from channel to channel
+    for i in range(half):
+        plain = theta ** (-i / half)
+        turns = s.original_length * plain / (2 * math.pi)
+        first, last = (i + math.log(turns / beta) / step for beta in (s.beta_fast, s.beta_slow))
+        if s.truncate:
+            first, last = float(math.floor(first + 1e-9)), float(math.ceil(last - 1e-9))
+        first, last = max(first, 0.0), min(last, dim - 1.0)
+        place = (i - first) / (last - first)
+        if place <= 0:
+            found.append(plain)
+        elif place >= 1:
+            found.append(plain / s.factor)
+        else:
+            found.append(plain * (1 - place) + plain / s.factor * place)
+    return found
+
+
+@pytest.mark.parametrize("truncate", [True, False])
+@pytest.mark.parametrize(
+    ("dim", "theta", "length", "beta_fast", "beta_slow"),
+    [(128, 1e6, 32768, 32.0, 1.0), (64, 1e4, 4096, 32.0, 1.0), (10, 500.0, 12, 1.5, 0.1)],
+)
+def test_yarn_is_its_formula_channel_by_channel(dim, theta, length, beta_fast, beta_slow, truncate):
+    scaling = YarnScaling(4.0, length, beta_fast, beta_slow, truncate)
+    found = rope_frequencies(dim, theta, scaling)
+    expected = torch.tensor(yarn_by_channel(dim, theta, scaling), dtype=torch.float64)
+    torch.testing.assert_close(found.double(), expected, rtol=1e-7, atol=0)
+    plain = rope_frequencies(dim, theta)
+    assert torch.equal(found[0], plain[0])
+    torch.testing.assert_close(found[-1], plain[-1] / 4)
+    between = (found < plain * 0.999) & (found > plain / 4 * 1.001)
+    assert int(between.sum()) > 0
+
+
+def test_yarns_bounds_that_meet_leave_a_step():
+    """Both at the first channel: it stays, and all others are stretched. Where the second lies
+    before it, nothing is: the published code has it so, and files mean it so."""
+    plain = rope_frequencies(8, 1e4)
+    found = rope_frequencies(8, 1e4, YarnScaling(2.0, 6, 30.0, 0.96, True))
+    assert torch.equal(found[0], plain[0])
+    torch.testing.assert_close(found[1:], plain[1:] / 2)
+    found = rope_frequencies(8, 1e4, YarnScaling(2.0, 6, 30.0, 0.96, False))
+    assert torch.equal(found, plain)
+
+
+def test_the_magnitude_is_a_factor_on_what_is_rotated_and_on_nothing_else():
+    x, positions, frequency = leaf(2, 5, 3, 8), torch.arange(5).expand(2, 5), torch.ones(3)
+    plain, grown = (apply_rope(x, positions, frequency, m) for m in (1.0, 1.25))
+    assert_near(grown[..., :6], 1.25 * plain[..., :6])
+    assert torch.equal(grown[..., 6:], plain[..., 6:])
+    assert torch.autograd.gradcheck(
+        lambda x: apply_rope(x, torch.tensor([[0, 3]]), torch.ones(1), 1.25), (leaf(1, 2, 2, 3),)
+    )
+
+
+LOG_40 = math.log(40)
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({}, 0.1 * LOG_40 + 1),
+        ({"factor": 0.5}, 1.0),
+        ({"attention_factor": 0.7}, 0.7),
+        ({"mscale": 1.0, "mscale_all_dim": 1.0}, 1.0),
+        ({"mscale": 0.5, "mscale_all_dim": 2.0}, (0.05 * LOG_40 + 1) / (0.2 * LOG_40 + 1)),
+        ({"kind": "linear"}, 1.0),
+    ],
+)
+def test_the_declared_magnitude(fields, expected):
+    scaling = RopeScaling(**{"kind": "yarn", "factor": 40.0, **fields})
+    assert scaling.magnitude == pytest.approx(expected, rel=1e-15)
+
+
 def test_far_positions_keep_their_precision_in_bf16():
     x = leaf(1, 4, 2, 8, dtype=torch.bfloat16)
     exact = x.detach().double().requires_grad_()
@@ -81,6 +167,9 @@ def test_far_positions_keep_their_precision_in_bf16():
         (lambda: rope_frequencies(7, 1e4), "dim=7"),
         (lambda: rope_frequencies(8, -1.0), "theta=-1"),
         (lambda: rope_frequencies(8, 1e4, LinearScaling(0.0)), "factor=0"),
+        (lambda: rope_frequencies(8, 1e4, YarnScaling(0.0, 8, 32.0, 1.0, True)), "factor=0"),
+        (lambda: rope_frequencies(8, 1e4, YarnScaling(2.0, 8, 1.0, 1.0, True)), "beta_fast=1"),
+        (lambda: rope_frequencies(8, 1.0, YarnScaling(2.0, 8, 32.0, 1.0, True)), "theta=1"),
         (lambda: rope_frequencies(8, 1e4, Llama3Scaling(8.0, 4.0, 1.0, 8)), "low_freq_factor=4"),
         (
             lambda: apply_rope(torch.ones(1, 2, 1, 4), torch.zeros(1, 2), torch.ones(3)),

@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from braidlm.arch.mixers.attention import AttentionConfig, RopeScaling
+from braidlm.arch.mixers.attention import AttentionConfig
 from braidlm.arch.mixers.base import MixerConfig
 from braidlm.arch.mixers.bmojo_f import BMojoFConfig
 from braidlm.arch.mixers.delta import DeltaConfig
@@ -15,6 +15,7 @@ from braidlm.arch.mixers.mamba2 import Mamba2Config
 from braidlm.arch.mixers.mla import MLAConfig
 from braidlm.arch.mixers.mlp import MLPConfig
 from braidlm.arch.mixers.moe import MoEConfig
+from braidlm.arch.mixers.rope_scaling import RopeScaling
 
 KINDS: dict[str, type[MixerConfig]] = {
     "attention": AttentionConfig,

@@ -15,30 +15,7 @@ from braidlm.arch.mixers.base import (
     executed_attention_flops,
     matmul_flops,
 )
-
-
-class RopeScaling(Config):
-    """How rotary frequencies are stretched beyond the trained length."""
-
-    kind: Literal["linear", "llama3"] = "linear"
-    """linear divides all frequencies by `factor`; llama3 only the low ones, smoothly."""
-    factor: float = Field(gt=0)
-    """Stretch, e.g. 32 for Llama 3.2."""
-    low_freq_factor: float = Field(default=1.0, gt=0)
-    """llama3: wavelengths longer than original_length / this are divided by `factor`."""
-    high_freq_factor: float = Field(default=4.0, gt=0)
-    """llama3: wavelengths shorter than original_length / this stay as they are."""
-    original_length: int = Field(default=8192, gt=0)
-    """llama3: tokens of context of the original training."""
-
-    @model_validator(mode="after")
-    def _bands_are_ordered(self) -> Self:
-        if self.high_freq_factor <= self.low_freq_factor:
-            raise ValueError(
-                f"high_freq_factor = {self.high_freq_factor}: must be greater than "
-                f"low_freq_factor = {self.low_freq_factor}"
-            )
-        return self
+from braidlm.arch.mixers.rope_scaling import RopeScaling
 
 
 class PositionScale(Config):
@@ -120,6 +97,8 @@ class AttentionConfig(MixerConfig):
                 f"rope_fraction = {self.rope_fraction}: rotates {self.rope_dim} of "
                 f"head_dim = {self.head_dim} channels, which must be an even number"
             )
+        if self.rope_scaling is not None:
+            self.rope_scaling.check_base(self.rope_theta)
         if self.n_sinks and self.window is None:
             raise ValueError(
                 f"n_sinks = {self.n_sinks}: needs a window; without one every token stays visible"

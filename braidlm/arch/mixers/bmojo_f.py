@@ -7,12 +7,12 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from braidlm.arch.mixers.attention import RopeScaling
 from braidlm.arch.mixers.base import MixerConfig, Role, causal_attention_flops, matmul_flops
 from braidlm.arch.mixers.gated_deltanet import GatedDeltaNetConfig
 from braidlm.arch.mixers.kda import KDAConfig
 from braidlm.arch.mixers.mamba1 import Mamba1Config
 from braidlm.arch.mixers.mamba2 import Mamba2Config
+from braidlm.arch.mixers.rope_scaling import RopeScaling
 from braidlm.arch.mixers.tiles import fading_pairs
 
 Recurrence = Annotated[
@@ -65,6 +65,8 @@ class BMojoFConfig(MixerConfig):
             raise ValueError(
                 f"head_dim = {self.head_dim}: must be an even number, or give position = 'none'"
             )
+        if self.rope_scaling is not None:
+            self.rope_scaling.check_base(self.rope_theta)
         return self
 
     @property

@@ -6,7 +6,6 @@ from typing import ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from braidlm.arch.mixers.attention import RopeScaling
 from braidlm.arch.mixers.base import (
     MixerConfig,
     Role,
@@ -15,6 +14,7 @@ from braidlm.arch.mixers.base import (
     executed_attention_flops,
     matmul_flops,
 )
+from braidlm.arch.mixers.rope_scaling import RopeScaling
 
 
 class MLAConfig(MixerConfig):
@@ -56,6 +56,8 @@ class MLAConfig(MixerConfig):
                 f"qk_rope_head_dim = {self.qk_rope_head_dim}: must be an even number, "
                 "or give position = 'none'"
             )
+        if self.rope_scaling is not None:
+            self.rope_scaling.check_base(self.rope_theta)
         return self
 
     @property
