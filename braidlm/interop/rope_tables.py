@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from braidlm.arch.mixers.rope_scaling import OF_YARN, RopeScaling
 from braidlm.interop.fields import Coded, Field, Flat, Foreign
 
 SCALINGS = {
@@ -15,8 +16,17 @@ SCALINGS = {
         "high_freq_factor": "high_freq_factor",
         "original_max_position_embeddings": "original_length",
     },
+    "yarn": {
+        "factor": "factor",
+        "original_max_position_embeddings": "original_length",
+        **{name: name for name in OF_YARN},
+    },
 }
 """Kinds of rotary positions, and their names and ours of what each takes."""
+USUAL = {name: RopeScaling.model_fields[name].default for name in OF_YARN}
+"""What is the same on both sides where a file leaves it out."""
+EMPTY = dict.fromkeys(OF_YARN, (None, 0)) | {"attention_factor": (None,), "truncate": ()}
+"""What transformers takes for nothing said; a null `truncate` is no, a zero factor a factor."""
 
 
 def rope(
@@ -46,8 +56,7 @@ def rope(
         }
         kind = given.get("rope_type", given.get("type", "default"))
         if kind != "default":
-            names = SCALINGS[kind].items()
-            found["rope_scaling"] = {"kind": kind} | {b: given.get(a) for a, b in names}
+            found["rope_scaling"] = {"kind": kind} | _stretching(config, given, kind)
         return {f"{letter}.{k}": v for k, v in found.items()}
 
     def write(ours: Flat) -> dict[str, Any]:
@@ -57,7 +66,8 @@ def rope(
             return {}
         scaling = ours[f"{letter}.rope_scaling"] or {"kind": "default"}
         found = {"rope_type": scaling["kind"], "rope_theta": ours[f"{letter}.rope_theta"]}
-        found |= {a: scaling[b] for a, b in SCALINGS[scaling["kind"]].items()}
+        names = SCALINGS[scaling["kind"]].items()
+        found |= {a: scaling[b] for a, b in names if scaling[b] != USUAL.get(b)}
         if fraction is not None:
             found["partial_rotary_factor"] = ours[f"{letter}.rope_fraction"]
         return {"rope_parameters": found}
@@ -73,10 +83,25 @@ def _fraction(config: Foreign, given: Flat, usual: float | None) -> float:
     return found or usual or 1.0
 
 
+def _stretching(config: Foreign, given: Flat, kind: str) -> Flat:
+    """Return our fields of a scaling, as transformers takes what is left out or null."""
+    names = SCALINGS[kind].items()
+    found = {b: given[a] for a, b in names if a in given and given[a] not in EMPTY.get(b, ())}
+    if "original_length" in SCALINGS[kind].values() and "original_length" not in found:
+        found["original_length"] = config.get("max_position_embeddings")
+    scales = {"mscale", "mscale_all_dim"}
+    if "attention_factor" in found or not scales <= set(found):  # they decide nothing then
+        found = {name: value for name, value in found.items() if name not in scales}
+    return {"factor": None} | found
+
+
 def _given(config: Foreign) -> dict[str, Any]:
     """Return the table, whose keys must all be known for its kind."""
     config.used |= {"rope_parameters", "rope_scaling", "rope_theta", "partial_rotary_factor"}
-    given = config.data.get("rope_parameters") or config.data.get("rope_scaling") or {}
+    new, old = (config.data.get(key) or {} for key in ("rope_parameters", "rope_scaling"))
+    if new and old and new != old:
+        raise config.error("rope_scaling", old, "what rope_parameters, given too, says")
+    given = new or old
     if not isinstance(given, dict):
         raise config.error("rope_parameters", given, "a table")
     kind = given.get("rope_type", given.get("type", "default"))

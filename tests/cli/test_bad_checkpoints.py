@@ -44,7 +44,10 @@ FIELDS = {
     "quantised": ({"quantization_config": {"bits": 4}}, "quantization_config"),
     "an option we lack": ({"hidden_act": "tanh"}, "hidden_act = 'tanh': no field of ours"),
     "an unknown field": ({"clip_qkv": 8.0}, "clip_qkv = 8.0: no field of ours expresses it"),
-    "an unknown rope": ({"rope_scaling": {"type": "yarn"}}, ("rope_type = 'yarn'", "llama3")),
+    "an unknown rope": (
+        {"rope_scaling": {"type": "dynamic"}},
+        ("rope_type = 'dynamic'", "llama3, yarn"),
+    ),
     "half of a rope": ({"rope_scaling": {"type": "linear"}}, "factor"),
     "a size as text": ({"hidden_size": "12"}, "d_model = '12'"),
     "a size of zero": ({"intermediate_size": 0}, "d_ff"),

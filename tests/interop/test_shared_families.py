@@ -217,8 +217,8 @@ def test_tensors_that_do_not_fit_are_refused(tmp_path, family, part):
         ),
         (
             "zamba2",
-            {"use_mem_rope": True, "rope_parameters": {"rope_type": "yarn"}},
-            "rope_parameters.rope_type = 'yarn'",
+            {"use_mem_rope": True, "rope_parameters": {"rope_type": "dynamic"}},
+            "rope_parameters.rope_type = 'dynamic'",
         ),
         (
             "zamba2",

@@ -1,0 +1,135 @@
+"""Rotary positions and windows in configurations, without their library."""
+
+from typing import Any
+
+import pytest
+
+from braidlm.arch import Spec
+from braidlm.errors import InputError
+from braidlm.interop.choose import for_spec
+from braidlm.interop.families import FAMILIES
+
+SIZES: dict[str, Any] = {
+    "vocab_size": 31,
+    "hidden_size": 32,
+    "intermediate_size": 40,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "head_dim": 8,
+    "max_position_embeddings": 96,
+}
+YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 24}
+
+
+SCALES = {"mscale": 1.0, "mscale_all_dim": 0.5}
+
+
+def mixers(spec: Spec) -> dict[str, Any]:
+    return {x.letter: x.mixer for x in spec.mixers}
+
+
+def scaling(rope: dict[str, Any], **config: Any) -> dict[str, Any]:
+    """What a Llama with these rotary parameters declares, beside the defaults of YaRN."""
+    spec = FAMILIES["llama"].spec({**SIZES, "rope_parameters": rope, **config})
+    found = mixers(spec)["*"].rope_scaling.model_dump()
+    usual = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "beta_fast": 32.0, "beta_slow": 1.0}
+    usual |= dict.fromkeys(("attention_factor", "mscale", "mscale_all_dim")) | {"truncate": True}
+    return {k: v for k, v in found.items() if usual.get(k, k) != v}
+
+
+@pytest.mark.parametrize(
+    ("given", "found"),
+    [
+        ({}, {}),
+        ({"beta_fast": None, "beta_slow": 0, "attention_factor": None}, {}),
+        ({"beta_fast": 16, "truncate": False}, {"beta_fast": 16.0, "truncate": False}),
+        (
+            {"attention_factor": 0.5, "mscale": 1.0, "mscale_all_dim": 1.0},
+            {"attention_factor": 0.5},
+        ),
+        (SCALES, SCALES),
+        ({"mscale": 1.0}, {}),
+        ({"mscale": 1.0, "mscale_all_dim": 0}, {}),
+    ],
+)
+def test_what_is_null_zero_or_without_effect_in_yarn_is_left_out(given, found):
+    """As transformers takes it: two numbers by `or`, the scales only together."""
+    expected = {"kind": "yarn", "factor": 4.0, "original_length": 24}
+    assert scaling({**YARN, **given}) == expected | found
+
+
+def test_the_first_length_is_the_length_where_it_is_left_out():
+    short = {"rope_type": "yarn", "factor": 4.0}
+    assert scaling(short)["original_length"] == 96
+    with pytest.raises(InputError, match="'max_position_embeddings' is missing"):
+        scaling(short, max_position_embeddings=None)
+
+
+def test_the_older_form_is_read_too():
+    old = {k: v for k, v in YARN.items() if k != "rope_type"} | {"type": "yarn"}
+    spec = FAMILIES["llama"].spec({**SIZES, "rope_scaling": old, "rope_theta": 500.0})
+    new = FAMILIES["llama"].spec({**SIZES, "rope_parameters": {**YARN, "rope_theta": 500.0}})
+    assert spec == new
+
+
+@pytest.mark.parametrize(
+    ("rope", "reason"),
+    [
+        ({**YARN, "factor": None}, "rope_scaling.factor = None"),
+        ({**YARN, "truncate": None}, "rope_scaling.truncate = None"),
+        ({**YARN, "beta_fast": 0.5}, "beta_fast = 0.5: must be greater than beta_slow = 1.0"),
+        ({**YARN, "attention_factor": -1.0}, "rope_scaling.attention_factor = -1.0"),
+        ({**YARN, "attention_factor": 0}, "rope_scaling.attention_factor = 0"),
+        ({**YARN, "rope_theta": 1.0}, "rope_theta = 1.0: must be greater than 1 with yarn"),
+        ({**YARN, "long_factor": [1.0]}, r"rope_parameters.long_factor = \[1.0\]"),
+        ({"rope_type": "linear", "factor": 2.0, "beta_fast": 8.0}, "rope_parameters.beta_fast"),
+        ({"rope_type": "longrope"}, "rope_type = 'longrope': .*default, linear, llama3, yarn"),
+        ({**YARN, "partial_rotary_factor": 0.5}, "partial_rotary_factor = 0.5: .*allowed: 1.0"),
+    ],
+)
+def test_rotary_parameters_that_we_do_not_compute_are_refused(rope, reason):
+    with pytest.raises(InputError, match=reason):
+        scaling(rope)
+
+
+def test_two_tables_must_say_the_same():
+    """transformers takes the older one, and then forgets the base that the other holds."""
+    with pytest.raises(InputError, match=r"rope_scaling = .*allowed: what rope_parameters, given"):
+        scaling({"rope_type": "default", "rope_theta": 1e6}, rope_scaling=YARN)
+    assert scaling(YARN, rope_scaling=YARN)["kind"] == "yarn"
+
+
+def declared(pattern: str, **fields: dict[str, Any]) -> Spec:
+    mixers = {x: {"qk_norm": "head", **fields.get(x, {})} for x in "*W" if x in pattern}
+    return Spec.of({"pattern": pattern, "d_model": 32, "vocab_size": 31, "mixers": mixers})
+
+
+def test_yarn_goes_out_without_what_it_is_by_default():
+    yarn = {"kind": "yarn", "factor": 2.0, "original_length": 16, "beta_slow": 0.5}
+    _, written = for_spec(declared("*-", **{"*": {"rope_scaling": yarn}}), "qwen3")
+    assert written["rope_parameters"] == {
+        "rope_type": "yarn",
+        "rope_theta": 10_000.0,
+        "factor": 2.0,
+        "original_max_position_embeddings": 16,
+        "beta_slow": 0.5,
+    }
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen3", "falcon_h1", "granitemoehybrid"])
+def test_a_head_that_is_rotated_in_part_is_not_theirs(family):
+    """Their classes rotate whole heads, and would do so without a word."""
+    fields = {"rope_fraction": 0.5, **({"qk_norm": "head"} if family == "qwen3" else {})}
+    fusion = {"fusion": {"combine": "add", "norm": "none"}}
+    pattern = "{M*}-" if family == "falcon_h1" else "*-"
+    spec = Spec.of(
+        {
+            "pattern": pattern,
+            "d_model": 64,
+            "vocab_size": 31,
+            "mixers": {"*": fields},
+            **(fusion if family == "falcon_h1" else {}),
+        }
+    )
+    with pytest.raises(InputError, match=r"rope_fraction = 0.5; only 1.0 can be said"):
+        for_spec(spec, family)
