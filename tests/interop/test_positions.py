@@ -133,3 +133,63 @@ def test_a_head_that_is_rotated_in_part_is_not_theirs(family):
     )
     with pytest.raises(InputError, match=r"rope_fraction = 0.5; only 1.0 can be said"):
         for_spec(spec, family)
+
+
+SLIDING = {"use_sliding_window": True, "sliding_window": 5}
+
+
+@pytest.mark.parametrize(
+    ("config", "pattern"),
+    [
+        ({}, "(*-)3"),
+        ({"sliding_window": 5, "max_window_layers": 1}, "(*-)3"),
+        ({**SLIDING, "max_window_layers": 1}, "*-W-W-"),
+        ({**SLIDING, "max_window_layers": 0}, "(W-)3"),
+        (SLIDING, "(*-)3"),
+        ({**SLIDING, "sliding_window": None, "max_window_layers": 0}, "(*-)3"),
+        ({"use_sliding_window": True, "max_window_layers": 2}, "*-*-W-"),
+        ({**SLIDING, "layer_types": ["sliding_attention", "full_attention"] * 2}, "(W-*-)2"),
+    ],
+)
+def test_qwen3s_windows_are_where_transformers_has_them(config, pattern):
+    """From a layer on, or in the layers of a list; none without leave, or if the window is null."""
+    n = len(config.get("layer_types", [0] * 3))
+    spec = FAMILIES["qwen3"].spec({**SIZES, "num_hidden_layers": n, **config})
+    assert spec.pattern == pattern
+    if "W" in pattern:
+        assert mixers(spec)["W"].window == config.get("sliding_window", 4096)
+        assert mixers(spec)["W"].n_sinks == 0
+    family, written = for_spec(spec, "qwen3")
+    assert family.spec(written).pattern == pattern
+    assert written["use_sliding_window"] == ("W" in pattern)
+
+
+@pytest.mark.parametrize(
+    ("config", "reason"),
+    [
+        ({"layer_types": ["sliding_attention"] * 3}, "layer_types = 'sliding_attention': .*unless"),
+        ({"use_sliding_window": 1}, "use_sliding_window = 1: .*true, false"),
+        ({"max_window_layers": -1}, "max_window_layers = -1"),
+        ({**SLIDING, "max_window_layers": 0, "sliding_window": 0}, "mixers.W.window = 0"),
+        ({"layer_types": ["chunked_attention"] * 3}, "layer_types = 'chunked_attention'"),
+    ],
+)
+def test_windows_that_we_do_not_compute_are_refused(config, reason):
+    with pytest.raises(InputError, match=reason):
+        FAMILIES["qwen3"].spec({**SIZES, **config})
+
+
+HEADS = {"n_heads": 2, "head_dim": 16}
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({"n_sinks": 2}, r"sublayer 2 \(W\): n_sinks = 2; only 0 can be said"),
+        ({"rope_theta": 5.0}, r"sublayer 0 \(\*\): rope_theta = 10000.0; only 5.0"),
+        ({"n_kv_heads": 1}, r"sublayer 0 \(\*\): n_kv_heads = 2; only 1"),
+    ],
+)
+def test_windowed_layers_differ_in_their_window_alone(fields, reason):
+    with pytest.raises(InputError, match=reason):
+        for_spec(declared("*-W-", **{"*": HEADS, "W": {**HEADS, **fields}}), "qwen3")

@@ -24,6 +24,7 @@ from tests.judges.transformers_pairs import (
     LLAMA,
     OLMO,
     YARN,
+    ZAMBA2,
     differences,
     judged,
     our_logits,
@@ -84,6 +85,7 @@ TURNED: dict[str, tuple[str, dict[str, Any]]] = {
     "olmo_hybrid": ("OlmoHybrid", OLMO),
     "qwen3_next": CASES["qwen3_next, experts"],
     "llama": ("Llama", LLAMA),
+    "zamba2": ("Zamba2", {**ZAMBA2, "use_mem_rope": True}),
 }
 SCALES = {"mscale": 1.0, "mscale_all_dim": 0.4}
 
@@ -106,3 +108,20 @@ def test_a_family_under_yarn_is_theirs(monkeypatch, family):
         module.magnitude = 1.0
     with Widened():
         assert distance(our_logits(p.ours, tokens(2, 29)), judged(p.theirs, tokens(2, 29))) > 1e-4
+
+
+@torch.no_grad()
+def test_both_continue_over_the_edge_of_a_window():
+    """Windows of 5 and a full layer, by one token and by several."""
+    p, ids = pair("qwen3, windows, yarn"), tokens(2, 29)
+    with Widened():
+        expected = judged(p.theirs, ids)
+        cache, state, mine, yours = None, None, [], []
+        for part in ids.split([3, 1, 1, 9, 1, 14], dim=1):
+            theirs = p.theirs(input_ids=part, past_key_values=cache, use_cache=True)
+            out = p.ours(part, state=state)
+            cache, state = theirs.past_key_values, out.state
+            mine.append(p.ours.head(out.hidden))
+            yours.append(theirs.logits)
+    assert distance(torch.cat(mine, dim=1), expected) < EXACT
+    assert distance(torch.cat(yours, dim=1), expected) < EXACT

@@ -270,6 +270,18 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "bamba": ("Bamba", BAMBA),
     "qwen3": ("Qwen3", LLAMA),
+    "qwen3, windows, yarn": (
+        "Qwen3",
+        {
+            **LLAMA,
+            "use_sliding_window": True,
+            "sliding_window": 5,
+            "max_window_layers": 1,
+            "rope_parameters": YARN,
+            "num_hidden_layers": 3,
+            "attention_bias": True,
+        },
+    ),
     "llama, yarn between channels": (
         "Llama",
         {
@@ -385,7 +397,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
 
 FAST = frozenset(
     {
-        *("llama", "qwen3", "mamba2", "bamba", "granite, experts"),
+        *("llama", "qwen3, windows, yarn", "mamba2", "bamba", "granite, experts"),
         *("jamba, experts", "mamba", "qwen3_next, experts", "olmo_hybrid", "kimi_linear"),
         *("zamba", "zamba2"),
         *("falcon_h1, factors, biases, bounded steps", "nemotron_h, latent experts"),
