@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from braidlm.analysis.inputs import Document, Inputs
 from braidlm.analysis.instrument import Finding, Instrument, Subject
@@ -49,6 +49,7 @@ def look(
         return instrument.run(Subject(model, inputs, layers), lambda done, total: None)
 
 
-def mixer_of(model: HybridLM, layer: int = 0) -> nn.Module:
+def mixer_of(model: HybridLM, layer: int = 0) -> Any:
     """The mixer of a sublayer with one."""
-    return model.blocks[layer].mix.mixer  # type: ignore[union-attr, return-value]
+    block: Any = model.blocks[layer]
+    return block.mix.mixer

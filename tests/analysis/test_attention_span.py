@@ -75,7 +75,7 @@ def test_a_head_that_looks_everywhere_alike(small):
         assert row["span"] == pytest.approx(np.ceil(0.9 * (t + 1) - 1e-9).mean(), rel=1e-5)
         assert row["first"] == pytest.approx((1 / (t + 1)).mean(), rel=1e-5)
         assert row["four"] == pytest.approx((np.minimum(t + 1, 4) / (t + 1)).mean(), rel=1e-5)
-        weight = np.array([[s >= 4 and s <= q for s in t] / (q + 1) for q in t])
+        weight = ((t >= 4) & (t <= t[:, None])) / (t[:, None] + 1)
         back = (weight * (t[:, None] - t)).sum() / weight.sum()
         assert row["rest"] == pytest.approx(back, rel=1e-5)
         assert row["learned"] == row["meta"] == row["other"] == 0

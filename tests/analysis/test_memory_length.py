@@ -109,7 +109,7 @@ def test_a_delta_rule_that_turns_around_what_it_finds(kind):
 
     def write(model):
         mixer = mixer_of(model)
-        mixer.strength = lambda b: torch.full_like(b, 1.5)  # type: ignore[method-assign]
+        mixer.strength = lambda b: torch.full_like(b, 1.5)
         mixer.dynamics.log_decay = lambda dt: torch.full(
             (*dt.shape[:2], 2, dt.shape[2] // 2), math.log(0.5) / 20
         )

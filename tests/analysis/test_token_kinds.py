@@ -1,5 +1,6 @@
 """Kinds of tokens by their text, whatever the tokenizer."""
 
+import numpy as np
 import pytest
 
 from braidlm.analysis.token_kinds import KINDS, kind_of, pieces, token_kinds
@@ -8,15 +9,13 @@ from braidlm.data.bpe_train import train_tokenizer
 from braidlm.data.tokenizer import ByteTokenizer, load_tokenizer
 
 
-class Words:
+class Words(ByteTokenizer):
     """Given pieces; the space in front of a text is dropped, as SentencePiece does."""
 
     def __init__(self, *known):
         self.known = ["x", *known]
 
     def encode(self, text):
-        import numpy as np
-
         return np.array([self.known.index(text)])
 
     def decode(self, ids):

@@ -66,7 +66,7 @@ def essay(tmp_path_factory) -> str:
 
 def task(name: str, essay: str, **fields) -> RulerTask:
     known = {"n_items": 2, "lengths": (LENGTHS.get(name, 1000),), "haystack": essay}
-    return RulerTask(**({"task": name} | known | fields))
+    return RulerTask.model_validate({"task": name} | known | fields)
 
 
 @pytest.mark.parametrize("name", ["niah_single_1", "niah_multiquery", "niah_city", "vt", "fwe"])

@@ -11,6 +11,7 @@ from braidlm.data.ruler import documents, frequency, needles, variables
 from braidlm.data.ruler.haystack import Haystack
 from braidlm.data.ruler.items import count_with, fill
 from braidlm.data.ruler.words import Words, load_words
+from braidlm.data.tokenizer import ByteTokenizer
 
 from .oracle import needles as needles_of
 
@@ -33,7 +34,7 @@ PUBLISHED = {
 }
 
 
-class Counted:
+class Counted(ByteTokenizer):
     """Both tokenizers in one: a token every four characters."""
 
     def encode(self, text):
