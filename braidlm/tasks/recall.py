@@ -9,7 +9,7 @@ The greedy continuation up to a line end is scored. With `lengths` the document 
 answer always inside; the same questions are asked at every length. A question is also put without
 its document, because the weights may know the answer.
 
-Source: Arora et al. 2024 (arXiv 2402.18668) for squad and fda; Arora et al. 2024 (arXiv
+Source: Arora et al. 2024 (arXiv 2402.18668) for squad, fda and swde; Arora et al. 2024 (arXiv
     2407.05483) for reading twice.
 """
 
@@ -17,7 +17,8 @@ from __future__ import annotations
 
 from braidlm.arch import Recipe
 from braidlm.arch.tasks import RecallTask
-from braidlm.data.recall import DATASETS, prompts
+from braidlm.data.passages import DATASETS
+from braidlm.data.recall import prompts
 from braidlm.data.tokenizer import Tokenizer
 from braidlm.tasks.questions import Answering, Question, QuestionWork
 

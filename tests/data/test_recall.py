@@ -8,7 +8,8 @@ import pytest
 from braidlm.arch.tasks import RecallTask
 from braidlm.arch.tasks.recall import PUBLISHED, RecallSet
 from braidlm.data.contamination import _items_of
-from braidlm.data.recall import DATASETS, Passage, passages, prompt_of, prompts
+from braidlm.data.passages import DATASETS, Passage
+from braidlm.data.recall import passages, prompts
 from braidlm.data.tokenizer import ByteTokenizer
 from braidlm.errors import InputError
 
@@ -54,16 +55,16 @@ def test_a_record_is_parted_and_joined_again(reports):
     found = passages(_task(reports))
     assert [p.cluster for p in found] == ["K0", "K0", "K1", "K1", "K2", "K2"]
     for passage, record in zip(found, REPORTS, strict=True):
-        assert prompt_of(passage, passage.document) == record["text"]
+        assert passage.prompt(passage.document) == record["text"]
         assert (passage.question, passage.answers) == ("Measurand:", (record["value"],))
         assert not passage.document.endswith("\n")
 
 
 def test_the_document_is_read_twice_and_the_question_comes_first():
     passage = Passage("1", "All of it.", "\n\n", "Key:", ("v",), "c")
-    assert prompt_of(passage, "All of it.", 2) == "All of it.\nAll of it.\n\nKey:"
-    assert prompt_of(passage, "All.", 1, True) == "Key:\nAll.\n\nKey:"
-    assert prompt_of(passage, "All.", 2, True) == "Key:\nAll.\nAll.\n\nKey:"
+    assert passage.prompt("All of it.", 2) == "All of it.\nAll of it.\n\nKey:"
+    assert passage.prompt("All.", 1, True) == "Key:\nAll.\n\nKey:"
+    assert passage.prompt("All.", 2, True) == "Key:\nAll.\nAll.\n\nKey:"
 
 
 @pytest.mark.parametrize(
@@ -79,7 +80,7 @@ def test_every_length_asks_the_same_and_keeps_the_answer(reports, fields):
         assert length - 60 < 1 + len(BYTES.encode(prompt)) + 8 <= length
         assert prompt.lower().count(passage.answers[0].lower()) == task.reads
         assert prompt.endswith("\nMeasurand:")
-        assert prompt.startswith("Measurand:\n") == task.question_first
+        assert prompt.startswith("Information about Measurand. ") == task.question_first
     assert found == list(prompts(task, BYTES))
 
 
@@ -121,6 +122,29 @@ def test_overlap_with_the_training_text_is_looked_for(reports):
     items = list(_items_of(_task(reports), data))  # pyright: ignore[reportArgumentType]
     assert items[1].texts[1] == "Measurand: CORTISOL1"
     assert items[1].texts[0].startswith("Report 0. word0")
+
+
+def test_a_web_page_ends_where_the_list_of_keys_begins(tmp_path):
+    page = f"Junior Bonner (1972) {WORDS} Director: Sam Peckinpah, Year: 1972 amctv.com."
+    keys = "Summary of information above...\ncategory: Feature\ncountry: USA\nyear:"
+    rows = [
+        {"doc_id": "0484", "file_name": "0484.htm", "key": "year", "value": "1972"}
+        | {"text": f"{page}\n\n{keys}"},
+        {"doc_id": "0485", "key": "year", "value": "1972", "text": f"{page}\nyear:"},
+    ]
+    path = tmp_path / "swde.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    first, second = passages(_task(path, dataset="swde"))
+    assert (first.document, first.link, first.question) == (page, "\n\n", keys)
+    assert (first.cluster, first.answers) == ("0484", ("1972",))
+    assert (second.document, second.question) == (page, "year:")
+    asked = first.prompt("Page.", 2, True)  # as Arora et al. 2024 (arXiv 2407.05483) say it
+    assert asked == f"Information about Year. Page.\nPage.\n\n{keys}"
+    task = _task(path, dataset="swde", lengths=[200], n_items=1)
+    [(_, _, prompt)] = prompts(task, BYTES)
+    assert prompt.endswith(f"\n\n{keys}")
+    assert "1972" in prompt.removesuffix(keys)
+    assert 150 < 9 + len(prompt) <= 200
 
 
 @pytest.mark.skipif(not REAL_DATA.is_dir(), reason="the real data sets are not here")

@@ -74,6 +74,9 @@ BUILTIN: dict[str, Builtin] = {
         RecallTask(dataset="squad"), "a passage of Wikipedia, then a sentence of it to complete"
     ),
     "fda": Builtin(RecallTask(dataset="fda", name="fda"), "a report, then a key to give its value"),
+    "swde": Builtin(
+        RecallTask(dataset="swde", name="swde"), "a web page, then a key to give its value"
+    ),
     "phonebook": Builtin(
         PhonebookTask(lengths=(512, 1024, 2048), orders=("standard", "reversed")),
         "a random phonebook, two examples, then a name to look up",

@@ -9,11 +9,12 @@ from pydantic import Field, model_validator
 from braidlm.arch.sources import PathText
 from braidlm.arch.tasks.base import RESULT_NAME, ContextTask
 
-RecallSet = Literal["squad", "fda"]
+RecallSet = Literal["squad", "fda", "swde"]
 
 PUBLISHED: dict[RecallSet, str] = {
     "squad": "hf:hazyresearch/based-squad",
     "fda": "hf:hazyresearch/based-fda",
+    "swde": "hf:hazyresearch/based-swde-v2",
 }
 """Where each data set lies if a task does not say."""
 
@@ -21,7 +22,7 @@ PUBLISHED: dict[RecallSet, str] = {
 class RecallTask(ContextTask):
     """Recall from real documents, scored on the greedy continuation of the prompt.
 
-    Source: Arora et al. 2024 (arXiv 2402.18668) for squad and fda.
+    Source: Arora et al. 2024 (arXiv 2402.18668) for squad, fda and swde.
     """
 
     kind: Literal["recall"] = "recall"
@@ -29,7 +30,8 @@ class RecallTask(ContextTask):
     name: str = Field(default="squad", pattern=RESULT_NAME)
     """Name of the result; default: that of the data set."""
     dataset: RecallSet = "squad"
-    """squad: a passage, then a sentence of it to complete; fda: a report, then a key of it."""
+    """squad: a passage, then a sentence of it to complete; fda: a report, then a key of it; swde: a
+    web page, then keys of it with their values, the last one without."""
     path: PathText = PUBLISHED["squad"]
     """A file or folder (.jsonl, also .gz, .xz and .zst; .parquet), or "hf:" and a name of the
     Hugging Face Hub; default: where the data set was published."""
