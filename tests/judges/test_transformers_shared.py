@@ -128,7 +128,7 @@ def test_theirs_rotates_the_same_for_a_long_context():
 def test_theirs_does_not_bound_the_steps_of_single_tokens():
     """Their full forward bounds the step size from below, and so does ours in both; from a cache
     theirs does not: its logits are then ours without the bound."""
-    p, ids = pair("zamba2, narrow heads, bounded steps"), tokens(2, 29)
+    p, ids = pair("zamba2, odd width, narrow heads, bounded steps"), tokens(2, 29)
     head, *tail = ids.split([11] + [1] * 18, dim=1)
     with Widened():
         expected = judged(p.theirs, ids)[:, 11:]

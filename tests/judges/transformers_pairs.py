@@ -235,10 +235,12 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "jamba": ("Jamba", JAMBA),
     "jamba, biases": ("Jamba", {**JAMBA, "mamba_proj_bias": True}),
     "zamba": ("Zamba", ZAMBA),
-    "zamba, biases, narrow heads, one group": (
+    "zamba, odd width, biases, narrow heads, one group": (
         "Zamba",
         {
             **ZAMBA,
+            "hidden_size": 15,
+            "mamba_expand": 3,
             "n_mamba_heads": 1,
             "mamba_proj_bias": True,
             "mamba_conv_bias": False,
@@ -256,9 +258,16 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
             "add_bias_linear": True,
         },
     ),
-    "zamba2, narrow heads, bounded steps": (
+    "zamba2, odd width, narrow heads, bounded steps": (
         "Zamba2",
-        {**ZAMBA2, "attention_head_dim": 6, "time_step_min": 0.2, "use_conv_bias": False},
+        {
+            **ZAMBA2,
+            "hidden_size": 15,
+            "n_mamba_heads": 9,
+            "attention_head_dim": 6,
+            "time_step_min": 0.02,
+            "use_conv_bias": False,
+        },
     ),
     "zamba2, one block, scaled rope": (
         "Zamba2",
