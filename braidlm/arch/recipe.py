@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 
 from braidlm.arch.config import Config
 from braidlm.arch.experiment import DataConfig, TrainConfig
+from braidlm.arch.sources import PathText
 from braidlm.arch.spec import Spec
 from braidlm.arch.symbols import MQARSource, SymbolSource
 from braidlm.arch.tasks import AnyTask, CopyingTask, LMTask, MADTask, MQARTask
@@ -39,6 +40,9 @@ class ModelFile(Config):
 class Recipe(ModelFile):
     """A model, its data, its training and its tasks."""
 
+    init: PathText | None = None
+    """A run, a checkpoint of one or a folder in the form of transformers, whose weights the
+    training begins with; default: none, they are drawn from the seed."""
     data: DataConfig
     """The data."""
     train: TrainConfig = TrainConfig()

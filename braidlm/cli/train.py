@@ -16,6 +16,7 @@ from braidlm.cli.eval import Failures, card
 from braidlm.cli.progress import TaskBar
 
 if TYPE_CHECKING:
+    from braidlm.arch import Recipe
     from braidlm.train.progress import Progress
 
 _EVENT_SECONDS = 0.5
@@ -26,6 +27,11 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser = subparsers.add_parser("train", help="train a model and run its recipe's tasks")
     parser.add_argument("recipe", metavar="RECIPE.toml", type=Path)
     parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="the run directory")
+    parser.add_argument(
+        "--init",
+        metavar="DIR",
+        help="begin with the weights of a run, a checkpoint of one, or a folder of transformers",
+    )
     parser.add_argument("--set", action="append", default=[], metavar="A.B=C", dest="overrides")
     parser.add_argument("--resume", action="store_true", help="continue the run that DIR holds")
     parser.add_argument("--no-eval", action="store_true", help="leave out the recipe's tasks")
@@ -41,9 +47,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def run(args: argparse.Namespace) -> int:
     """Train and evaluate; 130 if interrupted after saving, 1 if the loss was not finite."""
-    from braidlm.arch import Recipe
-
-    recipe = Recipe.load(args.recipe, args.overrides)
+    recipe = _recipe(args)
     from braidlm.train import NonFiniteLossError, train
 
     try:
@@ -65,6 +69,18 @@ def run(args: argparse.Namespace) -> int:
         for result in results:
             print(card(result))
     return failures.say()
+
+
+def _recipe(args: argparse.Namespace) -> Recipe:
+    """Read the recipe; what it lacks is read from its init, which takes torch."""
+    from braidlm.arch import Recipe
+    from braidlm.arch.recipe import override, read_toml
+
+    if args.init is None and "init" not in override(read_toml(args.recipe), args.overrides):
+        return Recipe.load(args.recipe, args.overrides)
+    from braidlm.train.start import load_recipe
+
+    return load_recipe(args.recipe, args.overrides, args.init, args.out)
 
 
 def _evaluate(args: argparse.Namespace, failed: Failures) -> list[dict[str, Any]]:

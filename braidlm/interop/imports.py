@@ -87,6 +87,15 @@ def load(
     return Loaded(model.eval(), of_folder(Path(path)), described.family, tuple(found.skipped))
 
 
+def spec_of(path: str | os.PathLike[str]) -> Spec:
+    """Return the model that a foreign folder's configuration tells of; no weight is read.
+
+    Raises:
+        InputError: an unknown family, or a field that no field of ours expresses.
+    """
+    return _described(Path(path)).spec
+
+
 def import_run(
     path: str | os.PathLike[str],
     out: str | os.PathLike[str],

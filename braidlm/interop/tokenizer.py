@@ -34,6 +34,11 @@ def of_folder(path: Path) -> str | None:
     return f"{HUB}{path}" if has_one else None
 
 
+def said_by(path: Path, config: Mapping[str, Any]) -> str | None:
+    """Return the tokenizer that a folder with this configuration names; None: none."""
+    return BYTES if config.get(MADE_OF) == BYTES else of_folder(path)
+
+
 def choose(
     path: Path, config: Mapping[str, Any], vocab_size: int, given: str | None = None
 ) -> Chosen:
@@ -48,8 +53,7 @@ def choose(
     Raises:
         InputError: it cannot be read, or has more tokens than the model.
     """
-    said = BYTES if config.get(MADE_OF) == BYTES else of_folder(path)
-    name = said if given is None else None if given == NONE else given
+    name = said_by(path, config) if given is None else None if given == NONE else given
     settings = tuple(f for f in folder.travelling(path) if f.name == folder.GENERATION)
     if name is None:
         return Chosen(f"{RUN}{TRAVELLING}", settings, is_there=False)

@@ -26,6 +26,7 @@ from braidlm.train.progress import Progress, Silent
 from braidlm.train.recompute import recomputed
 from braidlm.train.resume import check_same_run
 from braidlm.train.session import Batches, NonFiniteLossError, Session, Summary
+from braidlm.train.start import Start, start_of
 from braidlm.train.step import Place
 from braidlm.train.writers import check_installed, open_writers
 
@@ -52,12 +53,13 @@ def train(
         out: the run directory; new or empty unless `resume`.
         resume: go on with the run in `out`, if there is one.
         progress: told about every update.
-        model: trained instead of a new `HybridLM(recipe.spec)`; has `loss` as `HybridLM` has it.
+        model: trained instead of a new `HybridLM(recipe.spec)` or the recipe's init; has `loss` as
+            `HybridLM` has it.
         mixture: gives the batches instead of the recipe's data.
 
     Raises:
         InputError: `out` is in use or holds something else, its run was started with another
-            recipe, or its checkpoint is damaged.
+            recipe, its checkpoint is damaged, or the recipe's init does not fit it.
         NonFiniteLossError: the loss is nan or infinite.
         OSError: a file cannot be written; the newest checkpoint stays as it was.
     """
@@ -67,11 +69,12 @@ def train(
         with Run(out).lock():  # refused before the data is read, and not after minutes
             pass
     check_installed(recipe.train.log_to)
+    start = start_of(recipe, out) if model is None else None
     device = choose_device(recipe.train.device)
     with surroundings(recipe.train, device):
         precision = resolve_precision(recipe.train.precision, device)
         mixture = build_mixture(recipe) if mixture is None else mixture
-        model = (build_model(recipe) if model is None else model).to(device)
+        model = (_initial(recipe, start) if model is None else model).to(device)
         with (
             recomputed(model, recipe.train.activation_checkpointing),
             compiled(model, recipe.train.compile),
@@ -80,6 +83,8 @@ def train(
             # Again: another process may have begun, or ended, a run here in the meantime.
             is_continued = _check_folder(out, recipe, resume)
             run = Run.open(out) if is_continued else Run.create(out, recipe.to_dict())
+            if start is not None:
+                start.keep(run, recipe, model)
             place = Place(device)
             session = Session(recipe, run, model, mixture, precision, place, progress or Silent())
             session.restore()
@@ -103,6 +108,14 @@ def _held(out: Path) -> Iterator[None]:
     out.mkdir(parents=True, exist_ok=True)
     with Run(out).lock():
         yield
+
+
+def _initial(recipe: Recipe, start: Start | None) -> HybridLM:
+    """Return the model that the training begins with."""
+    if start is None:
+        return build_model(recipe)
+    torch.manual_seed(recipe.seed)
+    return start.model()
 
 
 def build_model(recipe: Recipe) -> HybridLM:

@@ -33,12 +33,12 @@ def check_same_run(stored: dict[str, Any], recipe: Recipe, where: str | Path) ->
     Name, tasks and `FREE_FIELDS` may differ.
 
     Raises:
-        InputError: naming the first field of seed, model, data or train that differs.
+        InputError: naming the first field of seed, init, model, data or train that differs.
     """
     # Read through today's Recipe: a field that is newer than the run has its default on both sides.
     before = Recipe.from_dict(stored, f"{where}/config.json").to_dict()
     now = recipe.to_dict()
-    for part in ("seed", "model", "data", "train"):
+    for part in ("seed", "init", "model", "data", "train"):
         for path, old, new in differences(before.get(part), now.get(part), part):
             if path not in FREE_FIELDS:
                 raise InputError(
