@@ -9,6 +9,7 @@ passes.
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -29,7 +30,7 @@ class SublayerCost:
     n_params: int
     """Parameters; those that a shared letter's uses have in common count at the first."""
     n_active_params: int
-    """Parameters that one token uses, counted in the same way."""
+    """Parameters that one token uses, at most where a shared router chooses, counted likewise."""
     n_read_params: int
     """Parameters that a decode step reads here, shared ones at every use."""
     model_flops: int
@@ -192,8 +193,10 @@ def sublayer_costs(
     """
     if context < 1:
         raise InputError(f"context = {context}: must be at least 1 token")
+    n_uses = Counter(s.owner for s in spec.sublayers)
     return tuple(
-        _sublayer_cost(s, spec, context, kv_dtype_bytes, state_dtype_bytes) for s in spec.sublayers
+        _sublayer_cost(s, n_uses[s.index], spec, context, kv_dtype_bytes, state_dtype_bytes)
+        for s in spec.sublayers
     )
 
 
@@ -257,14 +260,23 @@ def _head_flops(spec: Spec, batch: int, n_tokens: int) -> int:
 
 
 def _sublayer_cost(
-    s: Sublayer, spec: Spec, context: int, kv_dtype_bytes: int, state_dtype_bytes: int
+    s: Sublayer,
+    n_uses: int,
+    spec: Spec,
+    context: int,
+    kv_dtype_bytes: int,
+    state_dtype_bytes: int,
 ) -> SublayerCost:
-    """The first token of a sequence also pays for the meta tokens before it."""
+    """The first token of a sequence also pays for the meta tokens before it.
+
+    `n_uses` is that of the weights that the sublayer owns, 0 if it owns none.
+    """
     d_model, n_seen = spec.d_model, context + spec.n_meta_tokens
     of_use, width = s.use_params(d_model), s.input_width(d_model)
     common = _output_params(s, d_model) + s.norm_width(d_model)
     n_params = common + sum(b.n_params(width) for b in s.branches)
-    n_active = common + sum(b.n_active_params(width) for b in s.branches)
+    n_active = common + sum(b.n_active_params(width, max(n_uses, 1)) for b in s.branches)
+    n_read = common + sum(b.n_active_params(width) for b in s.branches)
     flops = _model_flops(s, d_model, n_seen)
     kv = _kv_bytes(s, n_seen, kv_dtype_bytes)
     return SublayerCost(
@@ -272,7 +284,7 @@ def _sublayer_cost(
         symbol=s.symbol,
         n_params=of_use + n_params * s.owns_weights,
         n_active_params=of_use + n_active * s.owns_weights,
-        n_read_params=of_use + n_active,
+        n_read_params=of_use + n_read,
         model_flops=flops,
         decode_flops=flops - (_model_flops(s, d_model, n_seen - 1) if context > 1 else 0),
         kv_bytes=kv,

@@ -383,6 +383,9 @@ SPECS = {
         },
         tie_embeddings=False,
     ),
+    "experts, shared": declare(
+        "E-EE", {"E": {"n_experts": 8, "top_k": 2, "d_ff": 10, "shared": True}}
+    ),
     "plain mlp": declare("-", {"-": {"gated": False, "activation": "relu2"}}),
     "mean": declare("{M*}-", HEADS | MAMBA),
     "add, learned, no norm": declare(
@@ -444,10 +447,11 @@ def test_parameters_are_those_of_the_model(name):
     c = cost(SPECS[name], 1)
     assert sum(p.numel() for p in model.parameters()) == c.n_params
     counted: set[int] = set()
-    for block, row in zip(model.blocks, c.sublayers, strict=True):
+    for s, block, row in zip(SPECS[name].sublayers, model.blocks, c.sublayers, strict=True):
         own = {id(p): p.numel() for p in block.parameters()}
         assert sum(n for i, n in own.items() if i not in counted) == row.n_params
-        idle = row.n_params - row.n_active_params  # experts that a token does not choose
+        width = s.input_width(16)  # idle: experts that a token does not choose
+        idle = sum(b.n_params(width) - b.n_active_params(width) for b in s.branches)
         assert sum(own.values()) - idle == row.n_read_params
         counted |= own.keys()
 

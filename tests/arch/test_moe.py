@@ -115,6 +115,23 @@ def test_parameters_and_flops_by_hand():
     assert (row.kv_bytes, row.state_bytes) == (0, 0)
 
 
+@pytest.mark.parametrize(("pattern", "n_chosen"), [("E", 2), ("E-E", 4), ("EEE", 6), ("E4", 7)])
+def test_a_shared_router_chooses_at_each_use(pattern, n_chosen):
+    """Two of seven each time: a token's experts are as many as it can meet, each counted once."""
+    fields = {"n_experts": 7, "top_k": 2, "d_ff": 10, "d_shared": 12}
+    c = cost(declare({**fields, "shared": True}, pattern), 5)
+    rows = [row for row in c.sublayers if row.symbol == "E"]
+    expert, common = 3 * 16 * 10, 7 * 16 + 3 * 16 * 12 + 16
+    assert rows[0].n_params == common + 7 * expert
+    assert rows[0].n_active_params == common + n_chosen * expert
+    assert c.n_params - c.n_active_params == (7 - n_chosen) * expert
+    for row in rows:
+        assert row.n_read_params == common + 2 * expert
+        assert row.model_flops == 5 * 2 * (common - 16 + 2 * expert)
+        if row is not rows[0]:
+            assert row.n_params == row.n_active_params == 0
+
+
 def test_a_latent_space_narrows_the_experts_alone():
     fields = {"d_ff": 10, "d_shared": 12, "d_latent": 4, "gated": False}
     (row,) = sublayer_costs(declare(fields), 1)

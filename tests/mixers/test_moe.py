@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from braidlm.arch.cost import cost
 from braidlm.arch.mixers import MoEConfig
 from braidlm.mixers import MoE
 from braidlm.model import HybridLM
@@ -135,3 +136,25 @@ def test_telemetry_tells_how_even_and_how_sure():
     assert told["load_min"] == 0.0
     assert float(told["router_entropy"]) == pytest.approx(math.log(4))
     assert told["bias_range"] == 3.0
+
+
+def test_a_token_meets_as_many_shared_experts_as_are_counted():
+    """Found by gradients of one token at a time: an expert that was not chosen has none."""
+    fields = {"n_experts": 9, "top_k": 2, "d_ff": 6, "balance": "none", "shared": True}
+    declared = spec("E-EE", mixers={"E": fields})
+    torch.manual_seed(0)
+    model, c = HybridLM(declared).double(), cost(declared, 1)
+    moe = next(m for m in model.modules() if isinstance(m, MoE))
+    with torch.no_grad():
+        moe.experts_out.mul_(30)  # so that the stream turns far, and routers change their minds
+    expert = moe.experts_in[0].numel() + moe.experts_out[0].numel()
+    most = (c.n_active_params - (c.n_params - 9 * expert)) // expert
+    met = []
+    for token in range(declared.vocab_size):
+        model.zero_grad()
+        model(torch.tensor([[token]])).hidden.square().sum().backward()
+        grad = moe.experts_in.grad
+        assert grad is not None
+        met.append(int((grad.flatten(1).abs().amax(1) > 0).sum()))
+    assert max(met) == most == 6
+    assert min(met) >= 2

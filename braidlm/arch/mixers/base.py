@@ -76,8 +76,13 @@ class MixerConfig(Config):
         """Entries of the output projection's matrix that a sublayer of its own adds."""
         return 0 if self.has_own_output else self.width * d_model
 
-    def n_active_params(self, d_model: int) -> int:
-        """Parameters that one token uses; fewer than all of them only where a router chooses."""
+    def n_active_params(self, d_model: int, n_uses: int = 1) -> int:
+        """Parameters that one token uses; fewer than all of them only where a router chooses.
+
+        Args:
+            d_model: channels of the input.
+            n_uses: how often the token passes through these weights.
+        """
         return self.n_params(d_model)
 
     def kv_bytes_per_token(self, dtype_bytes: int = 2) -> int:

@@ -135,9 +135,13 @@ class MoEConfig(MixerConfig):
         """Parameters of all experts, down projections included, and of what all tokens use."""
         return self.common_params(d_model) + self.n_experts * self.expert_params(d_model)
 
-    def n_active_params(self, d_model: int) -> int:
-        """Parameters that one token uses: those of `top_k` experts and the common ones."""
-        return self.common_params(d_model) + self.top_k * self.expert_params(d_model)
+    def n_active_params(self, d_model: int, n_uses: int = 1) -> int:
+        """Parameters that one token uses: those of `top_k` experts and the common ones.
+
+        A shared router chooses anew at each use: counted are as many experts as it can choose.
+        """
+        n_chosen = min(self.n_experts, n_uses * self.top_k)
+        return self.common_params(d_model) + n_chosen * self.expert_params(d_model)
 
     def expected_experts(self, batch: int) -> float:
         """Distinct experts that `batch` tokens use: E (1 - (1 - k/E)^B), if choices were even."""
