@@ -10,7 +10,7 @@ from typing import Any
 from braidlm.arch import Recipe
 from braidlm.arch.experiment import DataConfig
 from braidlm.arch.sources import PairsSource, TextSource
-from braidlm.arch.tasks import AnyTask, LMTask, PhonebookTask, RecallTask
+from braidlm.arch.tasks import AnyTask, LMTask, LongTextTask, PhonebookTask, RecallTask
 from braidlm.data.corpora import PYTHON_DOCS, Document, corpus_files, read_corpus
 from braidlm.data.near_duplicates import NearDuplicates
 from braidlm.data.ngrams import Unit
@@ -117,6 +117,8 @@ def _items_of(task: AnyTask, data: DataConfig) -> Iterator[Item]:
         for document in read_corpus(text_source(data, task.source)):
             if document.text.strip() and _is_held_out(document, data.held_out):
                 yield Item(document.id, (document.text,))
+    elif isinstance(task, LongTextTask) and task.path:
+        yield from (Item(d.id, (d.text,)) for d in read_corpus(task.corpus))
     elif isinstance(task, RecallTask):
         for passage in passages(task):
             asked = f"{passage.question} {passage.answers[0]}"

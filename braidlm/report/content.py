@@ -26,6 +26,7 @@ from braidlm.report.words import notes, summary
 # kind -> (metric, title, unit, which is better)
 _KNOWN = {
     "lm": (("bits_per_byte", "Bits per byte", "bits/byte", "lower"),),
+    "longtext": (("bits_per_byte", "Long text, bits per byte", "bits/byte", "lower"),),
     "mqar": (
         ("accuracy", "MQAR accuracy", "share", "higher"),
         ("graded", "Graded recall", "nats", "higher"),
@@ -66,10 +67,10 @@ def tables(dirs: Iterable[Path | str], *, context: int = 8192) -> dict[str, Any]
         `title`, `description`, `context`, `seeds`, `matched`, `summary` and `notes` (sentences),
         `columns` (which metrics there are), `arms` (one row each: cost figures, and `metrics` with
         mean, seed_stderr, item_stderr, n_seeds, n_items, values, or null), `curves` (loss by
-        step), `by_position`, `by_pairs`, `in_context_chance`, `lookups`, `questions` (see
-        `questions.questions`), `frontier`, `telemetry` (see `inside.telemetry`), `analyses` (see
-        `analysis.analyses`), `sweeps` (see `sweeps.sweeps`), `leads` (see `compare.leads`),
-        `problems`, `cautions` and `reproduce`.
+        step), `by_position`, `trained_lengths` (those that a long text exceeds), `by_pairs`,
+        `in_context_chance`, `lookups`, `questions` (see `questions.questions`), `frontier`,
+        `telemetry` (see `inside.telemetry`), `analyses` (see `analysis.analyses`), `sweeps` (see
+        `sweeps.sweeps`), `leads` (see `compare.leads`), `problems`, `cautions` and `reproduce`.
 
     Raises:
         InputError: a directory is neither run nor study, no run can be read, `context` is below 1,
@@ -169,7 +170,9 @@ def _curves(loaded: Loaded) -> dict[str, Any]:
             "whole": {arm.name: loss_points(arm) for arm in arms},
             "tail": {arm.name: loss_points(arm, tail=True) for arm in arms},
         },
-        "by_position": _by_task(arms, "lm", _position_rows),
+        "by_position": _by_task(arms, "lm", _position_rows)
+        | _by_task(arms, "longtext", _position_rows),
+        "trained_lengths": {task: _trained(arms, task) for task in _tasks(arms, "longtext")},
         "by_pairs": _by_task(arms, "mqar", _pair_rows),
         "in_context_chance": {task: _guesses(arms, task) for task in _tasks(arms, "mqar")},
         "chance": {task: _chance(arms, task) for task in _tasks(arms, "mqar")},
@@ -196,8 +199,18 @@ def _by_task(
 
 
 def _position_rows(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    rows = row_estimates(results, "by_position", ("start", "end"), "nll", "stderr")
-    return [{"start": at[0], "end": at[1], "nll": as_dict(e)} for at, e in rows]
+    merged: dict[tuple[float, ...], dict[str, Any]] = {}
+    for column, error in (("nll", "stderr"), ("bits_per_byte", "bits_per_byte_stderr")):
+        for at, found in row_estimates(results, "by_position", ("start", "end"), column, error):
+            merged.setdefault(at, {"start": at[0], "end": at[1]})[column] = as_dict(found)
+    return [merged[at] for at in sorted(merged) if "nll" in merged[at]]
+
+
+def _trained(arms: list[Arm], task: str) -> list[float]:
+    """Every trained length that a task goes beyond, once."""
+    results = [run.results[task] for arm in arms for run in arm.runs if task in run.results]
+    found = {number(r.get("trained_seq_len")) for r in results if r.get("is_extrapolated")}
+    return sorted(length for length in found if length is not None)
 
 
 def _pair_rows(results: list[dict[str, Any]]) -> list[dict[str, Any]]:

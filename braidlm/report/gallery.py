@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from braidlm.errors import InputError
@@ -136,23 +137,27 @@ def _named(title: str, task: str, tasks: Data) -> str:
 
 
 def _position(task: str, rows: Data, labels: dict[str, str], data: Data) -> Markup:
+    trained = data["trained_lengths"].get(task, [])
     caption = (
         "Loss on held-out documents in nats per token by the context before it, drawn at the "
         f"middle of each bin; {_bars(data)}, and arms are set slightly apart sideways."
     )
-    table_rows = [
-        (labels[arm], f"{row['start']:.0f} to {row['end']:.0f}", plots.told(Estimate(**row["nll"])))
+    caption += " The upright line is the trained length." if len(trained) == 1 else ""
+    has_bits = any("bits_per_byte" in row for found in rows.values() for row in found)
+    columns = {"nll": "Loss (nats)"} | ({"bits_per_byte": "Bits per byte"} if has_bits else {})
+    lines = [
+        (labels[arm], f"{row['start']:.0f} to {row['end']:.0f}", *_estimates(row, columns))
         for arm, found in rows.items()
         for row in found
     ]
-    numbers = details(
-        "Numbers",
-        plain_table(
-            ("Arm", "Context (tokens)", "Loss (nats)"), table_rows, name="Loss by position"
-        ),
-    )
+    heads = ("Arm", "Context (tokens)", *columns.values())
+    numbers = details("Numbers", plain_table(heads, lines, name="Loss by position"))
     title = _named("Loss by position", task, data["by_position"])
-    return drawn(plots.by_position(rows, labels), title, caption, numbers)
+    return drawn(plots.by_position(rows, labels, trained), title, caption, numbers)
+
+
+def _estimates(row: Data, columns: Iterable[str]) -> list[str]:
+    return [plots.told(Estimate(**row[name])) if name in row else units.MISSING for name in columns]
 
 
 def _pairs(task: str, labels: dict[str, str], data: Data) -> list[Markup]:

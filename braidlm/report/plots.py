@@ -63,8 +63,8 @@ def _clipped(frame: svg.Frame, body: str) -> str:
     )
 
 
-def by_position(series: Rows, labels: dict[str, str]) -> str | None:
-    """Held-out loss (nats per token) by position in the document."""
+def by_position(series: Rows, labels: dict[str, str], trained: Sequence[float] = ()) -> str | None:
+    """Held-out loss (nats per token) by position; upright lines mark the trained lengths."""
     points = {
         arm: [((r["start"] + r["end"]) / 2, Estimate(**r["nll"])) for r in rows]
         for arm, rows in series.items()
@@ -80,6 +80,13 @@ def by_position(series: Rows, labels: dict[str, str]) -> str | None:
         x,
         titles=("Context before the token (tokens)", "Held-out loss (nats per token)"),
         name=lambda at: f"{units.plain(at)} tokens of context",
+        extra=[_upright(x(at), f"trained to {units.plain(at)}") for at in trained],
+    )
+
+
+def _upright(x: float, said: str) -> str:
+    return f'<path class="level" d="M{svg.n(x)} {svg.n(TOP)}V{svg.n(BOTTOM)}"/>' + svg.text(
+        x - 4, TOP + 11, said, anchor="end", cls="note"
     )
 
 

@@ -73,9 +73,9 @@ class Asked:
     def key(self, task: AnyTask, work: Work) -> dict[str, Any]:
         """All that decides a result; its parts are fields of the result file.
 
-        Where data lies decides nothing: the items say what was read.
+        Where data lies decides nothing: the items say what was read. Nor does the size of pieces.
         """
-        config = task.model_dump(mode="json", exclude={"name", "path"})
+        config = task.model_dump(mode="json", exclude={"name", "path", "tokens_at_once"})
         weights = self.manifest["files"][checkpoints.WEIGHTS]["sha256"]
         return {
             "task": {"config": config, **work.identity, "items": work.digest},

@@ -11,7 +11,7 @@ from braidlm.arch import Recipe
 from braidlm.arch.config import nearest
 from braidlm.arch.kept import within
 from braidlm.arch.recipe import override, read_toml
-from braidlm.arch.tasks import AnyTask, LMTask
+from braidlm.arch.tasks import AnyTask, LMTask, LongTextTask
 from braidlm.arch.tasks.builtin import BUILTIN, builtin
 from braidlm.errors import InputError
 from braidlm.runs import Run
@@ -136,5 +136,5 @@ def limited(task: AnyTask, limit: int | None) -> AnyTask:
         return task
     if limit < 1:
         raise InputError(f"limit = {limit}: must be at least 1 document or item")
-    field = "n_documents" if isinstance(task, LMTask) else "n_items"
+    field = "n_documents" if isinstance(task, LMTask | LongTextTask) else "n_items"
     return task.model_copy(update={field: min(limit, getattr(task, field))})

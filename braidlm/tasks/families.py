@@ -7,6 +7,7 @@ from braidlm.arch.tasks import (
     AnyTask,
     CopyingTask,
     LMTask,
+    LongTextTask,
     MADTask,
     MQARTask,
     PhonebookTask,
@@ -16,6 +17,7 @@ from braidlm.arch.tasks import (
 from braidlm.data.tokenizer import Tokenizer, load_tokenizer
 from braidlm.tasks.choose import limited
 from braidlm.tasks.lm import LMWork, describe_lm
+from braidlm.tasks.longtext import LongTextWork
 from braidlm.tasks.mqar import MQARWork, describe_mqar
 from braidlm.tasks.phonebook import PhonebookWork, describe_phonebook
 from braidlm.tasks.questions import QuestionWork
@@ -34,6 +36,8 @@ def make_ready(task_config: AnyTask, tokenizer: Tokenizer, recipe: Recipe) -> Wo
     match task_config:
         case LMTask():
             return LMWork(task_config, tokenizer, recipe)
+        case LongTextTask():
+            return LongTextWork(task_config, tokenizer, recipe)
         case MQARTask():
             return MQARWork(task_config, recipe)
         case MADTask() | CopyingTask():
@@ -63,5 +67,5 @@ def describe(task: AnyTask, recipe: Recipe, tokenizer: Tokenizer | None = None) 
         case PhonebookTask():
             return describe_phonebook(task, tokenizer, recipe)
     work = make_ready(limited(task, 1), tokenizer, recipe)
-    assert isinstance(work, QuestionWork)
+    assert isinstance(work, QuestionWork | LongTextWork)
     return work.example()

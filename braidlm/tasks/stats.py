@@ -138,9 +138,15 @@ def exponential(estimate: Estimate) -> Estimate:
 
 
 def bootstrap(
-    statistic: Callable[[np.ndarray], float], n: int, *, n_resamples: int = 1000, seed: int = 0
-) -> float:
-    """Return the bootstrap's standard error of a statistic over clusters.
+    statistic: Callable[[np.ndarray], np.ndarray | float],
+    n: int,
+    *,
+    n_resamples: int = 1000,
+    seed: int = 0,
+) -> np.ndarray:
+    """Return the bootstrap's standard error of a statistic over clusters, in its shape.
+
+    All entries of the statistic see the same draws. Of fewer than two clusters it is nan.
 
     Args:
         statistic: of cluster indices (n,), drawn with replacement.
@@ -151,7 +157,7 @@ def bootstrap(
     Source: Efron 1979, Bootstrap Methods: Another Look at the Jackknife.
     """
     if n < 2:
-        return math.nan
+        return np.full(np.shape(statistic(np.arange(n))), math.nan)
     rng = generator(seed, "bootstrap")
-    drawn = [statistic(rng.integers(n, size=n)) for _ in range(n_resamples)]
-    return float(np.std(drawn, ddof=1))
+    drawn = np.array([statistic(rng.integers(n, size=n)) for _ in range(n_resamples)])
+    return np.asarray(np.std(drawn, axis=0, ddof=1))

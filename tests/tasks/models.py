@@ -37,7 +37,11 @@ class Known(nn.Module, ABC):
     def logits(self, tokens: Tensor, segments: Segments | None) -> Tensor: ...
 
     def forward(
-        self, tokens: Tensor, segments: Segments | None = None, return_state: bool = True
+        self,
+        tokens: Tensor,
+        segments: Segments | None = None,
+        state: None = None,
+        return_state: bool = True,
     ) -> Output:
         assert not self.training
         assert not torch.is_grad_enabled()

@@ -5,6 +5,7 @@ from typing import Annotated
 from pydantic import Field
 
 from braidlm.arch.tasks.lm import LMTask
+from braidlm.arch.tasks.longtext import LongTextTask
 from braidlm.arch.tasks.mqar import MQARTask
 from braidlm.arch.tasks.phonebook import PhonebookTask
 from braidlm.arch.tasks.recall import RecallTask
@@ -15,6 +16,7 @@ __all__ = [
     "AnyTask",
     "CopyingTask",
     "LMTask",
+    "LongTextTask",
     "MADTask",
     "MQARTask",
     "PhonebookTask",
@@ -23,7 +25,14 @@ __all__ = [
 ]
 
 AnyTask = Annotated[
-    LMTask | MQARTask | MADTask | CopyingTask | PhonebookTask | RecallTask | RulerTask,
+    LMTask
+    | LongTextTask
+    | MQARTask
+    | MADTask
+    | CopyingTask
+    | PhonebookTask
+    | RecallTask
+    | RulerTask,
     Field(discriminator="kind"),
 ]
 """Any of them, told apart by its kind."""

@@ -8,6 +8,7 @@ from braidlm.arch.symbols import MADName
 from braidlm.arch.tasks import (
     AnyTask,
     CopyingTask,
+    LongTextTask,
     MADTask,
     PhonebookTask,
     RecallTask,
@@ -80,6 +81,10 @@ BUILTIN: dict[str, Builtin] = {
     "phonebook": Builtin(
         PhonebookTask(lengths=(512, 1024, 2048), orders=("standard", "reversed")),
         "a random phonebook, two examples, then a name to look up",
+    ),
+    "longtext": Builtin(
+        LongTextTask(),
+        "loss by position in documents of 4096 tokens or more, the run's held-out ones",
     ),
     **_ruler(),
     **{
