@@ -27,6 +27,11 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("--force", action="store_true", help="ask again what is measured already")
     parser.add_argument("--list", action="store_true", help="show the tasks, one example each")
     parser.add_argument("--lengths", metavar="N,N", help="tokens, for tasks that have lengths")
+    parser.add_argument(
+        "--data",
+        metavar="FOLDER",
+        help="files of data sets, for tasks of real documents (default: where they were published)",
+    )
     parser.add_argument("--batch-size", type=int, metavar="N", help="items at once at most")
     parser.add_argument(
         "--checkpoint", metavar="NAME", help="such as step-00000100 (default: the newest)"
@@ -67,6 +72,7 @@ def run(args: argparse.Namespace) -> int:
         force=args.force,
         kept=_say_kept,
         lengths=lengths,
+        data=args.data,
         batch_size=args.batch_size,
         failed=failures,
     )
@@ -113,20 +119,25 @@ def _say_kept(task: str) -> None:
 
 def _list(args: argparse.Namespace, names: list[str] | None, lengths: list[int]) -> int:
     from braidlm.runs import Run
-    from braidlm.tasks import choose_tasks, describe, with_lengths, with_tasks
+    from braidlm.tasks import choose_tasks, describe, with_data, with_lengths, with_tasks
 
     recipe, added = with_tasks(Run.open(args.path), args.tasks_file, args.overrides, names)
     wanted = names if names is not None or not added else added
     tasks = choose_tasks(recipe, wanted) if recipe.tasks or wanted is not None else []
-    tasks = with_lengths(tasks, lengths)
+    tasks = with_data(with_lengths(tasks, lengths), args.data)
     if args.json:
         print(json.dumps([task.model_dump(mode="json") for task in tasks], indent=2))
         return 0
+    failures = Failures()
     for task in tasks:
-        print(f"{task.kind}-{task.name}\n{describe(task, recipe)}\n")
+        name = f"{task.kind}-{task.name}"
+        try:
+            print(f"{name}\n{describe(task, recipe)}\n")
+        except InputError as error:
+            failures(name, error)
     if wanted is None:
         print(_built_in())
-    return 0
+    return failures.say()
 
 
 def _built_in() -> str:

@@ -96,12 +96,12 @@ def read_corpus(source: TextSource | PairsSource) -> Iterator[Document]:
                 yield Document(record.id, text_of(record.fields, source.field, record.where))
 
 
-def read_records(source: Corpus, fields: Sequence[str]) -> Iterator[Record]:
+def read_records(source: Corpus, fields: Sequence[str] | None) -> Iterator[Record]:
     """Yield the records of .jsonl and .parquet files or of a data set, in a fixed order.
 
     Args:
         source: where they are.
-        fields: columns that are read where reading all would cost more.
+        fields: columns that are read where reading all would cost more; None: all.
 
     Raises:
         InputError: as `read_corpus`.
@@ -122,7 +122,7 @@ def _read_pairs(source: PairsSource) -> Iterator[Document]:
         yield Document(record.id, answer, prompt)
 
 
-def _hub_records(source: Corpus, fields: Sequence[str]) -> Iterator[Record]:
+def _hub_records(source: Corpus, fields: Sequence[str] | None) -> Iterator[Record]:
     name = Path(data_set_name(source)).name
     for number, found in read_hub(source, fields):
         yield Record(f"{name}:{number}", f"'{source.path}', row {number}", found)
@@ -159,7 +159,7 @@ def _kind(file: Path) -> str:
     return (Path(file.stem) if file.suffix in PACKED else file).suffix
 
 
-def _file_records(file: Path, name: str, fields: Sequence[str]) -> Iterator[Record]:
+def _file_records(file: Path, name: str, fields: Sequence[str] | None) -> Iterator[Record]:
     is_parquet = _kind(file) == ".parquet"
     unit = "row" if is_parquet else "line"
     for number, found in read_parquet(file, fields) if is_parquet else read_jsonl(file):

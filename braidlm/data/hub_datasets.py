@@ -38,8 +38,8 @@ def local_files(source: Corpus) -> list[Path]:
     return sorted(f for f in Path(data_set_name(source)).rglob("*") if f.is_file())
 
 
-def read_hub(source: Corpus, columns: Sequence[str]) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield (row from 1, {column: value}) of a data set, in its own order.
+def read_hub(source: Corpus, columns: Sequence[str] | None) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield (row from 1, {column: value}) of a data set, in its own order; None: all columns.
 
     Raises:
         InputError: without the package; no such data set, configuration, split or column; a
@@ -58,7 +58,7 @@ def read_hub(source: Corpus, columns: Sequence[str]) -> Iterator[tuple[int, dict
             revision=source.revision or None,
             streaming=True,
         )
-        if rows.column_names and set(columns) <= set(rows.column_names):
+        if columns is not None and rows.column_names and set(columns) <= set(rows.column_names):
             rows = rows.select_columns(list(columns))
         for record in rows:
             number += 1

@@ -7,6 +7,7 @@ function and a row of `DATASETS` here.
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -17,6 +18,9 @@ from braidlm.errors import InputError
 
 SUMMARY = "Summary of information above..."
 """Where a page of SWDE ends and the list begins whose last key is asked for."""
+
+_MARKS = re.compile(r"\[(?:PAR|DOC|TLE)\]")
+"""Of TriviaQA's documents, as MRQA joined them."""
 
 
 class Passage(NamedTuple):
@@ -35,6 +39,8 @@ class Passage(NamedTuple):
     """What was drawn independently; questions about one document share it."""
     opening: str = ""
     """What stands before the document where the question comes first; "": question and line end."""
+    end: str = ""
+    """What closes the document, cut or not, unless it ends so."""
 
     def prompt(self, document: str, reads: int = 1, question_first: bool = False) -> str:
         """Return the prompt over a document that may be cut.
@@ -43,8 +49,9 @@ class Passage(NamedTuple):
             between.
         """
         before = (self.opening or f"{self.question}\n") if question_first else ""
-        again = f"{document}\n" * (reads - 1)
-        return f"{before}{again}{document}{self.link}{self.question}"
+        text = document if document.endswith(self.end) else f"{document}{self.end}"
+        again = f"{text}\n" * (reads - 1)
+        return f"{before}{again}{text}{self.link}{self.question}"
 
     def place(self) -> tuple[int, int] | None:
         """Return where the first accepted answer stands first, in whatever case."""
@@ -61,8 +68,8 @@ class Passage(NamedTuple):
 class DataSet(NamedTuple):
     """How a data set is read and scored."""
 
-    fields: tuple[str, ...]
-    """Fields of a record that are read."""
+    fields: tuple[str, ...] | None
+    """Fields of a record that are read; None: all."""
     passage: Callable[[Record], Passage | None]
     """None: a record that asks nothing."""
     scorers: tuple[str, ...]
@@ -97,11 +104,52 @@ def swde(record: Record) -> Passage:
     return Passage(record.id, *parts, (value,), _document_id(record), _about(record))
 
 
+def question_answering(record: Record) -> Passage | None:
+    """Read {"context" (or "passage"), "question", "answers"}; None where there is no answer.
+
+    With "orig_question" the question is what Arora et al. made of it, the beginning of a sentence
+    that the answer completes, and the prompt is theirs; the question itself is asked as Liu et al.
+    2023 (arXiv 2307.03172) do.
+
+    Source: Arora et al. 2024 (arXiv 2407.05483) for nq, triviaqa and drop.
+    """
+    field = "passage" if "passage" in record.fields else "context"
+    text = _MARKS.sub("", text_of(record.fields, field, record.where)).strip()
+    question = text_of(record.fields, "question", record.where).strip()
+    answers = _answers(record)
+    if not answers or not question:
+        return None
+    found = sorted(answers, key=lambda answer: answer.lower() not in text.lower())
+    named = tuple(found), _named(text)
+    if "orig_question" not in record.fields:
+        opening = f"Question: {question}\n\n"
+        return Passage(record.id, text, "\n\n", f"Question: {question}\nAnswer:", *named, opening)
+    while text.lower().endswith(question.lower()):
+        text = text[: -len(question)].strip()
+    opening = text_of(record.fields, "orig_question", record.where).strip().strip(":")
+    return Passage(record.id, text.strip("."), " ", question, *named, f"{opening} ", ".")
+
+
 DATASETS: dict[RecallSet, DataSet] = {
     "squad": DataSet(("text", "value"), squad, ("contains",)),
     "fda": DataSet(("doc_id", "key", "text", "value"), fda, ("contains",)),
     "swde": DataSet(("doc_id", "key", "text", "value"), swde, ("contains",)),
+    "nq": DataSet(None, question_answering, ("contains",)),
+    "triviaqa": DataSet(None, question_answering, ("contains", "squad_em", "squad_f1")),
+    "drop": DataSet(None, question_answering, ("contains",)),
 }
+
+
+def _answers(record: Record) -> list[str]:
+    """Return the texts under "answers", each once: a list of them, or a list under "text"."""
+    if "answers" not in record.fields:
+        text_of(record.fields, "answers", record.where)  # says what is there
+    found = record.fields["answers"]
+    if isinstance(found, dict):
+        found = found.get("text")
+    if not isinstance(found, list) or not all(isinstance(answer, str) for answer in found):
+        raise InputError(f'{record.where}: field "answers" must be a list of texts')
+    return list(dict.fromkeys(answer.strip() for answer in found if answer.strip()))
 
 
 def _text_and_value(record: Record) -> tuple[str, str]:

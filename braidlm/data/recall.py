@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
+from pathlib import Path
 
 from braidlm.arch.sources import HUB, Corpus
 from braidlm.arch.tasks.recall import RecallTask
 from braidlm.data.corpora import read_records
 from braidlm.data.cutting import Words, cut_document, words_of
+from braidlm.data.named_files import named_files
 from braidlm.data.passages import DATASETS, Passage
 from braidlm.data.seeding import EVAL, generator
 from braidlm.data.tokenizer import Tokenizer
@@ -23,8 +25,11 @@ def passages(task: RecallTask) -> list[Passage]:
     """
     read = DATASETS[task.dataset]
     found = [p for p in map(read.passage, read_records(_corpus(task), read.fields)) if p]
+    if task.in_text:
+        found = [p for p in found if p.place() is not None]
     if not found:
-        raise InputError(f"task '{task.name}': {task.path} holds no question")
+        asked = "no question whose answer stands in its text" if task.in_text else "no question"
+        raise InputError(f"task '{task.name}': {task.path} holds {asked}")
     chosen = sorted(found, key=lambda p: hashlib.sha256(p.id.encode()).digest())[: task.n_items]
     names = {p.id for p in chosen}
     return [p for p in found if p.id in names]
@@ -73,5 +78,9 @@ def _cut(
 
 
 def _corpus(task: RecallTask) -> Corpus:
-    is_hub = task.path.startswith(HUB)
-    return Corpus(path=task.path, split=task.split if is_hub else "train", revision=task.revision)
+    if task.path.startswith(HUB):
+        return Corpus(path=task.path, split=task.split, revision=task.revision)
+    corpus = Corpus(path=task.path, files=task.files)
+    if Path(task.path).is_dir():
+        return named_files(corpus, task.dataset, DATASETS, DATASETS[task.dataset].passage)
+    return corpus

@@ -39,10 +39,10 @@ def read_jsonl(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             yield number, _object_of(line, f"{file}, line {number}")
 
 
-def read_parquet(file: Path, columns: Sequence[str]) -> Iterator[tuple[int, dict[str, Any]]]:
+def read_parquet(file: Path, columns: Sequence[str] | None) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield (row from 1, {column: value}) of a Parquet file.
 
-    Only these columns are read, one row group at a time and a few rows of it at once.
+    Only these columns are read (None: all), one row group at a time and a few rows of it at once.
 
     Raises:
         InputError: without the package, no Parquet file, a damaged one, or a column that is not
@@ -60,12 +60,13 @@ def read_parquet(file: Path, columns: Sequence[str]) -> Iterator[tuple[int, dict
             f"corpus file {file} cannot be read as Parquet: {_first_line(error)}"
         ) from None
     number = group = 0
+    wanted = None if columns is None else list(columns)
     with table:
-        for column in columns:
+        for column in columns or ():
             _check_column(table.schema_arrow.names, column, f"corpus file {file}")
         try:
             for group in range(table.num_row_groups):
-                for batch in table.iter_batches(_PARQUET_ROWS, [group], list(columns)):
+                for batch in table.iter_batches(_PARQUET_ROWS, [group], wanted):
                     for record in batch.to_pylist():
                         number += 1
                         yield number, record

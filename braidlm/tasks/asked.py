@@ -75,7 +75,8 @@ class Asked:
 
         Where data lies decides nothing: the items say what was read. Nor does the size of pieces.
         """
-        config = task.model_dump(mode="json", exclude={"name", "path", "tokens_at_once"})
+        unsaid = {"name", "path", "files", "tokens_at_once"}
+        config = task.model_dump(mode="json", exclude=unsaid)
         weights = self.manifest["files"][checkpoints.WEIGHTS]["sha256"]
         return {
             "task": {"config": config, **work.identity, "items": work.digest},

@@ -119,6 +119,27 @@ def with_lengths(tasks: Sequence[AnyTask], lengths: Sequence[int]) -> list[AnyTa
     return [_changed(task, lengths) for task in tasks]
 
 
+def with_data(tasks: Sequence[AnyTask], folder: str | os.PathLike[str] | None) -> list[AnyTask]:
+    """Return the tasks, those of real documents with their data in this folder; None: as they are.
+
+    Raises:
+        InputError: no such folder, or no task has data.
+    """
+    if folder is None:
+        return list(tasks)
+    if not Path(folder).is_dir():
+        raise InputError(f"data {folder} must be a folder that exists")
+    if not any("path" in type(task).model_fields for task in tasks):
+        raise InputError(
+            f"data {folder}: none of {', '.join(map(stem_of, tasks))} asks of real documents"
+        )
+    there = {"path": os.fspath(folder), "files": ()}
+    return [
+        task.model_copy(update=there) if "path" in type(task).model_fields else task
+        for task in tasks
+    ]
+
+
 def _changed(task: AnyTask, lengths: Sequence[int]) -> AnyTask:
     if "lengths" not in type(task).model_fields:
         return task

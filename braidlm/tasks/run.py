@@ -11,7 +11,7 @@ from braidlm.device import choose_device
 from braidlm.errors import InputError
 from braidlm.generate.mode import choose_dtype
 from braidlm.tasks.asked import Asked, UnusableError
-from braidlm.tasks.choose import choose_tasks, limited, stem_of, with_lengths, with_tasks
+from braidlm.tasks.choose import choose_tasks, limited, stem_of, with_data, with_lengths, with_tasks
 from braidlm.tasks.families import make_ready
 from braidlm.tasks.opening import choose_checkpoint, open_run
 
@@ -33,6 +33,7 @@ def evaluate(
     force: bool = False,
     kept: Callable[[str], None] | None = None,
     lengths: Sequence[int] = (),
+    data: str | os.PathLike[str] | None = None,
     batch_size: int | None = None,
     failed: Callable[[str, InputError], None] | None = None,
 ) -> list[dict[str, Any]]:
@@ -55,6 +56,7 @@ def evaluate(
         force: ask again whatever is there.
         kept: told "<kind>-<name>" of every result that is not measured again.
         lengths: replace those of every task that has a field of this name.
+        data: a folder with the files of data sets, for every task of real documents.
         batch_size: items that are scored together at most; None: as many as each task takes.
         failed: told "<kind>-<name>" and why of every task that could not be asked; None: the
             first of these is raised when all others are asked.
@@ -72,7 +74,7 @@ def evaluate(
     recipe, added = with_tasks(run, tasks_file, overrides, tasks)
     names = tasks if tasks is not None or not added else added
     chosen = [limited(task, limit) for task in choose_tasks(recipe, names)]
-    chosen = with_lengths(chosen, lengths)
+    chosen = with_data(with_lengths(chosen, lengths), data)
     place = choose_device(device or recipe.train.device)
     precision = choose_dtype(dtype, place, recipe.train.precision)
     folder = choose_checkpoint(run, checkpoint)

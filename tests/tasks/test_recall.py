@@ -168,6 +168,8 @@ def test_a_checkpoint_that_cannot_be_loaded_is_said_once(run, capsys):
         (["--tasks", "lm", "--lengths", "64"], "lengths = [64]: none of lm-held-out has lengths"),
         (["--tasks", "squad", "--lengths", "6x"], "--lengths 6x: must be numbers of tokens"),
         (["--tasks", "squad", "--lengths", "1"], "lengths: 1 must be at least 2 tokens"),
+        (["--tasks", "squad", "--data", "nowhere"], "data nowhere must be a folder that exists"),
+        (["--tasks", "lm", "--data", "."], "data .: none of lm-held-out asks of real documents"),
         (["--batch-size", "0"], "batch_size = 0: must be at least 1 item"),
         (["--tasks", "squad", "--set", "tasks.squad.path=nowhere.jsonl"], "does not exist"),
         (["--tasks", "squad", "--set", "tasks.squad.reads=3"], "reads = 3: input should be 1 or 2"),
@@ -191,6 +193,18 @@ def test_the_list_names_built_in_tasks_and_draws_a_named_one(run, place, capsys)
     shown = capsys.readouterr().out
     assert shown.startswith("recall-squad\n")
     assert "\n\nIt is said that -> " in shown
+
+
+def test_a_folder_of_data_sets_serves_every_task_that_it_holds(run, place, tmp_path, capsys):
+    """squad is there, nq is not: one sentence, the other is listed and asked all the same."""
+    words = ["--tasks", "nq,squad", "--data", str(tmp_path), "--limit", "3"]
+    says = f"braid: recall-nq: folder {tmp_path} holds no file of 'nq' (files: squad.jsonl"
+    for mode in (["--list"], []):
+        assert main(["eval", str(run.path), *words, *mode]) == 2
+        shown = capsys.readouterr()
+        assert shown.err.startswith(says)
+        assert "recall-squad" in shown.out
+        assert "recall-nq" not in shown.out
 
 
 def test_a_recipe_without_tasks_says_what_can_be_asked(tmp_path):

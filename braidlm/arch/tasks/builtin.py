@@ -78,6 +78,13 @@ BUILTIN: dict[str, Builtin] = {
     "swde": Builtin(
         RecallTask(dataset="swde", name="swde"), "a web page, then a key to give its value"
     ),
+    "nq": Builtin(RecallTask(dataset="nq", name="nq"), "a page of Wikipedia, then a question"),
+    "triviaqa": Builtin(
+        RecallTask(dataset="triviaqa", name="triviaqa"), "a web page, then a trivia question"
+    ),
+    "drop": Builtin(
+        RecallTask(dataset="drop", name="drop"), "a passage, then a question that may need counting"
+    ),
     "phonebook": Builtin(
         PhonebookTask(lengths=(512, 1024, 2048), orders=("standard", "reversed")),
         "a random phonebook, two examples, then a name to look up",

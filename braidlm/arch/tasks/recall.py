@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from braidlm.arch.sources import PathText
+from braidlm.arch.sources import HUB, PathText
 from braidlm.arch.tasks.base import RESULT_NAME, ContextTask
 
-RecallSet = Literal["squad", "fda", "swde"]
+RecallSet = Literal["squad", "fda", "swde", "nq", "triviaqa", "drop"]
 
 PUBLISHED: dict[RecallSet, str] = {
     "squad": "hf:hazyresearch/based-squad",
     "fda": "hf:hazyresearch/based-fda",
     "swde": "hf:hazyresearch/based-swde-v2",
+    "nq": "hf:hazyresearch/based_nq_2048",
+    "triviaqa": "hf:hazyresearch/based_triviaqa",
+    "drop": "hf:hazyresearch/based_drop",
 }
 """Where each data set lies if a task does not say."""
 
@@ -22,7 +25,8 @@ PUBLISHED: dict[RecallSet, str] = {
 class RecallTask(ContextTask):
     """Recall from real documents, scored on the greedy continuation of the prompt.
 
-    Source: Arora et al. 2024 (arXiv 2402.18668) for squad, fda and swde.
+    Source: Arora et al. 2024 (arXiv 2402.18668) for squad, fda and swde; Arora et al. 2024 (arXiv
+        2407.05483) for nq, triviaqa and drop.
     """
 
     kind: Literal["recall"] = "recall"
@@ -31,14 +35,21 @@ class RecallTask(ContextTask):
     """Name of the result; default: that of the data set."""
     dataset: RecallSet = "squad"
     """squad: a passage, then a sentence of it to complete; fda: a report, then a key of it; swde: a
-    web page, then keys of it with their values, the last one without."""
+    web page, then keys of it with their values, the last one without; nq, triviaqa, drop: a
+    passage and a question."""
     path: PathText = PUBLISHED["squad"]
     """A file or folder (.jsonl, also .gz, .xz and .zst; .parquet), or "hf:" and a name of the
     Hugging Face Hub; default: where the data set was published."""
+    files: tuple[str, ...] = ()
+    """Globs: which files of a folder are read. Default: those whose name has the data set's name as
+    a word and whose records have its fields; all files where no name has it."""
     split: str = Field(default="validation", min_length=1)
     """"hf:" alone: the split."""
     revision: str = ""
     """"hf:" alone: commit, branch or tag; empty: the newest."""
+    in_text: bool = False
+    """Whether only questions are asked whose answer stands in the text word for word: recall alone,
+    without the counting that many of drop need."""
     max_new_tokens: int = Field(default=48, gt=0)
     """Tokens of the answer at most; it ends before at a line end. Source: Arora et al. 2024."""
 
@@ -49,3 +60,9 @@ class RecallTask(ContextTask):
             return data
         dataset = data.get("dataset", "squad")
         return {"name": dataset, "path": PUBLISHED[dataset], **data}
+
+    @model_validator(mode="after")
+    def _files_are_of_a_folder(self) -> Self:
+        if self.files and self.path.startswith(HUB):
+            raise ValueError(f"files = {list(self.files)}: '{self.path}' takes split and revision")
+        return self
