@@ -143,6 +143,26 @@ class Must:
 
 
 @dataclass(frozen=True)
+class Past:
+    """A field of older files, which need not be there and is not written: one value is computed."""
+
+    theirs: str
+    value: Any
+
+    def read(self, config: Foreign) -> Flat:
+        """Refuse any other value."""
+        config.used.add(self.theirs)
+        found = config.data.get(self.theirs)
+        if found not in (None, self.value):
+            raise config.error(self.theirs, found, repr(self.value))
+        return {}
+
+    def write(self, ours: Flat) -> dict[str, Any]:
+        """Say nothing."""
+        return {}
+
+
+@dataclass(frozen=True)
 class Ours:
     """A field of ours that has one value in all models of a family."""
 

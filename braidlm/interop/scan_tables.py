@@ -33,10 +33,14 @@ MAMBA1 = {
 """The order x, z of the input projection and dt, B, C of the next is the same on both sides."""
 
 
-def inner_width(expand: str, letter: str = "S") -> Field:
-    """The inner width as a whole multiple of the model's."""
+def inner_width(expand: str, letter: str = "S", itself: str | None = None) -> Field:
+    """The inner width as a whole multiple of the model's, or the field of theirs that gives it
+    itself, which decides where a file has both."""
 
     def read(config: Foreign) -> Flat:
+        if itself is not None and config.data.get(itself) is not None:
+            config.used.add(expand)
+            return {f"{letter}.d_inner": config.whole(itself)}
         return {f"{letter}.d_inner": config.whole(expand) * config.whole("hidden_size")}
 
     def write(ours: Flat) -> dict[str, Any]:

@@ -70,6 +70,8 @@ def square_heads(letter: str = "*") -> Field:
     return Coded(read, write)
 
 
+STEP_INIT = frozenset({"time_step_min", "time_step_max", "time_step_floor"})
+"""Of the initial step sizes alone, in families that do not bound the step by them."""
 INFINITY = {"__float__": "Infinity"}
 """How newer files write what JSON has no number for."""
 

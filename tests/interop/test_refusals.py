@@ -9,7 +9,7 @@ from braidlm import interop
 from braidlm.arch.mixers import MoEConfig
 from braidlm.errors import InputError
 from braidlm.interop.families import FAMILIES, READ_ONLY
-from braidlm.interop.fields import Must
+from braidlm.interop.fields import Must, Past
 from tests.interop.folders import llama
 
 EVERY = FAMILIES | READ_ONLY
@@ -37,7 +37,7 @@ MUSTS = [
     (name, field.theirs, field.value)
     for name, family in EVERY.items()
     for field in family.fields
-    if isinstance(field, Must)
+    if isinstance(field, Must | Past)
 ]
 
 

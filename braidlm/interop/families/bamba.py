@@ -12,6 +12,7 @@ from braidlm.interop.tables import (
     ENDS,
     GATED_MLP,
     MAMBA2,
+    STEP_INIT,
     bamba_mixer,
     biases,
     expansion,
@@ -77,5 +78,5 @@ BAMBA = Family(
         "mlp_bias": False,
         "hidden_act": "silu",
     },
-    harmless=frozenset({"attn_rotary_emb", "layers_block_type", "layer_types"}),
+    harmless=STEP_INIT | {"attn_rotary_emb", "layers_block_type", "layer_types"},
 )

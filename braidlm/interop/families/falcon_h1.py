@@ -3,7 +3,7 @@
 from typing import Any
 
 from braidlm.interop.family import Ends, Family, Letter, Place
-from braidlm.interop.fields import Coded, Flat, Foreign, Must, Ours, Same
+from braidlm.interop.fields import Coded, Flat, Foreign, Must, Ours, Past, Same
 from braidlm.interop.layout import Uniform
 from braidlm.interop.rope_tables import rope
 from braidlm.interop.tables import (
@@ -12,6 +12,7 @@ from braidlm.interop.tables import (
     ENDS,
     GATED_MLP,
     MAMBA2,
+    STEP_INIT,
     bamba_mixer,
     biases,
     head_dim,
@@ -90,6 +91,7 @@ FALCON_H1 = Family(
         Same("intermediate_size", "-.d_ff"),
         Must("hidden_act", "silu"),
         *biases("mlp_bias", "-"),
+        Past("mamba_use_mlp", True),
         Ours("fusion.combine", "add"),
         Ours("fusion.norm", "none"),
         Ours("fusion.projection", "separate"),
@@ -110,5 +112,9 @@ FALCON_H1 = Family(
         "mlp_bias": False,
         "hidden_act": "silu",
     },
-    harmless=frozenset({"layers_block_type", "layer_types"}),
+    harmless=STEP_INIT
+    | {
+        *("layers_block_type", "layer_types"),
+        "mlp_expansion_factor",  # `intermediate_size` decides
+    },
 )

@@ -3,7 +3,7 @@
 from typing import Any
 
 from braidlm.interop.family import Ends, Family, Letter, Place, rows
-from braidlm.interop.fields import Coded, Flat, Foreign, Must, Ours, Same, Words
+from braidlm.interop.fields import Coded, Flat, Foreign, Must, Ours, Past, Same, Words
 from braidlm.interop.layout import Listed, UnfitError
 from braidlm.interop.moe_tables import n_experts
 from braidlm.interop.rope_tables import rope
@@ -12,6 +12,7 @@ from braidlm.interop.tables import (
     BAMBA_DEFAULTS,
     ENDS,
     MAMBA2,
+    STEP_INIT,
     bamba_mixer,
     biases,
     expansion,
@@ -68,6 +69,8 @@ def _write_scale(ours: Flat) -> dict[str, Any]:
     return {"attention_multiplier": ours["*.softmax_scale"] or ours["*.head_dim"] ** -0.5}
 
 
+POSITIONS = ((None, "none"), ("nope", "none"), ("rope", "rope"))
+"""The second as released files have it."""
 GRANITE = Family(
     model_type="granitemoehybrid",
     architecture="GraniteMoeHybridForCausalLM",
@@ -90,7 +93,7 @@ GRANITE = Family(
         Same("rms_norm_eps", "norm_eps"),
         *heads(),
         square_heads(),
-        Words("position_embedding_type", "*.position", ((None, "none"), ("rope", "rope"))),
+        Words("position_embedding_type", "*.position", POSITIONS),
         rope(),
         Coded(lambda c: {"*.softmax_scale": float(c.get("attention_multiplier"))}, _write_scale),
         *biases("attention_bias", "*"),
@@ -105,6 +108,7 @@ GRANITE = Family(
         Same("shared_intermediate_size", "E.d_shared"),
         Same("shared_intermediate_size", "-.d_ff"),
         Must("hidden_act", "silu"),
+        Past("normalization_function", "rmsnorm"),
         Same("embedding_multiplier", "embedding_multiplier"),
         Same("residual_multiplier", "residual_multiplier"),
         Coded(_read_logits, lambda ours: {"logits_scaling": 1.0 / ours["logits_multiplier"]}),
@@ -128,5 +132,5 @@ GRANITE = Family(
         "logits_scaling": 1.0,
         "layer_types": lambda c: ["linear_attention"] * c.whole("num_hidden_layers"),
     },
-    harmless=frozenset({"init_method"}),
+    harmless=STEP_INIT | {"init_method"},
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from braidlm.interop.family import Ends, Family, Letter, Place, rows
-from braidlm.interop.fields import Foreign, Must, Ours, Same
+from braidlm.interop.fields import Foreign, Must, Ours, Past, Same
 from braidlm.interop.layout import UnfitError, n_layers
 from braidlm.interop.moe_tables import n_experts, single_experts
 from braidlm.interop.scan_tables import MAMBA1, inner_width, step_rank
@@ -101,6 +101,7 @@ JAMBA = Family(
         Same("mamba_proj_bias", "S.out_bias"),
         Same("intermediate_size", "-.d_ff"),
         Must("hidden_act", "silu"),
+        Past("mamba_inner_layernorms", True),
         n_experts("num_experts", without=1),
         Same("num_experts_per_tok", "E.top_k"),
         Same("intermediate_size", "E.d_ff"),
@@ -130,6 +131,7 @@ JAMBA = Family(
     harmless=frozenset(
         {
             *("use_mambapy", "use_associative_scan", "layers_block_type", "layer_types"),
+            *("n_ctx", "calc_logits_for_entire_prompt"),
         }
     ),
 )

@@ -14,7 +14,7 @@ HARMLESS = frozenset(
     {
         *("time_step_scale", "time_step_min", "time_step_max", "time_step_floor"),
         *("time_step_init_scheme", "use_mambapy", "use_falcon_mambapy", "use_associative_scan"),
-        *("intermediate_size", "layer_types", "d_model", "d_inner", "n_layer", "ssm_cfg"),
+        *("layer_types", "d_model", "d_inner", "n_layer", "ssm_cfg"),
         *("fused_add_norm", "rms_norm", "pad_vocab_size_multiple"),
     }
 )
@@ -45,7 +45,7 @@ def _family(model_type: str, architecture: str, *norms: Field) -> Family:
             *ENDS,
             Same("layer_norm_epsilon", "norm_eps"),
             Same("state_size", "S.d_state"),
-            inner_width("expand"),
+            inner_width("expand", itself="intermediate_size"),
             step_rank("time_step_rank"),
             Same("conv_kernel", "S.d_conv"),
             Same("use_conv_bias", "S.conv_bias"),

@@ -3,9 +3,9 @@
 import math
 
 from braidlm.interop.family import Ends, Family, Letter, Place
-from braidlm.interop.fields import Must, Same
+from braidlm.interop.fields import Must, Past, Same
 from braidlm.interop.layout import Uniform
-from braidlm.interop.tables import ENDS, biases, expansion, step_limit
+from braidlm.interop.tables import ENDS, STEP_INIT, biases, expansion, step_limit
 from braidlm.interop.tables import MAMBA2 as NAMES
 
 MAMBA2 = Family(
@@ -28,6 +28,7 @@ MAMBA2 = Family(
         Same("chunk_size", "M.chunk_size"),
         *biases("use_bias", "M"),
         Must("hidden_act", "silu"),
+        Past("rms_norm", True),
         step_limit(),
     ),
     defaults={
@@ -44,5 +45,10 @@ MAMBA2 = Family(
         "hidden_act": "silu",
         "time_step_limit": [0.0, math.inf],
     },
-    harmless=frozenset({"time_step_rank", "time_step_min", "time_step_max", "time_step_floor"}),
+    harmless=STEP_INIT
+    | {
+        *("time_step_rank", "time_step_scale", "time_step_init_scheme"),
+        "intermediate_size",  # follows from the heads
+        "norm_before_gate",  # their class gates first, whatever this is
+    },
 )

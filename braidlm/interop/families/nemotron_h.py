@@ -128,7 +128,9 @@ NEMOTRON_H = Family(
         {
             *("time_step_limit", "time_step_max", "time_step_floor", "time_step_rank", "expand"),
             "mamba_proj_bias",
-            *("hybrid_override_pattern", "attention_head_dim", "num_query_groups", "rms_norm_eps"),
+            *("rope_theta", "partial_rotary_factor"),  # nothing is rotated
+            *("hybrid_override_pattern", "attention_head_dim", "num_query_groups"),
+            *("rms_norm_eps", "norm_eps"),  # `layer_norm_epsilon` decides
             *("n_shared_experts", "moe_shared_expert_overlap"),
             *("mtp_layers_block_type", "mtp_hybrid_override_pattern"),
         }
