@@ -41,6 +41,17 @@ def answer(
     return losses, given
 
 
+def continued(
+    model: nn.Module,
+    prompts: Sequence[np.ndarray],
+    n_new: int,
+    is_done: Callable[[list[int]], bool] | None = None,
+) -> list[list[int]]:
+    """Return `n_new` greedily decoded tokens after each prompt; arguments as for `answer`."""
+    start = prefill(model, [prompt.tolist() for prompt in prompts])
+    return _continued(model, start.logits.argmax(-1), start.state, n_new, is_done)
+
+
 def _continued(
     model: nn.Module,
     tokens: Tensor,
