@@ -67,16 +67,71 @@ def sight_limited(model: HybridLM, window: int) -> Iterator[None]:
     A latent attention knows no windows and stays as it is. Only for calls without a state.
     """
     touched: list[tuple[Any, int | None]] = []
-    for module in model.modules():
-        if isinstance(module, Attention | CrossAttention):
-            n = window * getattr(module, "n_streams", 1)
-            touched.append((module, module.window))
-            module.window = n if module.window is None else min(n, module.window)
+    for module in _limitable(model):
+        n = window * getattr(module, "n_streams", 1)
+        touched.append((module, module.window))
+        module.window = n if module.window is None else min(n, module.window)
     try:
         yield
     finally:
         for module, before in touched:
             module.window = before
+
+
+def sees_far(model: HybridLM) -> list[int]:
+    """Return the sublayers whose attention `sight_limited` limits."""
+    return [i for i, block in enumerate(model.blocks) if _limitable(block)]
+
+
+def _limitable(module: nn.Module) -> list[Attention | CrossAttention]:
+    return [m for m in module.modules() if isinstance(m, Attention | CrossAttention)]
+
+
+@contextlib.contextmanager
+def jolted(
+    model: HybridLM,
+    layers: Collection[int],
+    cut: Callable[[], contextlib.AbstractContextManager[None]],
+    rng: torch.Generator,
+) -> Iterator[None]:
+    """Move what sublayers give as far as a cut would, at every token, in a random direction.
+
+    Args:
+        model: any. Only for calls without a state.
+        layers: the sublayers that the cut changes.
+        cut: makes the cut; what it changes is measured on what each sublayer reads in the call.
+        rng: on the CPU.
+    """
+    is_cut = [False]
+
+    def jolt(block: Any, given: tuple[Any, ...], result: tuple[Stream, Any]) -> Any:
+        if is_cut[0]:
+            return None
+        is_cut[0] = True
+        try:
+            with cut():
+                harmed, _ = block(*given)
+        finally:
+            is_cut[0] = False
+        after, state = result
+        hidden = _moved(after.hidden, harmed.hidden, rng)
+        return after._replace(hidden=hidden, handed=_moved(after.handed, harmed.handed, rng)), state
+
+    hooks = [model.blocks[i].register_forward_hook(jolt) for i in layers]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _moved(x: Any, goal: Tensor | None, rng: torch.Generator) -> Any:
+    """x (B, T, D), each token moved as far as from x to `goal` (None: zeros), in any direction."""
+    if x is None:
+        return None
+    drawn = torch.randn(x.shape, generator=rng, dtype=torch.float64).to(x.device)
+    far = (x if goal is None else x - goal).double().norm(dim=-1, keepdim=True)
+    return (x + far * drawn / drawn.norm(dim=-1, keepdim=True)).to(x.dtype)
 
 
 def n_heads_of(model: HybridLM, place: str) -> int:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from typing import Any, Literal, NamedTuple
 
+import torch
 from torch import Tensor
 
 from braidlm import state as states
@@ -90,6 +91,30 @@ def emptied(state: Sequence[Any], dropped: Collection[Memory]) -> tuple[Any, ...
         return states.map_tensors(Tensor.clone if memory not in dropped else _zeros, part)
 
     return change(drop, state)
+
+
+def scrambled(
+    state: Sequence[Any], chosen: Collection[Memory], rng: torch.Generator
+) -> tuple[Any, ...]:
+    """Return a copy of `state` whose memories in `chosen` are random vectors of the same lengths.
+
+    Args:
+        state: any.
+        chosen: memories whose every vector, along the last axis, is replaced.
+        rng: on the CPU.
+    """
+
+    def noise(x: Tensor) -> Tensor:
+        if not x.is_floating_point():
+            return x.clone()
+        drawn = torch.randn(x.shape, generator=rng, dtype=torch.float64)
+        drawn = drawn / drawn.norm(dim=-1, keepdim=True)
+        return (drawn.to(x.device) * x.double().norm(dim=-1, keepdim=True)).to(x.dtype)
+
+    def scramble(memory: Memory, part: Any) -> Any:
+        return states.map_tensors(noise if memory in chosen else Tensor.clone, part)
+
+    return change(scramble, state)
 
 
 def copied(state: Any) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from braidlm.analysis import (
+    ablation,
     attention_span,
     branch_share,
     in_context,
@@ -28,6 +29,7 @@ INSTRUMENTS: dict[str, Instrument] = {
         influence,
         state_use,
         surgery,
+        ablation,
         retrieval_heads,
         repeats,
         in_context,
