@@ -46,6 +46,8 @@ class Twins(NamedTuple):
     """(n, K) int64, K at least 1: what is right after A."""
     answer_b: Tensor
     """(n, K) int64"""
+    c: Tensor | None = None
+    """(n, T) int64: prompts that differ from A elsewhere, so that the answer is A's."""
 
 
 class Answers(NamedTuple):
@@ -59,6 +61,8 @@ class Answers(NamedTuple):
     """(m, n, 2): state of B, one memory of A."""
     control: Tensor
     """(2, n, 2): the KV caches, the recurrent memories taken from a second reading of A."""
+    same_answer: Tensor
+    """(3, n, 2): the KV caches, the recurrent memories, both of C; nan without one."""
     memories: list[Memory]
     """The m memories that were exchanged by themselves."""
 
@@ -90,7 +94,11 @@ def interchange(
     each = [m for m in found if layers is None or m.layer in layers]
     alone = [ask(a, b, {m}) for m in each]
     without = [ask(b, a, {m}) for m in each]
-    rows = (_stacked(part, twins) for part in (cells, alone, without, control))
+    same = [torch.full((len(twins.a), 2), torch.nan, dtype=torch.float64)] * 3
+    if twins.c is not None:
+        c = model(twins.c).state
+        same = [ask(a, c, taken) for taken in (kv, recurrent, kv | recurrent)]
+    rows = (_stacked(part, twins) for part in (cells, alone, without, control, same))
     return Answers(*rows, each)  # pyright: ignore[reportCallIssue]
 
 

@@ -3,12 +3,17 @@
 The 2x2 of `braidlm.analysis.interchange`, over pairs of prompts that differ in one fact alone
 (`braidlm.analysis.twins`), by the distance between fact and question, and for each layer's memory
 by itself: `alone` is what moves when it is the only one that comes from B, `without` what does not
-move any more when it is the only one that stays A's. In the control the memories come from a second
-reading of the same prompt, which must change nothing.
+move any more when it is the only one that stays A's. There are two controls. In one the memories
+come from a second reading of the same prompt, which must change nothing at all. In the other they
+come from a prompt C that differs from A as much as B does, but elsewhere, so that the answer is the
+same: what moves then is what a mixture of two prompts costs by itself::
+
+    kv_same_answer = s(kv of C, rec of A) - s(A, A), and so for rec and for both
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -39,6 +44,7 @@ from braidlm.arch import Spec, Sublayer
 from braidlm.generate.mode import device_of
 from braidlm.tasks.stats import Estimate, exact
 
+SAME = ("kv_same_answer", "recurrent_same_answer", "both_same_answer")
 NATS = tuple(f"{name}_nats" for name in Effects._fields)
 
 
@@ -61,7 +67,9 @@ def run(subject: Subject, tell: Tell) -> Finding:
         answers = interchange(subject.model, twins, layers=subject.layers)
         found = answers.memories
         for i, number in enumerate(numbers):
-            rows[number] = _row(answers.cells[:, i], answers.control[:, i])
+            rows[number] = _row(
+                answers.cells[:, i], answers.control[:, i], answers.same_answer[:, i]
+            )
             each = torch.stack((answers.alone[:, i], answers.without[:, i]))
             by_memory[number] = _moved(answers.cells[:, i], each)
         done += len(numbers)
@@ -75,13 +83,15 @@ def run(subject: Subject, tell: Tell) -> Finding:
     return Finding("kv", _metrics(rows), tables, rows)
 
 
-def _row(log_p: torch.Tensor, control: torch.Tensor) -> Row:
-    """What is stored of one pair, from log P (4, 2) of its cells and (2, 2) of its controls."""
+def _row(log_p: torch.Tensor, control: torch.Tensor, same: torch.Tensor) -> Row:
+    """What is stored of one pair, from log P (4, 2) of its cells, (2, 2) and (3, 2) of controls."""
     row: Row = {
         name: float(value)
         for name, value in zip(Effects._fields, effects(score(log_p)), strict=True)
     }
     row |= dict(zip(NATS, map(float, effects(log_odds(log_p))), strict=True))
+    moved = score(same) - score(log_p)[0]
+    row |= {name: float(value) for name, value in zip(SAME, moved, strict=True)}
     for (kv, recurrent), p in zip(CELLS, log_p.exp().tolist(), strict=True):
         row[f"p_{kv}{recurrent}"] = p
     return row | {"control": float((control - log_p[0]).abs().max())}
@@ -99,6 +109,8 @@ def _metrics(rows: Sequence[Row]) -> dict[str, dict[str, object]]:
     for name in (*Effects._fields, *NATS):
         unit = "nats" if name in NATS else "share"
         metrics[name] = _mean([row[name] for row in rows]).as_metric(unit)
+    for name in SAME:
+        metrics[name] = _mean_of(rows, name).as_metric("share")
     both = np.array([[row["kv"], row["total"]] for row in rows])
     metrics["kv_share"] = over_documents(_ratio, both).as_metric("share of the total")
     control = max(row["control"] for row in rows)
@@ -107,6 +119,12 @@ def _metrics(rows: Sequence[Row]) -> dict[str, dict[str, object]]:
 
 def _mean(values: Sequence[float]) -> Estimate:
     return over_documents(item, np.array(values)[:, None])
+
+
+def _mean_of(rows: Sequence[Row], name: str) -> Estimate:
+    """Mean over the pairs that have such a control."""
+    found = [row[name] for row in rows if not math.isnan(row[name])]
+    return _mean(found) if found else Estimate(math.nan, math.nan, 0)
 
 
 def _ratio(means: np.ndarray) -> float:
@@ -138,6 +156,8 @@ def _by_distance(rows: Sequence[Row]) -> list[Row]:
         line: Row = {"start": start, "end": end}
         for name in Effects._fields:
             line |= cells(name, _mean([row[name] for row in inside]))
+        for name in SAME:
+            line |= cells(name, _mean_of(inside, name))
         for cell in ("p_AA", "p_BA", "p_AB", "p_BB"):
             answer = int(cell == "p_BB")
             found = _mean([row[cell][answer] for row in inside])

@@ -11,7 +11,10 @@ Text gets a fact of its own in front, and lies between it and the question:
     prompt A    <bos> The pass key is 41703. (the document) | The pass key is        answer 41703
 
 Both prompts of a pair have equally many tokens, so that every token after the fact stands at the
-same position in both.
+same position in both. The control prompt C has B's tokens at another place, so that its answer is
+A's: at another fact that could be asked for, or else anywhere but at the fact and its cue:
+
+    prompt C    k3 v9 k1 v4 x  x  | k1        answer v4
 
 Source of the passkey: Mohtashami and Jaggi 2023 (arXiv 2305.16300).
 """
@@ -49,6 +52,8 @@ class Pair(NamedTuple):
     question: np.ndarray
     answer_a: np.ndarray
     answer_b: np.ndarray
+    c: np.ndarray | None
+    """Prompt C, whose answer is A's; None where a prompt is too short for it."""
 
 
 def pairs_of(inputs: Inputs) -> list[Pair]:
@@ -72,14 +77,15 @@ def batches(pairs: Sequence[Pair], vocab_size: int) -> Iterator[tuple[list[int],
     """
     alike: dict[tuple[int, ...], list[int]] = {}
     for number, pair in enumerate(pairs):
-        shape = (len(pair.a), len(pair.question), len(pair.answer_a))
+        shape = (len(pair.a), len(pair.question), len(pair.answer_a), pair.c is not None)
         alike.setdefault(shape, []).append(number)
-    for (length, asked, answered), numbers in alike.items():
+    for (length, asked, answered, has_c), numbers in alike.items():
         n = at_once(length + asked + answered, answered * vocab_size)
         for first in range(0, len(numbers), n):
             part = numbers[first : first + n]
-            columns = zip(*(pairs[i][2:] for i in part), strict=True)
-            yield part, Twins(*(torch.from_numpy(np.stack(rows)) for rows in columns))
+            columns = list(zip(*(pairs[i][2:] for i in part), strict=True))
+            used = columns if has_c else columns[:-1]
+            yield part, Twins(*(torch.from_numpy(np.stack(rows)) for rows in used))
 
 
 def recall_pairs(documents: Sequence[Document], seed: int = 0) -> list[Pair]:
@@ -98,7 +104,7 @@ def recall_pairs(documents: Sequence[Document], seed: int = 0) -> list[Pair]:
         asked = document.asked[rng.integers(len(document.asked))]
         other = _other_answer(asked, document, answers, rng)
         if other is not None:
-            found.append(_recall_pair(document, asked, other))
+            found.append(_recall_pair(document, asked, other, rng))
     if not found:
         raise InputError(
             f"{len(documents)} prompts: no prompt has another answer of as many tokens as its own; "
@@ -118,11 +124,16 @@ def _other_answer(
     return fits[rng.integers(len(fits))] if fits else None
 
 
-def _recall_pair(document: Document, asked: Asked, other: tuple[int, ...]) -> Pair:
+def _recall_pair(
+    document: Document, asked: Asked, other: tuple[int, ...], rng: np.random.Generator
+) -> Pair:
     (first, stop), end = asked.source, asked.query + 1
     changed = document.tokens.copy()
     changed[first:stop] = other
-    start = end - cue_length(document.tokens, first, end)
+    cue = cue_length(document.tokens, first, end)
+    start = end - cue
+    others = [one.source[0] for one in document.asked if one.source != asked.source]
+    answer = np.array(other)
     return Pair(
         id=document.id,
         gap=end - first,
@@ -130,8 +141,40 @@ def _recall_pair(document: Document, asked: Asked, other: tuple[int, ...]) -> Pa
         b=changed[:start],
         question=document.tokens[start:end],
         answer_a=np.array(asked.answer),
-        answer_b=np.array(other),
+        answer_b=answer,
+        c=elsewhere(document.tokens[:start], answer, (first - cue, stop), rng, others),
     )
+
+
+def elsewhere(
+    prompt: np.ndarray,
+    tokens: np.ndarray,
+    kept: tuple[int, int],
+    rng: np.random.Generator,
+    places: Sequence[int] = (),
+) -> np.ndarray | None:
+    """Return a prompt with some tokens written over others, which changes it; None: no place.
+
+    Args:
+        prompt: (T,) int64.
+        tokens: (n,) int64.
+        kept: first token that stays as it is, and one past the last; token 0 stays too.
+        rng: chooses among the places.
+        places: where the tokens should begin; if there is none that fits, anywhere.
+    """
+    n = len(tokens)
+
+    def fits(place: int) -> bool:
+        is_free = place + n <= kept[0] or place >= kept[1]
+        return is_free and bool((prompt[place : place + n] != tokens).any())
+
+    anywhere = range(1, len(prompt) - n + 1)
+    free = [at for at in places if at in anywhere and fits(at)] or [*filter(fits, anywhere)]
+    if not free:
+        return None
+    at, found = free[rng.integers(len(free))], prompt.copy()
+    found[at : at + n] = tokens
+    return found
 
 
 def cue_length(tokens: np.ndarray, first: int, end: int) -> int:
@@ -168,7 +211,8 @@ def _passkey_pair(
     bos = np.array([tokenizer.bos_id])
     a, b = (np.concatenate((bos, cue, value, stop, text)) for value in (own, other))
     gap = len(a) - len(bos)  # the cue stands before the fact and again behind the prompt
-    return Pair(name, gap, a, b, cue, own, other)
+    c = elsewhere(a, other, (1, 1 + len(cue) + len(own)), rng)
+    return Pair(name, gap, a, b, cue, own, other, c)
 
 
 def _two_answers(tokenizer: Tokenizer, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:

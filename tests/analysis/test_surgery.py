@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from braidlm.analysis.inputs import Asked, Document, Inputs
+from braidlm.analysis.interchange import Twins, interchange
 from braidlm.analysis.surgery import INSTRUMENT, why_not
 from braidlm.data.tokenizer import load_tokenizer
 from braidlm.model import HybridLM
@@ -40,11 +41,25 @@ def test_the_fact_is_where_the_rule_keeps_it(rule, kv, recurrent):
         assert found.metrics[name]["value"] == pytest.approx(want, abs=1e-3)
         assert found.metrics[name]["stderr"] < 1e-5
     assert found.metrics["control"]["value"] == 0
+    for name in ("kv_same_answer", "recurrent_same_answer", "both_same_answer"):
+        assert found.metrics[name]["value"] == pytest.approx(0, abs=1e-6)
+        assert found.metrics[name]["n"] == 12
     assert found.metrics["total_nats"]["value"] == pytest.approx(24, abs=0.01)
     for row in found.tables["by_distance"]:
         assert row["kv"] == pytest.approx(kv, abs=1e-3)
         assert min(row["p_BB_b"], row["p_AA_a"]) > 0.999
     assert [(r["start"], r["n"]) for r in found.tables["by_distance"]] == [(4, 8), (8, 4)]
+
+
+def test_the_control_takes_its_memories_from_the_other_prompt():
+    model = notes("recurrent")
+    tw = Twins(*(torch.tensor([[0, 3, 1, 2]] * 2)[:, :n] for n in (4, 4, 1, 1, 1)))
+    c = torch.tensor([[0, 7, 1, 2]] * 2)
+    with torch.no_grad():
+        answers = interchange(model.eval(), tw._replace(c=c, answer_b=torch.tensor([[7]] * 2)))
+    said = answers.same_answer.exp()[..., 1]  # what the recurrent memories of C say
+    assert (said[0] < 0.01).all()
+    assert (said[1:] > 0.99).all()
 
 
 def test_each_memory_by_itself_is_named():

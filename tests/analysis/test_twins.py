@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from braidlm.analysis.inputs import Asked, Document, Inputs
-from braidlm.analysis.twins import batches, pairs_of, passkey_pairs, recall_pairs
+from braidlm.analysis.twins import batches, elsewhere, pairs_of, passkey_pairs, recall_pairs
 from braidlm.data.mqar import generate_mqar
 from braidlm.data.phonebook import Phonebook, eval_lookups
 from braidlm.data.tokenizer import load_tokenizer
@@ -80,6 +80,35 @@ def test_prompts_differ_in_the_fact_alone(kind):
 
 
 @pytest.mark.parametrize("kind", ["mqar", "text", "standard", "reversed"])
+def test_the_control_has_the_other_answer_where_nobody_asks(kind):
+    for pair in make(kind):
+        assert pair.c is not None
+        place = len(pair.a) + len(pair.question) - pair.gap
+        own = slice(place - len(pair.question), place + len(pair.answer_a))
+        assert (pair.c[own] == pair.a[own]).all()
+        changed = np.flatnonzero(pair.c != pair.a)
+        assert 1 <= len(changed) <= len(pair.answer_b)
+        if kind == "mqar":  # the value of another key
+            (at,) = changed
+            assert pair.c[at] == pair.answer_b[0]
+            others = {int(asked.source[0]) for d in mqar() if d.id == pair.id for asked in d.asked}
+            assert at in others - {place}
+
+
+def test_a_short_prompt_has_no_control():
+    tokens = np.array([3, 5, 9, 3])
+    documents = [Document("0", tokens, (Asked(3, (5, 9), (1, 3)),))]
+    documents += [Document("1", tokens + 1, (Asked(3, (6, 10), (1, 3)),))]
+    pairs = recall_pairs(documents)
+    assert [pair.c for pair in pairs] == [None, None]
+    ((_, tw),) = batches(pairs, 64)
+    assert tw.c is None
+    assert (
+        elsewhere(np.array([1, 2, 2, 2]), np.array([2]), (0, 1), np.random.default_rng(0)) is None
+    )
+
+
+@pytest.mark.parametrize("kind", ["mqar", "text", "standard", "reversed"])
 def test_the_question_is_the_cue_of_the_fact(kind):
     for pair in make(kind):
         place = len(pair.a) + len(pair.question) - pair.gap
@@ -112,6 +141,8 @@ def test_batches_hold_every_pair_once_with_its_like():
         seen += numbers
         for row, number in enumerate(numbers):
             assert (tw.a[row].numpy() == pairs[number].a).all()
+            assert tw.c is not None
+            assert (tw.c[row].numpy() == pairs[number].c).all()
             assert (tw.answer_b[row].numpy() == pairs[number].answer_b).all()
     assert sorted(seen) == list(range(len(pairs)))
 
