@@ -63,7 +63,7 @@ def run(subject: Subject, tell: Tell) -> Finding:
     found: list[Memory] = []
     done = 0
     for numbers, tokens in batches(pairs, subject.model.spec.vocab_size):
-        twins = Twins(*(part.to(device_of(subject.model)) for part in tokens))
+        twins = _moved_to(device_of(subject.model), tokens)
         answers = interchange(subject.model, twins, layers=subject.layers)
         found = answers.memories
         for i, number in enumerate(numbers):
@@ -81,6 +81,12 @@ def run(subject: Subject, tell: Tell) -> Finding:
         "by_memory": _by_memory(found, by_memory, subject.model.spec),
     }
     return Finding("kv", _metrics(rows), tables, rows)
+
+
+def _moved_to(device: torch.device, twins: Twins) -> Twins:
+    a, b, question, answer_a, answer_b = (part.to(device) for part in twins[:5])
+    c = None if twins.c is None else twins.c.to(device)
+    return Twins(a, b, question, answer_a, answer_b, c)
 
 
 def _row(log_p: torch.Tensor, control: torch.Tensor, same: torch.Tensor) -> Row:

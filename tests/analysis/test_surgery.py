@@ -62,6 +62,19 @@ def test_the_control_takes_its_memories_from_the_other_prompt():
     assert (said[1:] > 0.99).all()
 
 
+def test_prompts_too_short_for_a_control_have_none():
+    tokens = np.array([3, 5, 3])
+    short = [Document(str(i), tokens + i, (Asked(2, (5 + i,), (1, 2)),)) for i in (0, 1)]
+    found = look(INSTRUMENT, notes("kv"), Inputs("", "recall", {}, short))
+    assert found.metrics["kv"]["value"] == pytest.approx(1, abs=1e-3)
+    assert found.metrics["kv_same_answer"] == {
+        "value": None,
+        "stderr": None,
+        "n": 0,
+        "unit": "share",
+    }
+
+
 def test_each_memory_by_itself_is_named():
     rows = look(INSTRUMENT, notes("kv"), prompts()).tables["by_memory"]
     assert [(r["place"], r["letter"], r["kind"], r["memory"]) for r in rows] == [
