@@ -131,7 +131,8 @@ class CrossAttention(nn.Module):
         self.n_heads, self.n_kv_heads = config.n_heads, config.n_kv_heads
         self.head_dim = config.head_dim
         self.residual, self.answer_residual = config.residual, config.answer_residual
-        self.rope_theta, self.window = config.rope_theta, config.n_places(self.n_streams)
+        self.rope_theta = config.rope_theta
+        self.window, self.n_sinks = config.places(self.n_streams)
         self.q_proj = nn.Linear(widths[self.asks], config.width, bias=False)
         self.kv_proj = nn.Linear(widths[self.answers], config.kv_width, bias=False)
         self.out_proj = nn.Linear(config.width, d_model, bias=False)
@@ -152,7 +153,8 @@ class CrossAttention(nn.Module):
 
     def reserve(self, cache: KVCache, n_tokens: int) -> KVCache:
         """Return a cache with room for `n_tokens` more per document."""
-        return reserve(cache, self.n_streams * n_tokens, self.window)
+        span = None if self.window is None else self.window + self.n_sinks
+        return reserve(cache, self.n_streams * n_tokens, span)
 
     def _fill_frequencies(self) -> None:
         if len(self.inv_freq):
@@ -180,7 +182,7 @@ class CrossAttention(nn.Module):
         positions = self._positions(x, segments, None)
         q, (k, _) = self._queries(self._asking(v), positions), self._asked(v, positions)
         far = None if self.window is None else self.window // self.n_streams
-        return Scores(q, k, None, ((0, far),) * self.n_streams)
+        return Scores(q, k, None, ((0, far),) * self.n_streams, self.n_sinks // self.n_streams)
 
     def _asking(self, v: list[Tensor]) -> Tensor:
         return v[self.asks]
@@ -211,6 +213,7 @@ class CrossAttention(nn.Module):
             segments=segments,
             cache=cache,
             window=self.window,
+            n_sinks=self.n_sinks,
             return_state=return_state,
         )
 
@@ -269,6 +272,7 @@ class MergeAttention(CrossAttention):
             segments=None if segments is None else segments.doubled,
             cache=cache,
             window=self.window,
+            n_sinks=self.n_sinks,
             return_state=return_state,
         )
         return o[:, 1::2], cache

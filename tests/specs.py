@@ -276,6 +276,14 @@ FUSIONS = {
     },
     "merge-attention": {"combine": "merge_attention"},
     "merge-attention, window": {"combine": "merge_attention", "cross": {"window": 6}},
+    "cross-attention, window, sinks": {
+        "combine": "cross_attention",
+        "cross": {"window": 4, "n_sinks": 3, "query": "recurrent"},
+    },
+    "merge-attention, window, sinks": {
+        "combine": "merge_attention",
+        "cross": {"window": 3, "n_sinks": 2, "position": "rope", "n_kv_heads": 1},
+    },
     "merge-attention with residual, rope": {
         "combine": "merge_attention",
         "norm": "none",
@@ -364,6 +372,14 @@ META = {
     ),
     "meta tokens that fade (B'MOJO-F)": spec(
         "B-", n_meta_tokens=3, mixers={"B": {**BMOJO, "ssm": {"kind": "mamba2", **MAMBA}}}
+    ),
+    "meta tokens that a cross attention sees": spec(
+        "{M*}-", n_meta_tokens=3, fusion={"combine": "cross_attention", "cross": {"window": 4}}
+    ),
+    "meta tokens that a merge attention sees": spec(
+        "{M*}-",
+        n_meta_tokens=3,
+        fusion={"combine": "merge_attention", "cross": {"window": 4, "position": "rope"}},
     ),
     "more meta tokens than a chunk": spec("GM+S", n_meta_tokens=9),
     "meta tokens before parallel branches (Hymba)": spec(

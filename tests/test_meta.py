@@ -15,7 +15,7 @@ from braidlm.arch.toml import model_table
 from braidlm.errors import InputError
 from braidlm.model import HybridLM
 from braidlm.segments import Segments
-from tests.specs import ATTENTION, META, WINDOW, spec
+from tests.specs import ATTENTION, MAMBA, META, WINDOW, spec
 
 FRONT = (5, 7, 1, 30)
 
@@ -92,6 +92,30 @@ def test_a_window_sees_them_however_far_the_text_has_gone():
             assert model.meta is not None
             model.meta.weight.add_(1.0)
         assert bool((model(tokens).hidden[0, -1] - before).abs().max() > 1e-3) == is_seen, name
+
+
+@pytest.mark.parametrize("combine", ["cross_attention", "merge_attention"])
+def test_the_window_of_a_fusion_sees_them_too(combine):
+    """Branches that forget at once: what is left of the meta tokens comes by the fusion alone."""
+    for own, is_seen in (({}, True), ({"n_sinks": 0}, False)):
+        torch.manual_seed(0)
+        mixers = {"M": MAMBA, "W": {**WINDOW["W"], "window": 1, "n_sinks": 0}}
+        fusion = {"combine": combine, "cross": {"window": 3, **own}}
+        declared = spec("{MW}", n_meta_tokens=2, mixers=mixers, fusion=fusion)
+        assert Spec.of(model_table(declared)) == declared
+        model = HybridLM(declared).double()
+        with torch.no_grad():
+            for name, weight in model.named_parameters():
+                if name.endswith("A_log"):
+                    weight.fill_(20.0)
+        tokens = torch.randint(0, 31, (1, 20))
+        before = model(tokens).hidden[0, -1]
+        with torch.no_grad():
+            assert model.meta is not None
+            model.meta.weight.add_(1.0)
+        change = (model(tokens).hidden[0, -1] - before).abs().max()
+        assert bool(change > 1e-3) == is_seen
+        assert is_seen or change < 1e-12
 
 
 def test_the_sinks_of_a_window_follow_unless_they_are_declared():

@@ -39,6 +39,8 @@ class CrossAttention(Config):
     """Base of the rotary frequencies. Default: 10000."""
     window: int | None = Field(default=None, gt=0)
     """Tokens of each stream that a query sees, itself included. Default: all."""
+    n_sinks: int = Field(default=0, ge=0)
+    """First tokens of each stream that stay visible under a window. Default: the meta tokens."""
     residual: bool = False
     """Whether the asking stream is added to the result before W_o (widths must agree)."""
     answer_residual: bool = False
@@ -52,6 +54,10 @@ class CrossAttention(Config):
             )
         if self.position == "rope" and self.head_dim % 2:
             raise ValueError(f"head_dim = {self.head_dim}: must be even for position = 'rope'")
+        if self.n_sinks and self.window is None:
+            raise ValueError(
+                f"n_sinks = {self.n_sinks}: needs a window; without one every token stays visible"
+            )
         return self
 
     @property
@@ -70,7 +76,8 @@ class CrossAttention(Config):
         asks = "the recurrent branch asks, " if self.query == "recurrent" else ""
         shared = "" if self.n_kv_heads == self.n_heads else f", {self.n_kv_heads} kv"
         position = "" if self.position == "none" else ", rope"
-        window = "" if self.window is None else f", window {self.window}"
+        sinks = f" + {self.n_sinks} sinks" if self.n_sinks else ""
+        window = "" if self.window is None else f", window {self.window}{sinks}"
         heads = f"{self.n_heads} heads of {self.head_dim}{shared}"
         residual = ", residual" if self.residual else ""
         residual += ", answer residual" if self.answer_residual else ""
@@ -78,29 +85,32 @@ class CrossAttention(Config):
 
     def n_held(self, n_tokens: int) -> int:
         """Tokens of `n_tokens` that the last one sees, and that the cache holds."""
-        return n_tokens if self.window is None else min(n_tokens, self.window)
+        return n_tokens if self.window is None else min(n_tokens, self.window + self.n_sinks)
 
     def model_flops(self, n_tokens: int, n_streams: int) -> int:
         """FLOPs of the pairs of one sequence that are really seen, in each stream."""
         dim = self.head_dim
         return n_streams * causal_attention_flops(
-            n_tokens, self.n_heads, dim, dim, window=self.window
+            n_tokens, self.n_heads, dim, dim, window=self.window, n_sinks=self.n_sinks
         )
 
     def executed_flops(self, n_tokens: int, n_streams: int) -> int:
         """FLOPs of the scores that are held: two streams are interleaved to 2 T places."""
         dim = self.head_dim
+        window, n_sinks = self.places(n_streams)
         return executed_attention_flops(
-            n_streams * n_tokens, self.n_heads, dim, dim, window=self.n_places(n_streams)
+            n_streams * n_tokens, self.n_heads, dim, dim, window=window, n_sinks=n_sinks
         )
 
     def executed_backward_flops(self, n_tokens: int, n_streams: int) -> int:
         """FLOPs of their backward pass."""
         dim = self.head_dim
+        window, n_sinks = self.places(n_streams)
         return backward_attention_flops(
-            n_streams * n_tokens, self.n_heads, dim, dim, window=self.n_places(n_streams)
+            n_streams * n_tokens, self.n_heads, dim, dim, window=window, n_sinks=n_sinks
         )
 
-    def n_places(self, n_streams: int) -> int | None:
-        """The window in places of interleaved streams, None without a window."""
-        return None if self.window is None else n_streams * self.window
+    def places(self, n_streams: int) -> tuple[int | None, int]:
+        """The window (None without one) and the sinks, in places of interleaved streams."""
+        window = None if self.window is None else n_streams * self.window
+        return window, n_streams * self.n_sinks

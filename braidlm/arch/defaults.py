@@ -85,6 +85,7 @@ TABLE: tuple[tuple[str, str, str], ...] = (
     ("kda", "decay_rank, gate_rank", "v_head_dim"),
     ("cross", "n_heads, n_kv_heads, head_dim", "those of the attention branch"),
     ("cross", "query", "attention, in a cross attention"),
+    ("cross", "n_sinks", "n_meta_tokens under a window, else 0"),
 )
 """Rows (what, field, default) of sizes that depend on others; the schema has the fixed ones."""
 
@@ -108,8 +109,7 @@ def of_letter(letter: str, fields: Fields) -> Fields:
 def see_meta_tokens(fields: Fields, n_meta_tokens: Any) -> Fields:
     """Let a window see the meta tokens, unless its declaration says how many sinks it has."""
     is_count = isinstance(n_meta_tokens, int) and n_meta_tokens > 0
-    is_windowed = fields.get("kind") == "attention" and fields.get("window") is not None
-    if not is_count or not is_windowed or fields.get("n_sinks") is not None:
+    if not is_count or fields.get("window") is None or fields.get("n_sinks") is not None:
         return fields
     return {**fields, "n_sinks": int(n_meta_tokens)}
 

@@ -89,15 +89,17 @@ class Spec(Config):
         d_model = data.get("d_model", defaults.D_MODEL)
         if not isinstance(d_model, int) or d_model < 1:
             raise InputError(f"d_model = {d_model!r}: must be a whole number of at least 1")
+        own = _groups(data)
         parallel = parallel_table(data.get("parallel", ()))
         wirings, mixers = mixer_table(data.get("mixers", ()))
-        groups = [*_groups(data), *(tuple(p["branches"]) for p in parallel.values())]
+        groups = [*own, *(tuple(p["branches"]) for p in parallel.values())]
         _refuse_nesting(groups, parallel)
         _refuse_wired_branches(groups, wirings)
         for letter in sorted({*_used(data), *(x for g in groups for x in g)} - set(parallel)):
             if letter not in mixers:
                 mixers[letter] = {"kind": default_kind(letter, [*mixers, *parallel])}
-        mixers = _complete(mixers, d_model, data.get("n_meta_tokens", 0))
+        n_meta = data.get("n_meta_tokens", 0)
+        mixers = _complete(mixers, d_model, n_meta)
         return {
             "init_std": _init_std(data, d_model),
             **data,
@@ -113,12 +115,14 @@ class Spec(Config):
                 ParallelLetter(
                     letter=k,
                     branches=p["branches"],
-                    fusion=_fusion(p["fusion"], [tuple(p["branches"])], mixers, f"parallel.{k}"),
+                    fusion=_fusion(
+                        p["fusion"], [tuple(p["branches"])], mixers, n_meta, f"parallel.{k}"
+                    ),
                     **p["wiring"].model_dump(),
                 )
                 for k, p in sorted(parallel.items())
             ),
-            "fusion": _fusion(data.get("fusion", {}), _groups(data), mixers, "fusion"),
+            "fusion": _fusion(data.get("fusion", {}), own, mixers, n_meta, "fusion"),
         }
 
     @model_validator(mode="after")
@@ -196,7 +200,9 @@ def _complete(
         if lender is not None:
             fields = lending.with_lenders_sizes(fields, full[lender])
         fields = defaults.fill(defaults.of_letter(letter, fields), d_model, f"mixers.{letter}")
-        full[letter] = defaults.see_meta_tokens(fields, n_meta)
+        if fields.get("kind") == "attention":
+            fields = defaults.see_meta_tokens(fields, n_meta)
+        full[letter] = fields
     return full
 
 
@@ -253,7 +259,11 @@ def _mixer(fields: dict[str, Any], where: str) -> MixerConfig:
 
 
 def _fusion(
-    given: Any, groups: list[tuple[str, ...]], mixers: dict[str, dict[str, Any]], where: str
+    given: Any,
+    groups: list[tuple[str, ...]],
+    mixers: dict[str, dict[str, Any]],
+    n_meta: Any,
+    where: str,
 ) -> Fusion:
     """Read a fusion; give its own attention the shape of the attention branch it first meets."""
     fields = given.model_dump() if isinstance(given, Config) else given
@@ -269,6 +279,7 @@ def _fusion(
         cross = {} if fields.get("cross") is None else fields["cross"]
         if isinstance(cross, dict):
             cross = defaults.fill_cross(cross, attention, fields["combine"])
+            cross = defaults.see_meta_tokens(cross, n_meta)
         fields = {**fields, "cross": cross}
     elif isinstance(fields, dict) and fields.get("cross") is not None:
         raise InputError(

@@ -125,6 +125,19 @@ def test_the_two_streams_of_a_merge():
     assert {row["place"] for row in found.tables["heads"]} == {"0.1", "0.fusion"}
 
 
+def test_both_streams_of_a_merge_have_the_meta_tokens_under_a_window():
+    merge = {"combine": "merge_attention", "norm": "none", "cross": {"window": 3}}
+    small = spec("{M*}-", fusion=merge, mixers={"M": {"n_heads": 4}}, n_meta_tokens=2)
+
+    def write(model):
+        model.blocks[0].mix.combine.q_proj.weight.zero_()
+
+    found = look(INSTRUMENT, model_of(small, write), random_inputs(small, length=N))
+    n_own = np.minimum(np.arange(N) + 1, 3)
+    for row in heads(found, "0.fusion"):
+        assert row["meta"] == pytest.approx((2 / (n_own + 2)).mean(), rel=1e-5)
+
+
 def test_long_documents_are_asked_at_some_tokens():
     length = 3 * N_QUERIES
     small = spec("*", mixers={"*": {"position": "none", "n_heads": 1, "n_kv_heads": 1}})

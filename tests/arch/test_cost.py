@@ -403,6 +403,13 @@ SPECS = {
     "merge attention": declare("{**}M", fusion=CROSS | {"combine": "merge_attention"}),
     "cross attention, window": declare("{M*}", fusion=CROSS | {"cross": {"window": 4}}),
     "cross attention, longer window": declare("{M*}", fusion=CROSS | {"cross": {"window": 40}}),
+    "cross attention, sinks": declare(
+        "{M*}", fusion=CROSS | {"cross": {"window": 4, "n_sinks": 2}}
+    ),
+    "merge attention, sinks": declare(
+        "{**}M",
+        fusion={"combine": "merge_attention", "cross": {"window": 2, "n_sinks": 3}},
+    ),
     "merge attention, window": declare(
         "{**}M", fusion={"combine": "merge_attention", "cross": {"window": 4}}
     ),

@@ -133,6 +133,16 @@ SPECS = {
         "WN{MB}", mixers=MIXERS | {"B": {"kind": "attention", "kv_from": "W", "sink_logit": True}}
     ),
     "meta tokens": tiny("MZ*W-", n_meta_tokens=4),
+    "cross attention, meta tokens": tiny(
+        "{M*}",
+        n_meta_tokens=4,
+        fusion={"combine": "cross_attention", "cross": {"window": 6}},
+    ),
+    "merge attention, meta tokens": tiny(
+        "{**}",
+        n_meta_tokens=4,
+        fusion={"combine": "merge_attention", "cross": {"window": 6}},
+    ),
     "untied": tiny("M*", tie_embeddings=False),
     "shared, beside the stream": tiny(
         "MAFMAF-",

@@ -269,6 +269,10 @@ def test_the_attention_branch_asks_wherever_it_stands():
          "head_dim = 3: must be even for position = 'rope'"),
         ("{M*}", EQUAL, {"combine": "cross_attention", "cross": {"rope_theta": 0.0}},
          "fusion.cross.rope_theta = 0.0"),
+        ("{M*}", EQUAL, {"combine": "cross_attention", "cross": {"n_sinks": 2}},
+         "fusion.cross: n_sinks = 2: needs a window"),
+        ("{M*}", EQUAL, {"combine": "cross_attention", "cross": {"window": 4, "n_sinks": -1}},
+         "fusion.cross.n_sinks = -1: input should be greater than or equal to 0"),
         ("{M*}", EQUAL, {"combine": "cross_attention", "cross": {"window": 0}},
          "fusion.cross.window = 0: input should be greater than 0"),
         ("{M*}", EQUAL, {"combine": "gate", "gate": "head"}, "fusion.gate = 'head': input should"),
@@ -353,6 +357,17 @@ def test_a_window_bounds_the_cache_and_the_pairs(combine, streams):
     own = [cost(spec, n).cache_bytes - cost(mean, n).cache_bytes for n in (3, 4, 5, 100)]
     assert own == [streams * n * 2 * (32 + 32) for n in (3, 4, 4, 4)]
     pairs = 1 + 2 + 3 + 4 * 97
+    whole = cost(declare(combine=combine), 100).model_flops - cost(spec, 100).model_flops
+    assert whole == streams * (100 * 101 // 2 - pairs) * 2 * 2 * (16 + 16)
+
+
+@pytest.mark.parametrize(("combine", "streams"), [("cross_attention", 1), ("merge_attention", 2)])
+def test_sinks_are_held_and_seen_beside_a_window(combine, streams):
+    mean = declare(combine="mean")
+    spec = declare(combine=combine, cross={"window": 4, "n_sinks": 3})
+    own = [cost(spec, n).cache_bytes - cost(mean, n).cache_bytes for n in (6, 7, 8, 100)]
+    assert own == [streams * n * 2 * (32 + 32) for n in (6, 7, 7, 7)]
+    pairs = 7 * 8 // 2 + 7 * 93
     whole = cost(declare(combine=combine), 100).model_flops - cost(spec, 100).model_flops
     assert whole == streams * (100 * 101 // 2 - pairs) * 2 * 2 * (16 + 16)
 

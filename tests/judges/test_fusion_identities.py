@@ -204,6 +204,7 @@ CROSS = {
     "answer residual": {"answer_residual": True, "n_heads": 6},
     "rope": {"position": "rope", "rope_theta": 30.0},
     "window": {"window": 4, "position": "rope"},
+    "window, sinks": {"window": 3, "n_sinks": 2, "position": "rope"},
     "the recurrent branch asks": {"query": "recurrent", "n_heads": 6, "residual": True},
 }
 MERGE = {
@@ -211,6 +212,7 @@ MERGE = {
     "multi-query, rope": {"n_heads": 3, "n_kv_heads": 1, "head_dim": 8, "position": "rope"},
     "residual": {"residual": True},
     "window": {"window": 3, "position": "rope"},
+    "window, sinks": {"window": 2, "n_sinks": 3},
 }
 ATTENDING = [
     *(("cross_attention", NARROW, cross) for cross in CROSS.values()),
@@ -254,7 +256,8 @@ def attended_by_position(
         for t in range(length):
             q = turned((w_q @ asking[row, start + t]).view(n_heads, dim), t, cross)
             first = max(0, t + 1 - cross.get("window", t + 1))
-            seen = [(s[row, start + i], i) for s in answering for i in range(first, t + 1)]
+            places = [i for i in range(t + 1) if i >= first or i < cross.get("n_sinks", 0)]
+            seen = [(s[row, start + i], i) for s in answering for i in places]
             k = torch.stack([turned((w_k @ u).view(n_kv, dim), i, cross) for u, i in seen])
             v = torch.stack([(w_v @ u).view(n_kv, dim) for u, _ in seen])
             heads = []
