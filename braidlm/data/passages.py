@@ -22,6 +22,16 @@ SUMMARY = "Summary of information above..."
 _MARKS = re.compile(r"\[(?:PAR|DOC|TLE)\]")
 """Of TriviaQA's documents, as MRQA joined them."""
 
+_ALTQA = re.compile(
+    r"(?P<task>.*?)\n\n(?:Question:\n(?P<before>[^\n]*)\n\n)?Document:\n(?P<page>.*?)"
+    r"(?:\n\nQuestion:\n(?P<after>[^\n]*))?\s*",
+    re.DOTALL,
+)
+_A_NUMBER = (
+    "You should only give an number as the answer, without any explanations and other words.\n"
+    "Answer:"
+)
+
 
 class Passage(NamedTuple):
     """A document and what is asked of it; document + link + question is the whole prompt."""
@@ -41,6 +51,8 @@ class Passage(NamedTuple):
     """What stands before the document where the question comes first; "": question and line end."""
     end: str = ""
     """What closes the document, cut or not, unless it ends so."""
+    start: str = ""
+    """What stands before the document where the question does not come first."""
 
     def prompt(self, document: str, reads: int = 1, question_first: bool = False) -> str:
         """Return the prompt over a document that may be cut.
@@ -48,20 +60,22 @@ class Passage(NamedTuple):
         Source: Arora et al. 2024 (arXiv 2407.05483) for the text read twice with a line end
             between.
         """
-        before = (self.opening or f"{self.question}\n") if question_first else ""
+        first = self.opening or f"{self.start}{self.question}\n"
+        before = first if question_first else self.start
         text = document if document.endswith(self.end) else f"{document}{self.end}"
         again = f"{text}\n" * (reads - 1)
         return f"{before}{again}{text}{self.link}{self.question}"
 
     def place(self) -> tuple[int, int] | None:
-        """Return where the first accepted answer stands first, in whatever case."""
-        lower = self.document.lower()
-        if len(lower) != len(self.document):  # a character whose small form is longer
-            lower = self.document
+        """Return where the first accepted answer stands first, in whatever case.
+
+        As words of its own if it does ("9" is not looked for in "1979"), else anywhere.
+        """
         for answer in self.answers:
-            at = lower.find(answer.lower())
-            if at >= 0:
-                return at, at + len(answer)
+            text = re.escape(answer)
+            for pattern in (rf"(?<!\w){text}(?!\w)", text):
+                if found := re.search(pattern, self.document, re.IGNORECASE):
+                    return found.span()
         return None
 
 
@@ -130,6 +144,38 @@ def question_answering(record: Record) -> Passage | None:
     return Passage(record.id, text.strip("."), " ", question, *named, f"{opening} ", ".")
 
 
+def altqa(record: Record) -> Passage:
+    """Read {"content": what to do, "Document:", page, "Question:", question, "answer": a number}.
+
+    The numbers of the page were altered, so that weights cannot know the answer. In half of the
+    records the question stands before the page: here it stands after it, as `question_first` says.
+
+    Source: Dong et al. 2023 (arXiv 2309.13345), RUCAIBox/BAMBOO `prompt.json`, without the space
+        after "Answer:", which a text model would have to begin a number after.
+    """
+    content = text_of(record.fields, "content", record.where)
+    answer = text_of(record.fields, "answer", record.where).strip()
+    found = _ALTQA.fullmatch(content)
+    question = found and (found["before"] or found["after"])
+    if not found or not question:
+        raise InputError(
+            f'{record.where}: \'content\' must be a task, "Document:" and "Question:" with a line '
+            "end after each and an empty line before"
+        )
+    task, page = found["task"], found["page"].strip()
+    asked = f"Question:\n{question.strip()}\n\n"
+    return Passage(
+        record.id,
+        page,
+        "\n\n",
+        f"{asked}{_A_NUMBER}",
+        (answer,),
+        _named(page),
+        opening=f"{task}\n\n{asked}Document:\n",
+        start=f"{task}\n\nDocument:\n",
+    )
+
+
 DATASETS: dict[RecallSet, DataSet] = {
     "squad": DataSet(("text", "value"), squad, ("contains",)),
     "fda": DataSet(("doc_id", "key", "text", "value"), fda, ("contains",)),
@@ -137,6 +183,7 @@ DATASETS: dict[RecallSet, DataSet] = {
     "nq": DataSet(None, question_answering, ("contains",)),
     "triviaqa": DataSet(None, question_answering, ("contains", "squad_em", "squad_f1")),
     "drop": DataSet(None, question_answering, ("contains",)),
+    "altqa": DataSet(("content", "answer"), altqa, ("altqa_accuracy", "first_number")),
 }
 
 

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 Scorer = Callable[[str, Sequence[str]], float]
 
 _ARTICLE = re.compile(r"\b(a|an|the)\b")
+_NUMBER = re.compile(r"\d+(?:,\d{3})*(?:\.\d+)?")
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
@@ -64,6 +65,23 @@ def string_match_part(said: str, answers: Sequence[str]) -> float:
     return float(any(answer.lower() in said.lower() for answer in answers))
 
 
+def altqa_accuracy(said: str, answers: Sequence[str]) -> float:
+    """Return 1 if all that was said is an answer, but for case, and spaces and full stops at ends.
+
+    Source: Dong et al. 2023 (arXiv 2309.13345), BAMBOO's `evaluate.py`, for AltQA.
+    """
+    return float(any(_bare(said) == _bare(answer) for answer in answers))
+
+
+def first_number(said: str, answers: Sequence[str]) -> float:
+    """Return 1 if the first number that was said is an answer; "1,964" is 1964, "2.0" is 2.
+
+    What holds no number is compared as `altqa_accuracy` does.
+    """
+    first = _number(said)
+    return float(any(first == _number(answer) for answer in answers))
+
+
 SCORERS: dict[str, Scorer] = {
     "contains": contains,
     "exact": exact,
@@ -71,8 +89,19 @@ SCORERS: dict[str, Scorer] = {
     "squad_f1": squad_f1,
     "string_match_all": string_match_all,
     "string_match_part": string_match_part,
+    "altqa_accuracy": altqa_accuracy,
+    "first_number": first_number,
 }
 """Name of a metric -> how it is computed."""
+
+
+def _bare(text: str) -> str:
+    return text.strip().strip(".").lower()
+
+
+def _number(text: str) -> float | str:
+    found = _NUMBER.search(text)
+    return _bare(text) if found is None else float(found[0].replace(",", ""))
 
 
 def _plain(text: str) -> str:

@@ -6,7 +6,7 @@ import pytest
 
 from braidlm.arch.tasks import RecallTask
 from braidlm.data.corpora import Record
-from braidlm.data.passages import Passage, question_answering
+from braidlm.data.passages import Passage, altqa, question_answering
 from braidlm.data.recall import passages, prompts
 from braidlm.data.tokenizer import ByteTokenizer
 from braidlm.errors import InputError
@@ -83,6 +83,44 @@ def test_what_lacks_a_field_is_named(fields, says):
     assert says in str(told.value)
 
 
+TASK = "Answer the question. The answer should be a number"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        f"{TASK}\n\nDocument:\nIt opened in 1979 ,\n\n9 years on .\n\nQuestion:\nhow many years\n",
+        f"{TASK}\n\nQuestion:\nhow many years\n\nDocument:\nIt opened in 1979 ,\n\n9 years on .\n",
+    ],
+    ids=["after", "before"],
+)
+def test_altered_numbers_are_asked_after_the_page_wherever_the_record_asks(content):
+    passage = altqa(Record("a", "a.jsonl, line 1", {"content": content, "answer": "9"}))
+    asked = "Question:\nhow many years\n\n"
+    number = (
+        "You should only give an number as the answer, without any explanations and other words."
+    )
+    end = f"{asked}{number}\nAnswer:"
+    assert passage.document == "It opened in 1979 ,\n\n9 years on ."
+    assert passage.prompt("Page.") == f"{TASK}\n\nDocument:\nPage.\n\n{end}"
+    first = f"{TASK}\n\n{asked}Document:\nPage.\nPage.\n\n{end}"
+    assert passage.prompt("Page.", 2, True) == first
+    at = passage.document.index("9 years")
+    assert passage.place() == (at, at + 1)  # "1979" holds it too
+
+
+@pytest.mark.parametrize("content", ["", f"{TASK}\n\nDocument:\nIt opened.\n", "Question:\nx\n"])
+def test_a_page_without_a_question_is_refused(content):
+    with pytest.raises(InputError, match=r"a\.jsonl, line 1: 'content' must be a task, \"Document"):
+        altqa(Record("a", "a.jsonl, line 1", {"content": content, "answer": "9"}))
+
+
+def test_an_answer_that_is_no_word_of_its_own_is_still_found():
+    passage = Passage("a", "an unbreakable thing", "", "", ("break",), "c")
+    assert passage.place() == (5, 10)
+    assert passage._replace(answers=("soft", "THING")).place() == (15, 20)
+
+
 @pytest.fixture
 def folder(tmp_path):
     """A folder of several data sets."""
@@ -135,16 +173,18 @@ def test_answers_that_do_not_stand_in_the_text_can_be_left_out(folder):
 
 
 @pytest.mark.skipif(not REAL_DATA.is_dir(), reason="the real data sets are not here")
-@pytest.mark.parametrize(("name", "n", "n_there"), [("nq", 2124, 2124), ("drop", 8300, 5207)])
+@pytest.mark.parametrize(
+    ("name", "n", "n_there"), [("nq", 2124, 2124), ("drop", 8300, 5207), ("altqa", 200, 200)]
+)
 def test_real_files(name, n, n_there):
     task = _task(REAL_DATA / "recall", name, n_items=9999)
     found = passages(task)
     assert len(found) == n
     assert sum(p.place() is not None for p in found) == n_there
-    short = _task(REAL_DATA / "recall", name, n_items=20, lengths=[500], in_text=True, reads=2)
+    short = _task(REAL_DATA / "recall", name, n_items=20, lengths=[900], in_text=True, reads=2)
     asked = list(prompts(short, BYTES))
     assert len(asked) == 20
     for passage, _, prompt in asked:
         before = prompt.removesuffix(passage.question).lower()
         assert before.count(passage.answers[0].lower()) >= 2
-        assert 5 + len(prompt.encode()) <= 500
+        assert 5 + len(prompt.encode()) <= 900

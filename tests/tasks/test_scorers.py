@@ -29,6 +29,17 @@ from braidlm.tasks.scorers import SCORERS
         ("string_match_all", "ABC 12 and 34", ["12", "abc", "99", "34"], 0.75),
         ("string_match_part", "ABC 12", ["99", "abc"], 1),
         ("string_match_part", "ABC 12", ["99"], 0),
+        ("altqa_accuracy", " 1964. ", ["1964"], 1),
+        ("altqa_accuracy", " in 1964", ["1964"], 0),
+        ("altqa_accuracy", "1,964", ["1964"], 0),
+        ("altqa_accuracy", "", ["9"], 0),
+        ("first_number", " It was in 1964, or 1965", ["1964"], 1),
+        ("first_number", " It was in 1964, or 1965", ["1965"], 0),
+        ("first_number", "1,964.0 or so", ["1964"], 1),
+        ("first_number", "19,64", ["19"], 1),
+        ("first_number", "1979", ["9"], 0),
+        ("first_number", "nine", ["9"], 0),
+        ("first_number", "9", ["nine"], 0),
     ],
 )
 def test_by_hand(name, said, answers, score):

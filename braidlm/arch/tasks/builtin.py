@@ -85,6 +85,10 @@ BUILTIN: dict[str, Builtin] = {
     "drop": Builtin(
         RecallTask(dataset="drop", name="drop"), "a passage, then a question that may need counting"
     ),
+    "altqa": Builtin(
+        RecallTask(dataset="altqa", name="altqa"),
+        "a page of Wikipedia with altered numbers, then a question about one",
+    ),
     "phonebook": Builtin(
         PhonebookTask(lengths=(512, 1024, 2048), orders=("standard", "reversed")),
         "a random phonebook, two examples, then a name to look up",

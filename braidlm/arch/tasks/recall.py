@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from braidlm.arch.sources import HUB, PathText
 from braidlm.arch.tasks.base import RESULT_NAME, ContextTask
 
-RecallSet = Literal["squad", "fda", "swde", "nq", "triviaqa", "drop"]
+RecallSet = Literal["squad", "fda", "swde", "nq", "triviaqa", "drop", "altqa"]
 
 PUBLISHED: dict[RecallSet, str] = {
     "squad": "hf:hazyresearch/based-squad",
@@ -18,15 +18,16 @@ PUBLISHED: dict[RecallSet, str] = {
     "nq": "hf:hazyresearch/based_nq_2048",
     "triviaqa": "hf:hazyresearch/based_triviaqa",
     "drop": "hf:hazyresearch/based_drop",
+    "altqa": "altqa_4k.jsonl",
 }
-"""Where each data set lies if a task does not say."""
+"""Where each data set lies if a task does not say; altqa is a file of RUCAIBox/BAMBOO."""
 
 
 class RecallTask(ContextTask):
     """Recall from real documents, scored on the greedy continuation of the prompt.
 
     Source: Arora et al. 2024 (arXiv 2402.18668) for squad, fda and swde; Arora et al. 2024 (arXiv
-        2407.05483) for nq, triviaqa and drop.
+        2407.05483) for nq, triviaqa and drop; Dong et al. 2023 (arXiv 2309.13345) for altqa.
     """
 
     kind: Literal["recall"] = "recall"
@@ -36,7 +37,7 @@ class RecallTask(ContextTask):
     dataset: RecallSet = "squad"
     """squad: a passage, then a sentence of it to complete; fda: a report, then a key of it; swde: a
     web page, then keys of it with their values, the last one without; nq, triviaqa, drop: a
-    passage and a question."""
+    passage and a question; altqa: a page whose numbers were altered, and a question about one."""
     path: PathText = PUBLISHED["squad"]
     """A file or folder (.jsonl, also .gz, .xz and .zst; .parquet), or "hf:" and a name of the
     Hugging Face Hub; default: where the data set was published."""
