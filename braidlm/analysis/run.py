@@ -29,6 +29,7 @@ from braidlm.model import HybridLM
 from braidlm.ops import dispatch
 from braidlm.provenance import code_version
 from braidlm.runs import Run
+from braidlm.tasks.asked import UnusableError
 from braidlm.tasks.choose import with_tasks
 from braidlm.tasks.opening import choose_checkpoint, load_asked, open_run, threads
 
@@ -53,6 +54,7 @@ def analyze(
     force: bool = False,
     progress: Progress | None = None,
     kept: Callable[[str], None] | None = None,
+    failed: Callable[[str, InputError], None] | None = None,
 ) -> list[dict[str, Any]]:
     """Look at a run's model with some instruments, and write a result file for each.
 
@@ -74,14 +76,17 @@ def analyze(
         force: measure again whatever is there.
         progress: told how far each instrument is.
         kept: told "analysis-<name>" of every result that is not measured again.
+        failed: told "analysis-<name>" and why of every instrument that cannot use the documents;
+            None: the first of these is raised when all others are used.
 
     Returns:
-        The result files' contents. Where an instrument does not apply, `why_not` says why and
-        `value` is None.
+        The result files' contents, without instruments that failed. Where an instrument does not
+        apply, `why_not` says why and `value` is None.
 
     Raises:
         InputError: no run, instrument, layer, task or text of this kind, a text that is too short,
-            a damaged checkpoint, or a result that another process is measuring now.
+            documents that an instrument cannot use, a damaged checkpoint, or a result that another
+            process is measuring now.
         OSError: a result cannot be written.
     """
     chosen = choose_instruments(instruments)
@@ -97,23 +102,25 @@ def analyze(
         parse_layers(layers, recipe.spec.n_layers),
     )
     sources = Sources(run, recipe, text, task, context, n_documents)
-    found = []
+    found: list[dict[str, Any]] = []
+    errors: list[InputError] = []
     for instrument in chosen:
         inputs = sources.of(instrument)
-        name = instrument.name + (f".{inputs.name}" if isinstance(inputs, Inputs) else "").rstrip(
-            "."
-        )
-        stem = f"{KIND}-{name}"
-
-        def tell(done: int, total: int, stem: str = stem) -> None:
-            if progress is not None:
-                progress(stem, done, total)
-
-        with run.measuring(KIND, name):
-            result = None if force else asked.earlier(name, instrument, inputs)
-            if result is not None and kept is not None:
-                kept(stem)
-            found.append(result or asked.measure(name, instrument, inputs, tell))
+        name = ".".join(filter(None, (instrument.name, sources.label(inputs))))
+        try:
+            with run.measuring(KIND, name):
+                result = None if force else asked.earlier(name, instrument, inputs)
+                if result is not None and kept is not None:
+                    kept(f"{KIND}-{name}")
+                found.append(result or asked.measure(name, instrument, inputs, progress))
+        except UnusableError:
+            raise
+        except InputError as error:
+            errors.append(error)
+            if failed is not None:
+                failed(f"{KIND}-{name}", error)
+    if errors and failed is None:
+        raise errors[0]
     return found
 
 
@@ -134,8 +141,15 @@ class _Asked:
 
     @cached_property
     def model(self) -> HybridLM:
-        """Loaded when it is needed first: a finished analysis needs none."""
-        return load_asked(self.run, self.recipe, self.folder, self.device)
+        """Loaded when it is needed first: a finished analysis needs none.
+
+        Raises:
+            UnusableError: a damaged checkpoint, or one of another model than the run's.
+        """
+        try:
+            return load_asked(self.run, self.recipe, self.folder, self.device)
+        except InputError as error:
+            raise UnusableError(str(error)) from None
 
     @property
     def sublayers(self) -> list[Sublayer]:
@@ -170,9 +184,14 @@ class _Asked:
         return None
 
     def measure(
-        self, name: str, instrument: Instrument, inputs: Inputs | str, tell: Tell
+        self, name: str, instrument: Instrument, inputs: Inputs | str, progress: Progress | None
     ) -> dict[str, Any]:
         """Use an instrument and write what it found, or why it does not apply."""
+
+        def tell(done: int, total: int) -> None:
+            if progress is not None:
+                progress(f"{KIND}-{name}", done, total)
+
         why_not = inputs if isinstance(inputs, str) else instrument.why_not(self.sublayers)
         began = time.perf_counter()
         dispatch.reset()

@@ -41,6 +41,16 @@ class Sources:
         if self.text is not None and self.task is not None:
             raise InputError("--text and --task: give one of them, each is what the model reads")
 
+    def label(self, inputs: Inputs | str) -> str:
+        """Return what result files are called after: "" for held-out documents.
+
+        A result that says why an instrument reads nothing is called after what was asked for, so
+        that it never takes the place of what was found in other documents.
+        """
+        if isinstance(inputs, Inputs):
+            return inputs.name
+        return "" if self.task is None and self.text is None else self._wanted.name
+
     def of(self, instrument: Instrument) -> Inputs | str:
         """Return what an instrument reads, or half a sentence why there is nothing for it.
 

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from braidlm.cli.eval import Failures, card
 from braidlm.cli.progress import TaskBar
 
 
@@ -47,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
     """Measure, and say what was found in a few lines or on a page."""
     from braidlm.analysis import analyze
 
-    names = args.instruments
+    names, failures = args.instruments, Failures()
     results = analyze(
         args.path,
         None if names is None else [name for name in names.split(",") if name],
@@ -63,6 +64,7 @@ def run(args: argparse.Namespace) -> int:
         force=args.force,
         progress=None if args.json or not sys.stderr.isatty() else TaskBar(),
         kept=_say_kept,
+        failed=failures,
     )
     if args.json:
         print(json.dumps(results, indent=2))
@@ -72,12 +74,10 @@ def run(args: argparse.Namespace) -> int:
         from braidlm import report
 
         print(report.build_analysis(args.path, args.out), file=sys.stderr if args.json else None)
-    return 0
+    return failures.say()
 
 
 def _said(result: dict[str, Any]) -> str:
-    from braidlm.cli.eval import card
-
     if result["why_not"] is None:
         return card(result)
     return f"{result['kind']}-{result['name']}  not applicable: {result['why_not']}"

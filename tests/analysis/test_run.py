@@ -66,6 +66,37 @@ def test_other_inputs_have_results_of_their_own(run, tmp_path):
     assert found == {f"analysis-{NAME}.recall.json", f"analysis-{NAME}.text.json"}
 
 
+def test_what_does_not_apply_to_a_task_leaves_what_was_found_in_text(run):
+    (first,) = look(run, "repeats")
+    (no,) = look(run, "repeats", task="mqar")
+    assert (no["name"], no["why_not"]) == (
+        "repeats.recall",
+        "it reads text, not recall prompts: leave --task out",
+    )
+    assert json.loads((run.results_dir / "analysis-repeats.json").read_text()) == first
+
+
+def test_one_instrument_that_fails_keeps_no_other_from_its_result(run, capsys):
+    words = ["analyze", str(run.path), "--context", "16", "--documents", "1"]
+    assert main([*words, "--instruments", f"retrieval-heads,repeats,{NAME}"]) == 2
+    said = capsys.readouterr()
+    found = {path.name for path in run.results_dir.glob("*.json")}
+    assert found == {f"analysis-{NAME}.json", "analysis-repeats.json"}
+    assert "* half_life" in said.out
+    assert said.err.startswith("braid: analysis-retrieval-heads.recall: ")
+    assert "needs 2 prompts" in said.err
+    with pytest.raises(InputError, match="needs 2 prompts"):
+        analyze(run.path, ["retrieval-heads"], n_documents=1)
+
+
+def test_a_damaged_checkpoint_is_told_once(run):
+    (run.path / "checkpoints" / "step-00000002" / "weights.safetensors").write_bytes(b"x")
+    failed = []
+    with pytest.raises(InputError, match="weights"):
+        look(run, NAME, "repeats", failed=lambda *why: failed.append(why))
+    assert failed == []
+
+
 def test_instruments_have_names_that_are_file_names():
     for name, instrument in INSTRUMENTS.items():
         assert name == instrument.name == name.lower().replace("_", "-")

@@ -234,4 +234,4 @@ def test_what_examples_and_context_teach(tmp_path):
     page = checked(report.build_analysis(run, tmp_path / "p.html"))
     assert "only 5 prompts have so many" in page
     assert len(re.findall(r'class="mark[^>]*tokens of context', page)) == 7
-    assert len(re.findall(r'class="mark[^>]*examples', page)) == 6
+    assert len(re.findall(r'class="mark[^>]*examples?', page)) == 6

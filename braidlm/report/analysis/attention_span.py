@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from braidlm.report import units
-from braidlm.report.analysis.finding import half_width, is_clear, told
+from braidlm.report.analysis.finding import half_width, is_clear, said
 from braidlm.report.analysis.heat import Square, heat
 from braidlm.report.analysis.picture import Look, Picture, Row, by_place
 from braidlm.report.analysis.strips import Dot, Strip, strips
@@ -43,7 +42,7 @@ def _distances(look: Look) -> Markup:
         (
             look.label(row),
             row.get("head"),
-            *(_told(row, name) for name in names),
+            *(said(row, name) for name in names),
         )
         for row in rows
     ]
@@ -55,16 +54,9 @@ def _distances(look: Look) -> Markup:
 
 def _dot(row: Row) -> Dot:
     place = f"layer {row.get('place')}, head {row.get('head')}"
-    said = f"{place}: {_told(row, 'distance')} tokens back, 90 % within {_told(row, 'span')}"
+    tip = f"{place}: {said(row, 'distance')} tokens back, 90 % within {said(row, 'span')}"
     ends = (number(row["distance"]), number(row["span"]))
-    return Dot(row["distance"], said, *(ends if None not in ends else (None, None)))
-
-
-def _told(row: Row, name: str) -> str:
-    value = number(row.get(name))
-    if value is None:
-        return units.MISSING
-    return told(value, number(row.get(f"{name}_stderr")), int(number(row.get("n")) or 0))
+    return Dot(row["distance"], tip, *(ends if None not in ends else (None, None)))
 
 
 def _entropies(look: Look) -> Markup:
@@ -78,7 +70,7 @@ def _entropies(look: Look) -> Markup:
                     Dot(
                         row["entropy"],
                         f"layer {row.get('place')}, head {row.get('head')}: "
-                        f"{_told(row, 'entropy')} nats",
+                        f"{said(row, 'entropy')} nats",
                     )
                     for row in own
                 ),
@@ -107,7 +99,7 @@ def _shares(look: Look, name: str, words: str) -> Markup:
             [
                 Square(
                     row[name],
-                    f"layer {row.get('place')}, head {row.get('head')}: {_told(row, name)} of the "
+                    f"layer {row.get('place')}, head {row.get('head')}: {said(row, name)} of the "
                     f"weight on the {words}",
                 )
                 for row in own
@@ -142,9 +134,9 @@ def _farthest(look: Look, rows: list[Row]) -> list[str]:
     if not is_clear(gap, error, far["n"], 0.0):
         return []
     return [
-        f"Attention looks farthest back in {look.where(far)}, {_told(far, 'rest')} tokens on "
+        f"Attention looks farthest back in {look.where(far)}, {said(far, 'rest')} tokens on "
         "average, the first four tokens left aside, and least far in "
-        f"{look.where(near)}, {_told(near, 'rest')} tokens."
+        f"{look.where(near)}, {said(near, 'rest')} tokens."
     ]
 
 
@@ -159,7 +151,7 @@ def _resting(look: Look, rows: list[Row]) -> list[str]:
     most = max(found, key=lambda r: r["four"])
     return [
         f"{len(found)} of {len(rows)} heads rest on the first four tokens with more than "
-        f"{least:.0%} of their weight, most in {look.where(most)}: {_told(most, 'four')} of it, "
+        f"{least:.0%} of their weight, most in {look.where(most)}: {said(most, 'four')} of it, "
         f"where an even look would give {even:.2f}."
     ]
 

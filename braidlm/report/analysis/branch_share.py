@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from braidlm.report import units
-from braidlm.report.analysis.finding import is_clear, told
+from braidlm.report.analysis.finding import is_clear, said, told
+from braidlm.report.analysis.legend import legend
 from braidlm.report.analysis.picture import Look, Picture, Row
 from braidlm.report.analysis.strips import Dot, Strip, strips
 from braidlm.report.diagram import label
-from braidlm.report.html import Markup, details, drawn, join, plain_table, tag
-from braidlm.report.stats import number
-from braidlm.report.svg import marker
+from braidlm.report.html import Markup, details, drawn, plain_table
 
 KINDS = {
     "all": "all tokens",
@@ -49,7 +47,7 @@ def _shares(look: Look) -> Markup:
             look.label(row),
             KINDS.get(str(row.get("tokens")), row.get("tokens")),
             row.get("n_tokens"),
-            *(_told(row, name) for name in columns),
+            *(said(row, name) for name in columns),
         )
         for row in rows
     ]
@@ -92,38 +90,14 @@ def _cosines(look: Look) -> Markup:
 
 def _dot(row: Row, name: str) -> Dot:
     kind = str(row.get("tokens"))
-    words = KINDS.get(kind, kind)
-    value, stderr, n = row[name], number(row.get(f"{name}_stderr")), int(row["n"])
-    said = f"layer {row.get('place')}, {words}: {name} {told(value, stderr, n)}"
+    words = f"layer {row.get('place')}, {KINDS.get(kind, kind)}: {name}"
     colour = list(KINDS).index(kind) if kind in KINDS else len(KINDS)
-    return Dot.with_interval(value, said, stderr, n, colour)
-
-
-def _told(row: Row, name: str) -> str:
-    value = number(row.get(name))
-    if value is None:
-        return units.MISSING
-    return told(value, number(row.get(f"{name}_stderr")), int(row["n"]))
+    return Dot.of(row, name, words, colour=colour)
 
 
 def _legend(rows: list[Row]) -> Markup:
     seen = {str(row.get("tokens")) for row in rows}
-    entries = [
-        tag(
-            "li",
-            tag(
-                "span",
-                Markup(
-                    '<svg class="swatch dot" viewBox="0 0 16 16" aria-hidden="true">'
-                    f"{marker(8.0, 8.0, i, r=4.0)}</svg>"
-                ),
-                words,
-            ),
-        )
-        for i, (kind, words) in enumerate(KINDS.items())
-        if kind in seen
-    ]
-    return tag("ul", *entries, cls="legend") if len(entries) > 1 else join([])
+    return legend([(i, words) for i, (kind, words) in enumerate(KINDS.items()) if kind in seen])
 
 
 def _by(rows: list[Row], *keys: str) -> list[list[Row]]:
@@ -149,7 +123,7 @@ def _leading(look: Look) -> list[str]:
     row = max(rows, key=lambda r: r["share"])
     if row["share"] <= 0.5:
         return []
-    return [f"The branch with the largest share is {look.where(row)}: {_told(row, 'share')}."]
+    return [f"The branch with the largest share is {look.where(row)}: {said(row, 'share')}."]
 
 
 def _contrasts(look: Look) -> list[str]:

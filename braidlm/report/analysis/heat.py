@@ -8,7 +8,7 @@ from html import escape
 
 from braidlm.report import svg
 
-WIDTH, HEAD, CELL, FOOT, CHARACTER = 500.0, 8.0, 22.0, 40.0, 6.6
+WIDTH, HEAD, CELL, FOOT = 500.0, 8.0, 22.0, 40.0
 WIDEST = 46.0
 
 
@@ -38,7 +38,7 @@ def heat(
     n_columns = max((len(cells) for _, cells in rows), default=0)
     if not n_columns:
         return None
-    left = 14 + CHARACTER * max(len(label) for label, _ in rows)
+    left = 14 + svg.CHAR_WIDTH * max(len(label) for label, _ in rows)
     width = min(WIDEST, (WIDTH - left - 4) / n_columns)
     out = ""
     for i, (label, cells) in enumerate(rows):
@@ -48,10 +48,10 @@ def heat(
     bottom = HEAD + len(rows) * CELL
     free_from = 0.0
     for j, name in enumerate(columns):
-        at, half = left + (j + 0.5) * width, len(name) * CHARACTER / 2
+        at, half = left + (j + 0.5) * width, len(name) * svg.CHAR_WIDTH / 2
         if at - half >= free_from:
             out += svg.text(at, bottom + 15, name, anchor="middle", cls="tick")
-            free_from = at + half + CHARACTER
+            free_from = at + half + svg.CHAR_WIDTH
     middle = left + n_columns * width / 2
     out += svg.text(middle, bottom + 33, x_title, anchor="middle", cls="title")
     return svg.figure(WIDTH, bottom + FOOT, out, title=title)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from braidlm.report import plots, svg, units
-from braidlm.report.analysis.finding import is_clear, told
+from braidlm.report import units
+from braidlm.report.analysis.curves import Curve, Mark, curves
+from braidlm.report.analysis.finding import is_clear, said, told
 from braidlm.report.analysis.picture import Look, Picture, Row
-from braidlm.report.html import Markup, drawn
-from braidlm.report.stats import Estimate, number
+from braidlm.report.html import Markup, details, drawn, plain_table
+from braidlm.report.stats import number
 
 
 def figures(look: Look) -> list[Markup]:
@@ -19,47 +20,63 @@ def _by_shots(look: Look) -> Markup:
     rows = look.rows("by_shots", "shots", "accuracy", "n")
     if not rows:
         return Markup("")
-    ticks = [row["shots"] for row in rows]
-    figure = plots.estimates(
-        {"": [(row["shots"], _estimate(row, "accuracy")) for row in rows]},
-        {"": "accuracy"},
-        svg.scale(ticks, plots.LEFT, plots.RIGHT),
-        titles=("Worked examples before the question", "Accuracy (share of answers)"),
-        name=lambda at: f"{at:.0f} examples",
-        x_ticks=ticks,
-        limits=(0.0, 1.0),
-        group=lambda _, body: body,
+    figure = curves(
+        [Curve(0, tuple(_after(row) for row in rows))],
+        "Worked examples before the question",
+        "Accuracy (share of answers)",
+        title="Recall after worked examples",
+        is_log=False,
+        bounds=(0.0, 1.0),
     )
     longest = number(rows[-1].get("tokens"))
-    caption = "The same questions after more and more examples; bars are standard errors."
+    caption = (
+        "The same questions after more and more examples; bars are 95 % intervals over prompts."
+    )
     if longest is not None:
-        caption += f" With {ticks[-1]} of them a prompt has {units.plain(longest)} tokens"
+        caption += f" With {rows[-1]['shots']} of them a prompt has {units.plain(longest)} tokens"
         fewer = rows[-1]["n"] < rows[0]["n"]
         caption += f", and only {rows[-1]['n']} prompts have so many." if fewer else "."
-    return drawn(figure, "Recall after worked examples", caption)
+    heads = ("Examples", "Accuracy", "Tokens of a prompt", "n")
+    table = [(r["shots"], said(r, "accuracy"), r.get("tokens"), r["n"]) for r in rows]
+    numbers = details("Numbers", plain_table(heads, table, name="Recall after worked examples"))
+    return drawn(figure, "Recall after worked examples", caption, numbers)
+
+
+def _after(row: Row) -> Mark:
+    noun = "example" if row["shots"] == 1 else "examples"
+    return Mark.of(row, row["shots"], "accuracy", f"{row['shots']} {noun}")
 
 
 def _by_position(look: Look) -> Markup:
     rows = look.rows("by_position", "start", "end", "loss", "n")
-    if not rows:
-        return Markup("")
-    middles = [(row["start"] + row["end"]) / 2 for row in rows]
-    pairs = zip(middles, rows, strict=True)
-    figure = plots.estimates(
-        {"": [(middle, _estimate(row, "loss")) for middle, row in pairs]},
-        {"": "loss"},
-        svg.scale(middles, plots.LEFT, plots.RIGHT, is_log=True),
-        titles=("Context before the token (tokens, log scale)", "Loss (nats per token)"),
-        name=lambda at: f"{units.plain(at)} tokens of context",
-        group=lambda _, body: body,
+    figure = curves(
+        [Curve(0, tuple(_behind(row) for row in rows))],
+        "Context before the token (tokens, bins double)",
+        "Loss (nats per token)",
+        title="Loss along a document",
+        name={_middle(row): _bin(row) for row in rows}.__getitem__,
     )
-    caption = "Mean loss of tokens by how many stand before them; bars are standard errors."
-    return drawn(figure, "Loss along a document", caption)
+    caption = (
+        "Mean loss of tokens by how many stand before them; bars are 95 % intervals over documents."
+    )
+    heads = ("Context (tokens)", "Loss (nats per token)", "n")
+    table = [(_bin(r), said(r, "loss"), r["n"]) for r in rows]
+    numbers = details("Numbers", plain_table(heads, table, name="Loss along a document"))
+    return drawn(figure, "Loss along a document", caption, numbers)
 
 
-def _estimate(row: Row, name: str) -> Estimate:
-    stderr = number(row.get(f"{name}_stderr"))
-    return Estimate(row[name], None, stderr, 1, int(row["n"]), (row[name],))
+def _behind(row: Row) -> Mark:
+    return Mark.of(row, _middle(row), "loss", f"{_bin(row)} tokens of context", " nats")
+
+
+def _middle(row: Row) -> float:
+    return (row["start"] + row["end"]) / 2
+
+
+def _bin(row: Row) -> str:
+    """The tokens of a bin: "0", "1", "2–3"."""
+    first, last = units.plain(row["start"]), units.plain(row["end"] - 1)
+    return first if first == last else f"{first}–{last}"
 
 
 def findings(look: Look) -> list[str]:

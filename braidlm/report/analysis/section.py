@@ -7,6 +7,7 @@ from typing import Any
 from braidlm.errors import InputError
 from braidlm.report import diagram
 from braidlm.report.analysis.picture import Look
+from braidlm.report.analysis.read import inputs_of, instrument_of, what_was_read
 from braidlm.report.analysis.table import PICTURES
 from braidlm.report.html import Markup, details, join, tag
 from braidlm.report.load import Arm
@@ -54,19 +55,17 @@ def _of_run(results: dict[str, Data]) -> list[Data]:
     return [{key: r.get(key) for key in _SHOWN} for r in sorted(found, key=place)]
 
 
-def instrument_of(result: Data) -> str:
-    """Return the name of the instrument that made a result."""
-    about = result.get("analysis")
-    return str(about.get("instrument")) if isinstance(about, dict) else ""
-
-
 def _findings(result: Data, names: list[list[str]]) -> list[str]:
+    """Sentences that can stand alone: each says what was read, if it was no held-out text."""
+    inputs, said = inputs_of(result), _sentences(result, names)
+    return [f"{sentence[:-1]} ({inputs})." if inputs else sentence for sentence in said]
+
+
+def _sentences(result: Data, names: list[list[str]]) -> list[str]:
     picture = PICTURES.get(instrument_of(result))
     if picture is None or result.get("why_not"):
         return []
-    inputs = _inputs(result)
-    said = picture.findings(Look(result, names))
-    return [f"{sentence[:-1]} ({inputs})." if inputs else sentence for sentence in said]
+    return picture.findings(Look(result, names))
 
 
 def section(data: Data) -> Markup:
@@ -78,7 +77,7 @@ def section(data: Data) -> Markup:
     parts = []
     for arm, found in told:
         names = _names(data["reproduce"]["configs"][arm["name"]])
-        body = join([_figures(found, names), _paragraph(found)])
+        body = join([_figures(found, names), _paragraph(found, names)])
         seed = f", seed {found['seed']}" if arm["n_runs"] > 1 else ""
         is_only = len(told) == 1
         parts.append(body if is_only else details(f"{arm['label']}{seed}", body))
@@ -95,39 +94,40 @@ def page(data: Data) -> Markup:
         return join([title, about, tag("p", "No analysis was found: run braid analyze first.")])
     names = _names(data["reproduce"]["configs"][arm["name"]])
     note = tag("p", _NOTE.replace("`", ""), cls="about")
-    return join([title, about, note, _figures(found, names), _paragraph(found)])
+    return join([title, about, note, _figures(found, names), _paragraph(found, names)])
 
 
 def _figures(found: Data, names: list[list[str]]) -> Markup:
-    drawings, absent = [], []
+    parts, absent = [], []
     for result in found["results"]:
         name, about = instrument_of(result), result.get("instrument") or {}
         picture = PICTURES.get(name)
         if result.get("why_not"):
             absent.append(f"{name}: {result['why_not']}.")
         elif picture is not None:
-            drawings += [(result, picture.figures(Look(result, names)), about)]
-    parts = []
-    for result, shown, about in drawings:
-        where = f" ({_inputs(result)})" if _inputs(result) else ""
-        parts.append(tag("h3", f"{about.get('title') or result['name']}{where}", cls="part"))
-        parts.append(tag("div", *shown, cls="figures"))
+            where = f" ({inputs})" if (inputs := inputs_of(result)) else ""
+            parts.append(tag("h3", f"{about.get('title') or result['name']}{where}", cls="part"))
+            parts.append(tag("p", what_was_read(result), cls="about"))
+            parts.append(tag("div", *picture.figures(Look(result, names)), cls="figures"))
     if absent:
-        parts.append(tag("p", "Not applicable: ", " ".join(absent), cls="soft"))
+        words = " ".join(dict.fromkeys(absent))
+        parts.append(tag("p", "Not applicable: ", words, cls="soft"))
     return join(parts)
 
 
-def _inputs(result: Data) -> str:
-    """What was read, where it was not held-out text: "text book.txt", "task recall"."""
-    read = (result.get("analysis") or {}).get("inputs") or {}
-    if read.get("file"):
-        return f"text {read['file']}"
-    return f"task {read['task']}" if read.get("task") else ""
-
-
-def _paragraph(found: Data) -> Markup:
-    words = " ".join(found["findings"]) or "Nothing stands out from the errors."
-    return join([tag("h3", "What this says", cls="part"), tag("p", words, cls="findings")])
+def _paragraph(found: Data, names: list[list[str]]) -> Markup:
+    """All sentences; where several kinds of documents were read, a paragraph for each."""
+    told: dict[str, list[str]] = {}
+    for result in found["results"]:
+        told.setdefault(inputs_of(result), []).extend(_sentences(result, names))
+    told = {read: list(dict.fromkeys(said)) for read, said in told.items() if said}
+    lines = [
+        f"Of {read or 'held-out documents'}: {' '.join(said)}" if len(told) > 1 else " ".join(said)
+        for read, said in told.items()
+    ]
+    lines = lines or ["Nothing stands out from the errors."]
+    title = tag("h3", "What this says", cls="part")
+    return join([title, *(tag("p", line, cls="findings") for line in lines)])
 
 
 def _names(config: Data) -> list[list[str]]:

@@ -7,13 +7,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from braidlm.report import svg, units
-from braidlm.report.analysis.finding import half_width
+from braidlm.report.analysis.finding import half_width, said
+from braidlm.report.analysis.picture import Row
+from braidlm.report.stats import number
 
 WIDTH, TOP, SIDE, FOOT = 500.0, 16.0, 12.0, 46.0
 SLOT, LINE, ROW = 9.0, 22.0, 6.0
 MANY = 72
 """Dots beyond which a row is one line, without ranges."""
-CHARACTER = 6.6
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,12 @@ class Dot:
         half = half_width(stderr, n)
         ends = (x - half, x + half) if math.isfinite(half) else (None, None)
         return cls(x, tip, *ends, colour)
+
+    @classmethod
+    def of(cls, row: Row, name: str, words: str, unit: str = "", colour: int | None = None) -> Dot:
+        """Return the dot of a table's row with `name`, its standard error and n."""
+        tip, stderr = f"{words}: {said(row, name, unit)}", number(row.get(f"{name}_stderr"))
+        return cls.with_interval(row[name], tip, stderr, int(row["n"]), colour)
 
 
 @dataclass(frozen=True)
@@ -69,7 +76,7 @@ def strips(
     if not n_dots:
         return None
     is_many = n_dots > MANY
-    left = 14 + CHARACTER * max(len(row.label) for row in rows)
+    left = 14 + svg.CHAR_WIDTH * max(len(row.label) for row in rows)
     heights = [LINE if is_many else max(LINE, SLOT * len(row.dots) + ROW) for row in rows]
     bottom = TOP + sum(heights)
     values = [v for row in rows for d in row.dots for v in (d.x, *_range(d, is_many))]
