@@ -113,9 +113,8 @@ class Phonebook:
             InputError: a length into which the longest names would not fit, or that cannot be
                 filled with different entries.
         """
-        names = [f"{first} {max(LAST_NAMES, key=len)}:" for first in FIRST_NAMES]
-        names += [f"{max(FIRST_NAMES, key=len)} {last}:" for last in LAST_NAMES]
-        key, end = max(map(len, self.tokenizer.encode_batch(names))), len(self._line_end)
+        key = len(self.tokenizer.encode(f"{longest_name(self.tokenizer)}:"))
+        end = len(self._line_end)
         entry = key + self.n_digits + 1 + end  # at worst the space and each digit are a token
         least = 1 + end + self.n_asked * 2 * entry
         least += (self.n_asked * (key + end) + end) * (order == "reversed")
@@ -162,15 +161,12 @@ class Phonebook:
     def _entries(self, rng: np.random.Generator, length: int) -> Iterator[_Entry]:
         """Yield entries with different names and numbers, more than `length` tokens of them."""
         n = min(self.n_most, self.n_asked + length // 3 + 1)  # name, number, line end: 3 tokens
-        names = rng.choice(N_NAMES, size=n, replace=False).tolist()
-        numbers = rng.choice(10**self.n_digits, size=n, replace=False).tolist()
+        names, numbers = draw_entries(rng, n, self.n_digits)
         for first in range(0, n, _ENTRIES_AT_ONCE):
             part = slice(first, first + _ENTRIES_AT_ONCE)
-            full = [_name(i) for i in names[part]]
-            digits = [str(i).zfill(self.n_digits) for i in numbers[part]]
-            keys = self.tokenizer.encode_batch([f"{name}:" for name in full])
-            values = self.tokenizer.encode_batch([f" {number}" for number in digits])
-            yield from map(_Entry, full, digits, keys, values)
+            keys = self.tokenizer.encode_batch([f"{name}:" for name in names[part]])
+            values = self.tokenizer.encode_batch([f" {number}" for number in numbers[part]])
+            yield from map(_Entry, names[part], numbers[part], keys, values)
 
     def _parts(self, book: list[_Entry], asked: list[_Entry], order: Order) -> list[np.ndarray]:
         """Return the tokens of an item in pieces; answers are the last but one of each three."""
@@ -274,6 +270,21 @@ def eval_lookups(
     book.check(length, order)
     keys = ("phonebook", order, length, book.n_digits, book.n_asked)
     return [book.draw(generator(seed, EVAL, *keys, i), length, order) for i in range(n_items)]
+
+
+def draw_entries(rng: np.random.Generator, n: int, n_digits: int) -> tuple[list[str], list[str]]:
+    """Return n names and n numbers, each different from all others of its kind."""
+    names = rng.choice(N_NAMES, size=n, replace=False).tolist()
+    numbers = rng.choice(10**n_digits, size=n, replace=False).tolist()
+    return [_name(i) for i in names], [str(i).zfill(n_digits) for i in numbers]
+
+
+def longest_name(tokenizer: Tokenizer) -> str:
+    """Return a name of as many tokens as any has, if those of first and last name add up."""
+    names = [f"{first} {max(LAST_NAMES, key=len)}" for first in FIRST_NAMES]
+    names += [f"{max(FIRST_NAMES, key=len)} {last}" for last in LAST_NAMES]
+    sizes = [len(ids) for ids in tokenizer.encode_batch([f"{name}:" for name in names])]
+    return names[int(np.argmax(sizes))]
 
 
 def _name(number: int) -> str:

@@ -10,6 +10,7 @@ from braidlm.arch.tasks import (
     LongTextTask,
     MADTask,
     MQARTask,
+    PhonebookKeysTask,
     PhonebookTask,
     RecallTask,
     RulerTask,
@@ -20,6 +21,7 @@ from braidlm.tasks.lm import LMWork, describe_lm
 from braidlm.tasks.longtext import LongTextWork
 from braidlm.tasks.mqar import MQARWork, describe_mqar
 from braidlm.tasks.phonebook import PhonebookWork, describe_phonebook
+from braidlm.tasks.phonebook_keys import phonebook_keys_work
 from braidlm.tasks.questions import QuestionWork
 from braidlm.tasks.recall import recall_work
 from braidlm.tasks.ruler import RulerWork
@@ -44,6 +46,8 @@ def make_ready(task_config: AnyTask, tokenizer: Tokenizer, recipe: Recipe) -> Wo
             return SymbolWork(task_config, recipe)
         case PhonebookTask():
             return PhonebookWork(task_config, tokenizer, recipe)
+        case PhonebookKeysTask():
+            return phonebook_keys_work(task_config, tokenizer, recipe)
         case RecallTask():
             return recall_work(task_config, tokenizer, recipe)
         case RulerTask():

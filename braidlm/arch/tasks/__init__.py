@@ -8,6 +8,7 @@ from braidlm.arch.tasks.lm import LMTask
 from braidlm.arch.tasks.longtext import LongTextTask
 from braidlm.arch.tasks.mqar import MQARTask
 from braidlm.arch.tasks.phonebook import PhonebookTask
+from braidlm.arch.tasks.phonebook_keys import PhonebookKeysTask
 from braidlm.arch.tasks.recall import RecallTask
 from braidlm.arch.tasks.ruler import RulerTask
 from braidlm.arch.tasks.symbols import CopyingTask, MADTask
@@ -19,6 +20,7 @@ __all__ = [
     "LongTextTask",
     "MADTask",
     "MQARTask",
+    "PhonebookKeysTask",
     "PhonebookTask",
     "RecallTask",
     "RulerTask",
@@ -31,6 +33,7 @@ AnyTask = Annotated[
     | MADTask
     | CopyingTask
     | PhonebookTask
+    | PhonebookKeysTask
     | RecallTask
     | RulerTask,
     Field(discriminator="kind"),

@@ -10,6 +10,7 @@ from braidlm.arch.tasks import (
     CopyingTask,
     LongTextTask,
     MADTask,
+    PhonebookKeysTask,
     PhonebookTask,
     RecallTask,
     RulerTask,
@@ -92,6 +93,10 @@ BUILTIN: dict[str, Builtin] = {
     "phonebook": Builtin(
         PhonebookTask(lengths=(512, 1024, 2048), orders=("standard", "reversed")),
         "a random phonebook, two examples, then a name to look up",
+    ),
+    "phonebook_keys": Builtin(
+        PhonebookKeysTask(lengths=(512, 1024, 2048)),
+        "a random phonebook, an example, then four names to look up at once",
     ),
     "longtext": Builtin(
         LongTextTask(),
