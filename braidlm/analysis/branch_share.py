@@ -8,6 +8,8 @@ With v_i the output of branch i after its norm and scale, and y the sublayer's o
     cosine = mean over tokens of cos(lost_i, lost_j)
     gate   = mean of the fusion's own gate, as far as it lets branch i through
     weight = share of a merge attention's weight that lies on the keys of branch i
+    self   = weight that the attention of a fusion (cross or merge) gives to the token that asks
+    reach  = mean distance of its weight on tokens of the document                         tokens
 
 Each of them over all tokens, and over the tokens of one kind (`token_kinds`). A *contrast* is the
 share on one kind of tokens minus the share on all others of the same document, mean over the
@@ -71,6 +73,7 @@ def run(subject: Subject, tell: Tell) -> Finding:
         tell(done, len(documents))
     branches = [row for i in seen for row in _branch_rows(layers[i], seen[i], chosen)]
     pairs = [row for i in seen for row in _pair_rows(layers[i], seen[i], chosen)]
+    fusions = [row for i in seen for row in _fusion_rows(layers[i], seen[i], chosen)]
     contrasts = list(_contrast_rows(layers, seen, chosen))
     squares = [np.stack([seen[i][d]["lost"].mean(1) for i in seen]) for d in range(done)]
     cosines = np.array([[seen[i][d]["cosine"].mean() for i in seen] for d in range(done)])
@@ -82,7 +85,7 @@ def run(subject: Subject, tell: Tell) -> Finding:
         {"id": document.id, "first_share": _mean_share(0)(squares[d]), "cosine": cosines[d].mean()}
         for d, document in enumerate(documents)
     ]
-    tables = {"branches": branches, "pairs": pairs, "contrasts": contrasts}
+    tables = {"branches": branches, "pairs": pairs, "fusions": fusions, "contrasts": contrasts}
     return Finding("first_share", metrics, tables, rows)
 
 
@@ -107,22 +110,28 @@ def _values(layer: Layer, parallel: Parallel) -> Values:
     if isinstance(parallel.combine, Gated):
         gate = parallel.combine.gate(layer.x)[0, at].double().mean(-1)
         found["gate"] = torch.stack((gate, 1 - gate))
-    if (weight := _stream_weights(layer)) is not None:
-        found["weight"] = weight[:, at]
+    found |= {name: value[:, at] for name, value in _fusion_weights(layer).items()}
     return {name: value.cpu().numpy() for name, value in found.items()}
 
 
-def _stream_weights(layer: Layer) -> Tensor | None:
-    """(2, T'): a query's mean weight on the keys of each branch; None unless both are asked."""
+def _fusion_weights(layer: Layer) -> dict[str, Tensor]:
+    """What a fusion's attention gives to each stream, to the asking token, and how far it looks.
+
+    weight (2, T') where it has two streams; sight (2, T'): self and reach. {} without one.
+    """
     part = layer.parts[-1]
     scores = part.scores() if part.heard else None
-    if scores is None or len(scores.spans) < 2:
-        return None
-    blocks = [
-        torch.stack([(b.weights * (b.streams == i)).sum(-1).mean(0) for i in range(2)])
-        for b in weigh(scores)
-    ]
-    return torch.cat(blocks, dim=1)
+    if scores is None:
+        return {}
+    streams, sight = [], []
+    for b in weigh(scores):
+        a, back = b.weights, b.distances
+        inside = a * (b.keys >= layer.n_meta)
+        reach = (inside * back).sum(-1) / inside.sum(-1).clamp_min(1e-9)
+        sight.append(torch.stack(((a * (back == 0)).sum(-1).mean(0), reach.mean(0))))
+        streams.append(torch.stack([(a * (b.streams == i)).sum(-1).mean(0) for i in range(2)]))
+    found = {"sight": torch.cat(sight, dim=1)}
+    return found | ({"weight": torch.cat(streams, dim=1)} if len(scores.spans) > 1 else {})
 
 
 def _of_kind(
@@ -166,6 +175,18 @@ def _pair_rows(
             row: Row = {"layer": s.index, "place": str(s.index), "letter": s.symbol}
             row |= {"kind": "parallel", "branches": f"{i},{j}", "tokens": kind, "n": len(values)}
             yield row | cells("cosine", over_documents(_entry(p), values))
+
+
+def _fusion_rows(
+    s: Sublayer, documents: Sequence[Values], chosen: Sequence[dict[str, np.ndarray]]
+) -> Iterator[Row]:
+    """One row per kind of tokens that ask, where the fusion attends."""
+    for kind in chosen[0] if "sight" in documents[0] else ():
+        if values := _of_kind(documents, "sight", chosen, kind):
+            row: Row = {"layer": s.index, "place": f"{s.index}.fusion", "letter": s.symbol}
+            row |= {"kind": "fusion", "tokens": kind, "n": len(values)}
+            row |= cells("self", over_documents(_entry(0), values))
+            yield row | cells("reach", over_documents(_entry(1), values))
 
 
 def _contrast_rows(

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -103,6 +104,41 @@ def test_the_streams_of_a_merge_attention():
 
     found = look(INSTRUMENT, model_of(small, write), random_inputs(small))
     assert [row["weight"] for row in rows_of(found)] == pytest.approx([0.5, 0.5], rel=1e-5)
+    (row,) = rows_of(found, "fusions")
+    t = np.arange(40)
+    assert row["self"] == pytest.approx((1 / (t + 1)).mean(), rel=1e-5)
+    assert row["reach"] == pytest.approx((t / 2).mean(), rel=1e-5)
+
+
+def test_a_merge_attention_asks_the_branch_that_has_keys():
+    """Keys of the first branch fit the query of equal tokens; the second branch says nothing."""
+    merge = {"combine": "merge_attention", "norm": "none"}
+    small = spec("{WV}-", fusion=merge, mixers=TWINS)
+
+    def write(model):
+        model.embedding.weight[:] = model.embedding.weight[:1].clone()
+        mix = model.blocks[0].mix
+        mix.branches[1].in_proj.weight.zero_()
+        k = mix.combine.kv_proj.weight[:8].unflatten(0, (2, 4))  # two heads, asked by two each
+        mix.combine.q_proj.weight.copy_(1e3 * k.repeat_interleave(2, dim=0).flatten(0, 1))
+
+    found = look(INSTRUMENT, model_of(small, write), random_inputs(small))
+    assert [row["weight"] for row in rows_of(found)] == pytest.approx([1, 0], abs=1e-3)
+
+
+def test_a_cross_attention_that_looks_at_all_and_meta_tokens_alike():
+    cross = {"combine": "cross_attention", "norm": "none"}
+    small = spec("{M*}-", fusion=cross, n_meta_tokens=3)
+
+    def write(model):
+        model.blocks[0].mix.combine.q_proj.weight.zero_()
+
+    found = look(INSTRUMENT, model_of(small, write), random_inputs(small))
+    (row,) = rows_of(found, "fusions")
+    t = np.arange(40)
+    assert (row["place"], row["kind"], row["n"]) == ("0.fusion", "fusion", 3)
+    assert row["self"] == pytest.approx((1 / (t + 4)).mean(), rel=1e-5)
+    assert row["reach"] == pytest.approx((t / 2).mean(), rel=1e-5)
 
 
 def test_a_branch_that_says_nothing():

@@ -31,6 +31,8 @@ BETWEEN: dict[str, tuple[float, float]] = {
     "accuracy": (0, 1),
     "copy": (0, 1),
     "mass": (0, 1),
+    "self": (0, 1),
+    "reach": (0, T - 1),
     "p_a": (0, 1),
     "p_b": (0, 1),
     "distance": (0, T - 1),
@@ -133,7 +135,7 @@ def check(name: str, model: HybridLM) -> None:
         assert entry["value"] is None or math.isfinite(entry["value"]), metric
     assert found.metrics[found.metric]["value"] is not None
     for table, rows in found.tables.items():
-        assert rows or table == "contrasts", f"{name}: {table} is empty"
+        assert rows or table in ("contrasts", "fusions"), f"{name}: {table} is empty"
         for row in rows:
             check_row(row, f"{name}: {table}")
     if places is not None:

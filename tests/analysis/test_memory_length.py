@@ -83,6 +83,31 @@ def test_the_error_is_that_of_documents():
     assert row["half_life_stderr"] == pytest.approx((10 - 10 / 3) / 2, rel=1e-3)
 
 
+@pytest.mark.parametrize("kind", ["mamba2", "gated_deltanet"])
+def test_meta_tokens_are_no_tokens_of_the_document(kind):
+    """Meta tokens have steps and writes of their own, which are not counted."""
+    fields = {"n_heads": 1} if kind == "mamba2" else {**DELTA, "kind": kind}
+    small = spec("M", mixers={"M": fields}, n_meta_tokens=5)
+
+    def write(model):
+        model.embedding.weight[:] = 0.0
+        model.embedding.weight[:, 0] = 1.0
+        model.meta.weight.zero_()
+        model.meta.weight[:, 1] = 1.0
+        model.blocks[0].norm.weight.fill_(0.25)
+        mixer = mixer_of(model)
+        mixer.in_proj.weight[:, 0] = 0.0
+        mixer.in_proj.weight[:, 1] = 3.0  # whatever it is: another step and strength than at 0
+        mixer.dynamics.dt_bias.fill_(math.log(math.e - 1))
+        mixer.dynamics.A_log.fill_(math.log(math.log(2) / 10))
+
+    (row, *_) = look(INSTRUMENT, model_of(small, write), random_inputs(small)).tables["heads"]
+    assert row["half_life"] == pytest.approx(10.0, rel=1e-3)
+    assert row["low"] == pytest.approx(10.0, rel=1e-3)
+    if kind == "gated_deltanet":
+        assert row["beta"] == pytest.approx(0.5, rel=1e-3)
+
+
 def test_channels_of_mamba1_are_summarised():
     """Rates 1, 2, 4 in the columns of every channel: the half-lives are 8, 4 and 2."""
     small = spec("S")
