@@ -9,10 +9,12 @@ from typing import NamedTuple
 from braidlm.report import plots, svg, units
 from braidlm.report.stats import Estimate
 
-PANEL, GAP, PER_ROW = 150.0, 16.0, 3
-"""Width of one arm's grid, the room between two, and grids side by side."""
-CELL, HEAD, FOOT, SIDE = 18.0, 22.0, 38.0, 34.0
+WIDTH, GAP, PER_ROW = 482.0, 16.0, 3
+"""Width of the figure, the room between two grids, and grids side by side at most."""
+CELL, HEAD, FOOT, SIDE = 18.0, 22.0, 38.0, 42.0
 """Height of a cell, room above and below a grid, room for the names of its rows."""
+WIDEST, READABLE, TICK = 60.0, 23.0, 44.0
+"""Width of a cell at most, of one that holds its number, and of one with a tick of its own."""
 
 
 class Cell(NamedTuple):
@@ -43,21 +45,24 @@ def draw(
     if not shown:
         return None
     height = HEAD + max(len({c.y for c in found}) for _, _, found in shown) * CELL + FOOT
-    body = ""
+    body, per_row = "", min(PER_ROW, len(shown))
+    panel = (WIDTH - (per_row - 1) * GAP) / per_row
     for number, (index, arm, found) in enumerate(shown):
-        left = (number % PER_ROW) * (PANEL + GAP)
-        top = (number // PER_ROW) * height
-        body += f'<g data-arm="{index}">{_grid(found, labels[arm], left, top, ends)}</g>'
-    n_rows = math.ceil(len(shown) / PER_ROW)
-    width = PER_ROW * PANEL + (PER_ROW - 1) * GAP
-    return svg.figure(width, n_rows * height, body, title=title)
+        place = (number % per_row) * (panel + GAP), (number // per_row) * height
+        body += f'<g data-arm="{index}">{_grid(found, labels[arm], place, panel, ends)}</g>'
+    n_rows = math.ceil(len(shown) / per_row)
+    return svg.figure(WIDTH, n_rows * height, body, title=title)
 
 
-def _grid(found: list[Cell], label: str, left: float, top: float, ends: tuple[str, str]) -> str:
+def _grid(
+    found: list[Cell], label: str, place: tuple[float, float], panel: float, ends: tuple[str, str]
+) -> str:
+    left, top = place
     columns = sorted({cell.x for cell in found})
     rows = sorted({cell.y for cell in found})
-    width = (PANEL - SIDE) / len(columns)
-    short = label if len(label) <= 20 else label[:19] + "…"
+    width = min(WIDEST, (panel - SIDE) / len(columns))
+    n_fit = int((panel - SIDE) / svg.CHAR_WIDTH) + 4
+    short = label if len(label) <= n_fit else label[: n_fit - 1] + "…"
     out = svg.text(left + SIDE, top + 13, short, cls="label")
     for cell in found:
         x = left + SIDE + columns.index(cell.x) * width
@@ -66,17 +71,19 @@ def _grid(found: list[Cell], label: str, left: float, top: float, ends: tuple[st
     bottom = top + HEAD + len(rows) * CELL
     out += svg.text(left + SIDE - 5, top + HEAD + 12, ends[0], anchor="end", cls="tick")
     out += svg.text(left + SIDE - 5, bottom - 4, ends[1], anchor="end", cls="tick")
-    for i in sorted({0, len(columns) - 1}):
+    for i in range(len(columns)) if width >= TICK else sorted({0, len(columns) - 1}):
         at = left + SIDE + (i + 0.5) * width
         out += svg.text(at, bottom + 15, units.plain(columns[i]), anchor="middle", cls="tick")
     return out
 
 
 def _drawn(cell: Cell, label: str, place: tuple[float, float, float]) -> str:
-    x, y, width = (svg.n(value) for value in place)
-    box = f'x="{x}" y="{y}" width="{width}" height="{svg.n(CELL)}"'
-    opacity = f"{min(max(cell.found.mean, 0.0), 1.0):.3f}"
-    said = escape(f"{label}, {cell.said}: {plots.told(cell.found)}")
-    return f'<rect class="heat" {box} fill-opacity="{opacity}"/>' + (
-        f'<rect class="cell" {box} data-tip="{said}" role="img" aria-label="{said}"/>'
-    )
+    x, y, width = place
+    box = f'x="{svg.n(x)}" y="{svg.n(y)}" width="{svg.n(width)}" height="{svg.n(CELL)}"'
+    share = min(max(cell.found.mean, 0.0), 1.0)
+    n = f", n = {cell.found.n_items}" if cell.found.n_items else ""
+    said = escape(f"{label}, {cell.said}: {plots.told(cell.found)}{n}")
+    drawn = f'<rect class="heat" {box} fill-opacity="{share:.3f}"/>'
+    if width >= READABLE:
+        drawn += svg.text(x + width / 2, y + 13, f"{100 * share:.0f}", anchor="middle", cls="share")
+    return drawn + (f'<rect class="cell" {box} data-tip="{said}" role="img" aria-label="{said}"/>')

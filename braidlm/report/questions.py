@@ -153,16 +153,25 @@ def _grid(title: str, stem: str, task: dict[str, Any], labels: dict[str, str]) -
     }
     caption = (
         f"Share that {stem} found: one grid per arm, tokens from left to right, the depth in the "
-        "text from its beginning down to its end; full colour is 1, none is 0, the mean over seeds."
+        "text from its beginning down to its end; full colour is 1, none is 0, the mean over "
+        "seeds. Numbers in cells are percent; the table and the pointer tell their errors and n."
     )
     rows = [
-        (labels[arm], units.plain(cell.x), units.plain(cell.y), plots.told(cell.found))
+        (
+            labels[arm],
+            units.plain(cell.x),
+            units.plain(cell.y),
+            plots.told(cell.found),
+            cell.found.n_items or units.MISSING,
+        )
         for arm, some in cells.items()
         for cell in some
     ]
-    heads = ("Arm", "Tokens", "Depth", "Share")
+    heads = ("Arm", "Tokens", "Depth", "Share", "n")
     numbers = details("Numbers", plain_table(heads, rows, name=f"{title} by length and depth"))
-    figure = grids.draw(cells, labels, ends=("first", "last"), title="Share by length and depth")
+    depths = [cell.y for some in cells.values() for cell in some]
+    ends = (f"{min(depths):g} %", f"{max(depths):g} %") if depths else ("", "")
+    figure = grids.draw(cells, labels, ends=ends, title="Share by length and depth")
     return drawn(figure, f"{title} by length and depth", caption, numbers)
 
 

@@ -5,7 +5,8 @@ import re
 import pytest
 
 from braidlm import report
-from braidlm.report import questions
+from braidlm.report import grids, questions
+from braidlm.report.stats import Estimate
 
 from .making import asked, config, mqar, write_run, write_study
 
@@ -95,9 +96,27 @@ def test_length_and_depth_are_a_grid(tmp_path):
     assert "fda by length and depth" in page
     assert re.findall(r'fill-opacity="([\d.]+)"', page) == ["0.900", "0.700", "0.500"] * 2
     assert "512 tokens, depth 50: 0.70" in page
+    assert re.findall(r'class="share">(\d+)<', page) == ["90", "70", "50"] * 2
+    assert ">0 %<" in page
+    assert ">100 %<" in page
     needles = [{"length": 512, "depth": 5.0, "recall": 0.25, "recall_stderr": 0.1, "n": 4}]
     found["tables"]["by_needle"] = needles
     write_run(tmp_path / "two", config(), results=[found])
     page = report.build([tmp_path / "two"], tmp_path / "page.html").read_text()
     assert re.findall(r'fill-opacity="([\d.]+)"', page) == ["0.250"]
+    assert "depth 5: 0.25 ± 0.10 over items, n = 4" in page
     assert "by needle" not in page
+
+
+def test_a_grid_of_many_lengths_has_no_room_for_numbers():
+    cells = [grids.Cell(n, 0, Estimate(0.5, None, None, 1, None, (0.5,)), "x") for n in range(40)]
+    narrow = grids.draw({"arm": cells}, {"arm": "arm"}, ends=("a", "b"), title="t")
+    wide = grids.draw({"arm": cells[:4]}, {"arm": "arm"}, ends=("a", "b"), title="t")
+    assert narrow is not None
+    assert wide is not None
+    assert narrow.count('class="heat"') == 40
+    assert 'class="share"' not in narrow
+    assert wide.count('class="share">50<') == 4
+    assert "n =" not in wide
+    ticks = [re.findall(r'class="tick">(\d+)<', drawn) for drawn in (narrow, wide)]
+    assert ticks == [["0", "39"], ["0", "1", "2", "3"]]
