@@ -12,7 +12,8 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from braidlm.arch import Recipe
-from braidlm.arch.sources import PairsSource, TextSource
+from braidlm.arch.pairs import PairsSource
+from braidlm.arch.sources import TextSource
 from braidlm.arch.tasks import AnyTask, MQARTask, PhonebookTask
 from braidlm.data.prepare import held_out_documents
 from braidlm.data.tokenizer import Tokenizer

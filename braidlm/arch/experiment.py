@@ -7,8 +7,9 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from braidlm.arch.config import Config
+from braidlm.arch.pairs import PairsSource
 from braidlm.arch.phonebook import PhonebookSource
-from braidlm.arch.sources import PairsSource, PathText, TextSource
+from braidlm.arch.sources import PathText, TextSource
 from braidlm.arch.symbols import CopyingSource, MADSource, MQARSource
 
 AnySource = Annotated[

@@ -11,10 +11,11 @@ from pydantic import Field, model_validator
 
 from braidlm.arch.config import Config
 from braidlm.arch.experiment import DataConfig, TrainConfig
+from braidlm.arch.pairs import PairsSource
 from braidlm.arch.sources import PathText
 from braidlm.arch.spec import Spec
 from braidlm.arch.symbols import MQARSource, SymbolSource
-from braidlm.arch.tasks import AnyTask, CopyingTask, LMTask, MADTask, MQARTask
+from braidlm.arch.tasks import AnyTask, CopyingTask, LMTask, MADTask, MQARTask, RecallTask
 from braidlm.errors import InputError
 from braidlm.files import read_json
 
@@ -78,6 +79,8 @@ class Recipe(ModelFile):
             if isinstance(source, SymbolSource):
                 self._symbols_fit(source.name, source.token_offset + source.vocab_size)
         for task in self.tasks:
+            if isinstance(task, RecallTask):
+                self._is_not_learnt(task)
             if not isinstance(task, LMTask | MQARTask | MADTask | CopyingTask):
                 continue  # the others read no source of the recipe
             if isinstance(task, MADTask | CopyingTask) and not task.source:
@@ -101,6 +104,19 @@ class Recipe(ModelFile):
             if names.count((kind, name)) > 1:
                 raise ValueError(f"tasks: two {kind} tasks are named '{name}'; names must differ")
         return self
+
+    def _is_not_learnt(self, task: RecallTask) -> None:
+        """Refuse to ask about documents that a source of pairs trains on."""
+        for source in self.data.sources:
+            if not isinstance(source, PairsSource) or source.dataset != task.dataset:
+                continue
+            is_same = source.path == task.path and (not source.is_hub or source.split == task.split)
+            if is_same and not 0 < task.held_out <= self.data.held_out:
+                raise ValueError(
+                    f"task '{task.name}' and source '{source.name}' read the same documents of "
+                    f"{task.path}: task.held_out = {task.held_out} must be above 0 and at most "
+                    f"data.held_out = {self.data.held_out}"
+                )
 
     def _can_be_asked(self, task: LMTask | MQARTask) -> None:
         """Refuse before the training what could only fail after it."""

@@ -74,29 +74,3 @@ class TextSource(Corpus):
     """Key of the text in a .jsonl record, column of a .parquet file or of a data set."""
     documents: Literal["file", "line", "blank-line"] = "file"
     """What a document of a .txt file is: all of it, each line, or what blank lines part."""
-
-
-class PairsSource(Corpus):
-    """Prompts and answers: the answer is learnt, the prompt is read."""
-
-    kind: Literal["pairs"] = "pairs"
-    """The source's kind."""
-    name: str = "pairs"
-    """Name in metrics and results."""
-    prompt: str = "prompt"
-    """Key of the prompt in a record."""
-    answer: str = "answer"
-    """Key of the answer in a record."""
-    loss_on_prompt: bool = False
-    """Whether the prompt is learnt too."""
-    too_long: Literal["cut_prompt", "drop", "refuse"] = "cut_prompt"
-    """What happens to a pair of more than seq_len tokens: its prompt is cut from the left, it is
-    left out, or the source is refused."""
-
-    @model_validator(mode="after")
-    def _keys_differ(self) -> Self:
-        if self.prompt == self.answer:
-            raise ValueError(f"answer = '{self.answer}': must be another field than the prompt")
-        if self.path == "python-docs":
-            raise ValueError("path = 'python-docs': holds no pairs")
-        return self

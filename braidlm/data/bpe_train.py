@@ -6,7 +6,7 @@ from typing import Any
 
 from braidlm.arch.sources import TextSource
 from braidlm.data.corpora import read_corpus
-from braidlm.data.shard_build import is_held_out
+from braidlm.data.halves import is_held_out
 from braidlm.data.tokenizer import ByteTokenizer, JSONTokenizer, Tokenizer, text_pieces
 from braidlm.errors import InputError
 from braidlm.files import atomic_write

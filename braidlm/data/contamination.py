@@ -9,17 +9,19 @@ from typing import Any
 
 from braidlm.arch import Recipe
 from braidlm.arch.experiment import DataConfig
-from braidlm.arch.sources import PairsSource, TextSource
+from braidlm.arch.pairs import PairsSource
+from braidlm.arch.sources import TextSource
 from braidlm.arch.tasks import AnyTask, LMTask, LongTextTask, PhonebookTask, RecallTask
-from braidlm.data.corpora import PYTHON_DOCS, Document, corpus_files, read_corpus
+from braidlm.data.corpora import PYTHON_DOCS, corpus_files, read_corpus
+from braidlm.data.halves import is_held_out
 from braidlm.data.near_duplicates import NearDuplicates
 from braidlm.data.ngrams import Unit
 from braidlm.data.overlap import Comparison, Item, Search, TrainingText, comparison
+from braidlm.data.pairs import read_documents
 from braidlm.data.phonebook import Phonebook, eval_lookups
 from braidlm.data.prepare import text_source
 from braidlm.data.recall import passages
 from braidlm.data.records import read_jsonl
-from braidlm.data.shard_build import is_held_out
 from braidlm.data.tokenizer import load_tokenizer
 from braidlm.errors import InputError
 
@@ -114,8 +116,8 @@ def _comparisons(
 
 def _items_of(task: AnyTask, data: DataConfig) -> Iterator[Item]:
     if isinstance(task, LMTask):
-        for document in read_corpus(text_source(data, task.source)):
-            if document.text.strip() and _is_held_out(document, data.held_out):
+        for document in read_documents(text_source(data, task.source)):
+            if document.text.strip() and is_held_out(document.key, data.held_out):
                 yield Item(document.id, (document.text,))
     elif isinstance(task, LongTextTask) and task.path:
         yield from (Item(d.id, (d.text,)) for d in read_corpus(task.corpus))
@@ -158,14 +160,10 @@ def _training_text(data: DataConfig) -> Iterator[TrainingText]:
     for source in data.sources:
         if not isinstance(source, TextSource | PairsSource):
             continue
-        for document in read_corpus(source):
-            if document.text.strip() and not _is_held_out(document, data.held_out):
+        for document in read_documents(source):
+            if document.text.strip() and not is_held_out(document.key, data.held_out):
                 text = "\n".join(filter(None, (document.prompt, document.text)))
                 yield TrainingText(f"{source.name}:{document.id}", text)
-
-
-def _is_held_out(document: Document, share: float) -> bool:
-    return is_held_out(document.prompt or document.text, share)
 
 
 def _peak_bytes() -> int | None:

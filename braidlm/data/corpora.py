@@ -5,7 +5,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from braidlm.arch.sources import Corpus, PairsSource, TextSource
+from braidlm.arch.sources import Corpus, TextSource
 from braidlm.data.compression import PACKED, broken, open_bytes, why
 from braidlm.data.hub_datasets import data_set_name, read_hub
 from braidlm.data.python_docs import python_doc_files, read_python_docs
@@ -24,6 +24,13 @@ class Document(NamedTuple):
     """What is learnt: the text, or the answer."""
     prompt: str | None = None
     """What stands before the answer; None in a corpus of plain text."""
+    group: str | None = None
+    """What several pairs are about, such as a passage; None: a pair is by itself."""
+
+    @property
+    def key(self) -> str:
+        """What decides its half: what is asked, or asked about, in one is not in the other."""
+        return self.group or self.prompt or self.text
 
 
 class Record(NamedTuple):
@@ -64,22 +71,18 @@ def file_names(corpus: Corpus) -> list[str]:
     return [_name(file, Path(corpus.path)) for file in corpus_files(corpus)]
 
 
-def read_corpus(source: TextSource | PairsSource) -> Iterator[Document]:
+def read_corpus(source: TextSource) -> Iterator[Document]:
     """Yield the documents of a source in a fixed order, empty ones included.
 
     A .txt file is one document, kept as it is (only a byte order mark is dropped), unless the
     source's `documents` parts it; each line of a .jsonl file and each row of a .parquet file is
     one document, its text in the source's `field`. Lines end at "\\n" only. The id is the file's
-    path inside the folder, with ":line" or ":row" where a file holds several documents. Pairs
-    come from records alone.
+    path inside the folder, with ":line" or ":row" where a file holds several documents.
 
     Raises:
         InputError: a file is unreadable, not UTF-8, or cut short; a line is not a JSON object
-            or lacks a field; a .txt file where pairs are wanted. The message names file and line.
+            or lacks a field. The message names file and line.
     """
-    if isinstance(source, PairsSource):
-        yield from _read_pairs(source)
-        return
     if source.path == PYTHON_DOCS:
         yield from (Document(*item) for item in read_python_docs())
         return
@@ -104,7 +107,7 @@ def read_records(source: Corpus, fields: Sequence[str] | None) -> Iterator[Recor
         fields: columns that are read where reading all would cost more; None: all.
 
     Raises:
-        InputError: as `read_corpus`.
+        InputError: as `read_corpus`, or a .txt file.
     """
     if source.is_hub:
         yield from _hub_records(source, fields)
@@ -113,13 +116,6 @@ def read_records(source: Corpus, fields: Sequence[str] | None) -> Iterator[Recor
         if _kind(file) == ".txt":
             raise InputError(f"corpus file {file} holds no records: give .jsonl or .parquet files")
         yield from _file_records(file, _name(file, Path(source.path)), fields)
-
-
-def _read_pairs(source: PairsSource) -> Iterator[Document]:
-    fields = (source.prompt, source.answer)
-    for record in read_records(source, fields):
-        prompt, answer = (text_of(record.fields, f, record.where) for f in fields)
-        yield Document(record.id, answer, prompt)
 
 
 def _hub_records(source: Corpus, fields: Sequence[str] | None) -> Iterator[Record]:

@@ -176,6 +176,12 @@ def altqa(record: Record) -> Passage:
     )
 
 
+def following(prompt: str, answer: str) -> str:
+    """Return an answer as it follows a prompt, parted by a space at least."""
+    is_parted = prompt[-1:].isspace() or answer[:1].isspace()
+    return answer if is_parted else f" {answer}"
+
+
 DATASETS: dict[RecallSet, DataSet] = {
     "squad": DataSet(("text", "value"), squad, ("contains",)),
     "fda": DataSet(("doc_id", "key", "text", "value"), fda, ("contains",)),
@@ -184,6 +190,7 @@ DATASETS: dict[RecallSet, DataSet] = {
     "triviaqa": DataSet(None, question_answering, ("contains", "squad_em", "squad_f1")),
     "drop": DataSet(None, question_answering, ("contains",)),
     "altqa": DataSet(("content", "answer"), altqa, ("altqa_accuracy", "first_number")),
+    "squad_qa": DataSet(None, question_answering, ("squad_f1", "squad_em", "contains")),
 }
 
 

@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from braidlm.arch.experiment import DataConfig
+from braidlm.arch.pairs import PairsSource
 from braidlm.arch.phonebook import PhonebookSource
-from braidlm.arch.sources import PairsSource, TextSource
+from braidlm.arch.sources import TextSource
 from braidlm.arch.symbols import SymbolSource
 from braidlm.data.seeding import EVAL, generator
 from braidlm.data.shard_build import Progress, build_shards

@@ -6,10 +6,13 @@ import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
+
 from braidlm.arch.sources import HUB, Corpus
-from braidlm.arch.tasks.recall import RecallTask
+from braidlm.arch.tasks.recall import RecallSet, RecallTask
 from braidlm.data.corpora import read_records
 from braidlm.data.cutting import Words, cut_document, words_of
+from braidlm.data.halves import is_held_out
 from braidlm.data.named_files import named_files
 from braidlm.data.passages import DATASETS, Passage
 from braidlm.data.seeding import EVAL, generator
@@ -17,19 +20,38 @@ from braidlm.data.tokenizer import Tokenizer
 from braidlm.errors import InputError
 
 
+def read_passages(corpus: Corpus, dataset: RecallSet) -> Iterator[Passage]:
+    """Yield what a data set asks, in the order of its files.
+
+    Raises:
+        InputError: a file that is missing or damaged, or a record that lacks a field.
+    """
+    read = DATASETS[dataset]
+    if not corpus.is_hub and Path(corpus.path).is_dir():
+        word = dataset.partition("_")[0]
+        corpus = named_files(corpus, word, DATASETS, read.passage)
+    yield from filter(None, map(read.passage, read_records(corpus, read.fields)))
+
+
 def passages(task: RecallTask) -> list[Passage]:
     """Return what a task asks, at most `n_items`, in the order of its files.
 
     Raises:
-        InputError: a file that is missing or damaged, a record that lacks a field, or no record.
+        InputError: as `read_passages`, or no record.
     """
-    read = DATASETS[task.dataset]
-    found = [p for p in map(read.passage, read_records(_corpus(task), read.fields)) if p]
+    found = list(read_passages(_corpus(task), task.dataset))
     if task.in_text:
         found = [p for p in found if p.place() is not None]
     if not found:
         asked = "no question whose answer stands in its text" if task.in_text else "no question"
         raise InputError(f"task '{task.name}': {task.path} holds {asked}")
+    if task.held_out:
+        found = [p for p in found if is_held_out(p.cluster, task.held_out)]
+    if not found:
+        raise InputError(
+            f"task '{task.name}': no document of {task.path} is held out by held_out = "
+            f"{task.held_out}: raise it"
+        )
     chosen = sorted(found, key=lambda p: hashlib.sha256(p.id.encode()).digest())[: task.n_items]
     names = {p.id for p in chosen}
     return [p for p in found if p.id in names]
@@ -56,19 +78,37 @@ def prompts(task: RecallTask, tokenizer: Tokenizer) -> Iterator[tuple[Passage, i
             yield passage, length, passage.prompt(document, task.reads, task.question_first)
 
 
+def cut_passage(
+    passage: Passage,
+    words: Words,
+    room: int,
+    tokenizer: Tokenizer,
+    rng: np.random.Generator,
+    reads: int = 1,
+    question_first: bool = False,
+) -> str | None:
+    """Return the longest part of a passage's document whose prompt has at most `room` tokens.
+
+    The answer is inside. None: even it alone does not fit. Arguments as for `cut_document` and
+    `Passage.prompt`.
+    """
+
+    def prompt(document: str) -> str:
+        return passage.prompt(document, reads, question_first)
+
+    return cut_document(words, passage.place(), room, tokenizer, rng, prompt)
+
+
 def _cut(
     passage: Passage, words: Words, task: RecallTask, length: int, tokenizer: Tokenizer
 ) -> str:
-    def prompt(document: str) -> str:
-        return passage.prompt(document, task.reads, task.question_first)
-
     room = length - 1 - task.max_new_tokens  # bos and the answer
     rng = generator(0, EVAL, "cut", passage.id)
-    keep = passage.place()
-    found = cut_document(words, keep, room, tokenizer, rng, prompt)
+    found = cut_passage(passage, words, room, tokenizer, rng, task.reads, task.question_first)
     if found is None:
-        first, last = words.around(keep)
-        least = tokenizer.encode(prompt(words.part(first, last + 1)))
+        first, last = words.around(passage.place())
+        part = words.part(first, last + 1)
+        least = tokenizer.encode(passage.prompt(part, task.reads, task.question_first))
         raise InputError(
             f"task '{task.name}': length = {length} must be at least {length - room + len(least)} "
             f"tokens for bos, question, answer and max_new_tokens = {task.max_new_tokens} of "
@@ -80,7 +120,4 @@ def _cut(
 def _corpus(task: RecallTask) -> Corpus:
     if task.path.startswith(HUB):
         return Corpus(path=task.path, split=task.split, revision=task.revision)
-    corpus = Corpus(path=task.path, files=task.files)
-    if Path(task.path).is_dir():
-        return named_files(corpus, task.dataset, DATASETS, DATASETS[task.dataset].passage)
-    return corpus
+    return Corpus(path=task.path, files=task.files)

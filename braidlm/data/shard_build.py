@@ -9,10 +9,13 @@ from pathlib import Path
 
 import numpy as np
 
-from braidlm.arch.sources import PairsSource, TextSource
+from braidlm.arch.pairs import PairsSource
+from braidlm.arch.sources import TextSource
 from braidlm.data.building import building
-from braidlm.data.corpora import PYTHON_DOCS, Document, corpus_files, file_names, read_corpus
+from braidlm.data.corpora import PYTHON_DOCS, Document, corpus_files, file_names
+from braidlm.data.halves import is_held_out
 from braidlm.data.hub_datasets import commit, data_set_name, local_files
+from braidlm.data.pairs import read_documents
 from braidlm.data.shard_write import SplitWriter
 from braidlm.data.shards import FORMAT, LEARNT, PROMPT, SPLITS, ShardSet, Verify, open_shards
 from braidlm.data.tokenizer import Tokenizer
@@ -25,15 +28,6 @@ _BATCH_DOCUMENTS = 1024
 
 Progress = Callable[[int, int], None]
 """Called with (documents, bytes of text) done so far."""
-
-
-def is_held_out(text: str, fraction: float) -> bool:
-    """Tell whether a document belongs to the held-out part, by its text alone.
-
-    Exact duplicates land on the same side; a larger fraction keeps what a smaller one held out.
-    """
-    digest = hashlib.sha256(b"braidlm held-out\n" + text.encode("utf-8", "replace")).digest()
-    return int.from_bytes(digest[:8], "big") < fraction * 2**64
 
 
 def shard_key(source: TextSource | PairsSource, tokenizer: Tokenizer, held_out: float) -> str:
@@ -118,7 +112,7 @@ class _Builder:
     def run(self) -> None:
         began = time.perf_counter()
         try:
-            for batch in _batches(self._full(read_corpus(self._source))):
+            for batch in _batches(self._full(read_documents(self._source, self._tokenizer))):
                 self._add(batch)
             if self._documents == 0:
                 raise InputError(
@@ -146,9 +140,7 @@ class _Builder:
         prompts = self._tokenizer.encode_batch([d.prompt or "" for d in batch])
         for document, prompt, ids in zip(batch, prompts, encoded, strict=True):
             n_bytes = self._digested(document)
-            # A prompt that is asked in training is not asked again in the held-out half.
-            by = document.prompt or document.text
-            side = "held_out" if is_held_out(by, self._held_out) else "train"
+            side = "held_out" if is_held_out(document.key, self._held_out) else "train"
             tokens = np.concatenate((edges[0], prompt, ids, edges[1]))
             mask = self._mask(len(prompt), len(ids)) if self._is_pairs else None
             self._splits[side].add(document.id, tokens, n_bytes, mask)

@@ -7,8 +7,8 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from braidlm.arch.experiment import AnySource, DataConfig
+from braidlm.arch.pairs import PairsSource
 from braidlm.arch.phonebook import PhonebookSource
-from braidlm.arch.sources import PairsSource
 from braidlm.arch.symbols import SymbolSource
 from braidlm.data.interleave import Interleave
 from braidlm.data.packing import Packing, Row, fill_row

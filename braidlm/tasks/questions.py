@@ -23,6 +23,7 @@ import numpy as np
 from torch import nn
 
 from braidlm.arch import Recipe
+from braidlm.data.passages import following
 from braidlm.data.tokenizer import Tokenizer
 from braidlm.errors import InputError
 from braidlm.tasks.greedy import answer
@@ -228,6 +229,4 @@ class QuestionWork:
 
 def continuation(question: Question) -> str:
     """Return the first accepted answer as it follows the prompt, parted by a space at least."""
-    text = question.answers[0]
-    is_parted = question.prompt[-1:].isspace() or text[:1].isspace()
-    return text if is_parted else f" {text}"
+    return following(question.prompt, question.answers[0])

@@ -4,7 +4,7 @@ import pytest
 
 from braidlm.arch import Recipe
 from braidlm.data.contamination import as_result, check_overlap
-from braidlm.data.shard_build import is_held_out
+from braidlm.data.halves import is_held_out
 from braidlm.errors import InputError
 from braidlm.runs import Run
 

@@ -5,7 +5,7 @@ import types
 import pytest
 
 from braidlm.arch.experiment import DataConfig
-from braidlm.arch.sources import PairsSource
+from braidlm.arch.pairs import PairsSource
 from braidlm.data import hub
 from braidlm.data.corpora import read_corpus
 from braidlm.data.prepare import build, open_text

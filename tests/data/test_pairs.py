@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from braidlm.arch.experiment import DataConfig
-from braidlm.arch.sources import PairsSource, TextSource
+from braidlm.arch.pairs import PairsSource
+from braidlm.arch.sources import TextSource
 from braidlm.data.inspection import inspect
 from braidlm.data.mixture import Mixture
 from braidlm.data.packing import IGNORE, WholePacking
@@ -123,7 +124,8 @@ def test_pairs_in_a_batch_are_documents_of_their_own(declared):
 @pytest.mark.parametrize("loss_on_prompt", [False, True])
 def test_a_long_prompt_is_cut_from_the_left(declared, loss_on_prompt):
     pairs = [("0123456789" * 3 + "end?", "yes"), ("p", "q")]
-    stream, packed = rows(declared(pairs, seq_len=10, loss_on_prompt=loss_on_prompt))
+    declaration = declared(pairs, 10, loss_on_prompt=loss_on_prompt, too_long="cut_prompt")
+    stream, packed = rows(declaration)
     [row] = [r for r in packed if len(r.pieces) == 1 and r.pieces[0].document == 0]
     assert row.tokens.tolist() == [256, *b"9end?"[:5], *b"yes", 257][-10:]
     learnt = [*b"9end?yes", 257] if loss_on_prompt else [*b"yes", 257]
@@ -139,23 +141,25 @@ def test_long_pairs_are_dropped_or_refused_on_request(declared):
     says = (
         r"source 'pairs': 1 of 61 pairs are longer than seq_len = 28, the first is pairs.jsonl:61"
     )
-    with pytest.raises(InputError, match=says):
-        RowMixture(declared(pairs, too_long="refuse"))
+    for fields in ({}, {"too_long": "refuse"}):
+        with pytest.raises(InputError, match=says):
+            RowMixture(declared(pairs, **fields))
 
 
 @pytest.mark.parametrize("loss_on_prompt", [False, True])
 def test_an_answer_longer_than_a_row_is_refused(declared, loss_on_prompt):
     fits, does_not = ("why?", "y" * 25), ("why?", "y" * 26)
-    _, [row] = rows(declared([fits], loss_on_prompt=loss_on_prompt))
+    fields = {"loss_on_prompt": loss_on_prompt, "too_long": "cut_prompt"}
+    _, [row] = rows(declared([fits], **fields))
     assert row.tokens[:3].tolist() == [256, ord("?"), ord("y")]
     with pytest.raises(InputError, match="1 answers do not fit into seq_len = 28 even without"):
-        RowMixture(declared([fits, does_not], loss_on_prompt=loss_on_prompt))
+        RowMixture(declared([fits, does_not], **fields))
     with pytest.raises(InputError, match=r"no pair to train on \(1 in the train half"):
         RowMixture(declared([does_not], too_long="drop"))
 
 
 def test_what_is_too_long_is_counted_by_the_build(declared):
-    data = declared([*PAIRS, ("x" * 50, "yes")])
+    data = declared([*PAIRS, ("x" * 50, "yes")], too_long="cut_prompt")
     [card] = build(data)["sources"]
     assert card["kind"] == "pairs"
     assert card["too_long"] == {"pairs": 1, "of": 61, "seq_len": 28, "policy": "cut_prompt"}
@@ -246,6 +250,7 @@ def test_changing_what_is_learnt_makes_other_shards(declared):
         ({"prompt": "x"}, r'line 2 has no field "answer" \(fields: prompt\)'),
         ({"prompt": None, "answer": "x"}, 'line 2: field "prompt" must be text, not NoneType'),
         ({"prompt": "x", "answer": 4}, 'line 2: field "answer" must be text, not int'),
+        ({"prompt": "x", "answer": " \n"}, 'line 2: field "answer" is empty: nothing to learn'),
     ],
 )
 def test_a_bad_pair_is_named(tmp_path, line, message):

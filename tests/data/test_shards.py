@@ -6,7 +6,8 @@ import pytest
 
 from braidlm.data import building, shard_build
 from braidlm.data.corpora import read_corpus
-from braidlm.data.shard_build import build_shards, is_held_out, shard_key
+from braidlm.data.halves import is_held_out
+from braidlm.data.shard_build import build_shards, shard_key
 from braidlm.data.shards import SPLITS, open_shards
 from braidlm.data.tokenizer import ByteTokenizer, load_tokenizer
 from braidlm.errors import InputError
@@ -59,7 +60,7 @@ def test_the_dtype_follows_the_vocabulary(corpus, tmp_path, monkeypatch):
 
 def test_a_second_build_reads_the_first(corpus, tmp_path, monkeypatch):
     first = build_shards(source_of(corpus), T, tmp_path / "s", held_out=0.1)
-    monkeypatch.setattr(shard_build, "read_corpus", lambda *a: pytest.fail("tokenised again"))
+    monkeypatch.setattr(shard_build, "read_documents", lambda *a: pytest.fail("tokenised again"))
     second = build_shards(source_of(corpus), T, tmp_path / "s", held_out=0.1, verify=True)
     assert second.folder == first.folder
     assert stored(second) == stored(first)

@@ -90,6 +90,10 @@ BUILTIN: dict[str, Builtin] = {
         RecallTask(dataset="altqa", name="altqa"),
         "a page of Wikipedia with altered numbers, then a question about one",
     ),
+    "squad_qa": Builtin(
+        RecallTask(dataset="squad_qa", name="squad_qa"),
+        "a passage of Wikipedia, then a question of SQuAD about it",
+    ),
     "phonebook": Builtin(
         PhonebookTask(lengths=(512, 1024, 2048), orders=("standard", "reversed")),
         "a random phonebook, two examples, then a name to look up",

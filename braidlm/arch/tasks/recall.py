@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from braidlm.arch.sources import HUB, PathText
 from braidlm.arch.tasks.base import RESULT_NAME, ContextTask
 
-RecallSet = Literal["squad", "fda", "swde", "nq", "triviaqa", "drop", "altqa"]
+RecallSet = Literal["squad", "fda", "swde", "nq", "triviaqa", "drop", "altqa", "squad_qa"]
 
 PUBLISHED: dict[RecallSet, str] = {
     "squad": "hf:hazyresearch/based-squad",
@@ -19,6 +19,7 @@ PUBLISHED: dict[RecallSet, str] = {
     "triviaqa": "hf:hazyresearch/based_triviaqa",
     "drop": "hf:hazyresearch/based_drop",
     "altqa": "altqa_4k.jsonl",
+    "squad_qa": "hf:rajpurkar/squad",
 }
 """Where each data set lies if a task does not say; altqa is a file of RUCAIBox/BAMBOO."""
 
@@ -37,7 +38,8 @@ class RecallTask(ContextTask):
     dataset: RecallSet = "squad"
     """squad: a passage, then a sentence of it to complete; fda: a report, then a key of it; swde: a
     web page, then keys of it with their values, the last one without; nq, triviaqa, drop: a
-    passage and a question; altqa: a page whose numbers were altered, and a question about one."""
+    passage and a question; altqa: a page whose numbers were altered, and a question about one;
+    squad_qa: SQuAD's passage and question."""
     path: PathText = PUBLISHED["squad"]
     """A file or folder (.jsonl, also .gz, .xz and .zst; .parquet), or "hf:" and a name of the
     Hugging Face Hub; default: where the data set was published."""
@@ -51,6 +53,9 @@ class RecallTask(ContextTask):
     in_text: bool = False
     """Whether only questions are asked whose answer stands in the text word for word: recall alone,
     without the counting that many of drop need."""
+    held_out: float = Field(default=0.0, ge=0, lt=1)
+    """Share of the documents that are asked about, chosen by their hash as `data.held_out` chooses
+    what is not trained on: at most that share, and training saw none of them; 0: all."""
     max_new_tokens: int = Field(default=48, gt=0)
     """Tokens of the answer at most; it ends before at a line end. Source: Arora et al. 2024."""
 
