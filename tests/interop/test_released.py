@@ -12,12 +12,15 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
+from braidlm import interop
 from braidlm.arch import Spec
 from braidlm.arch.cost import cost
 from braidlm.arch.recipe import load_spec
 from braidlm.errors import InputError
 from braidlm.interop.choose import for_spec, of_config
+from braidlm.model import HybridLM
 
 HERE = Path(__file__).parent
 PUBLISHED = HERE.parents[1] / "recipes" / "published"
@@ -102,3 +105,28 @@ def test_transformers_builds_as_many(name):
     with torch.device("meta"):
         model = transformers.AutoModelForCausalLM.from_config(config)
     assert sum(p.numel() for p in model.parameters()) == N_PARAMS[name]
+
+
+@torch.no_grad()
+def test_an_embedding_under_its_older_name_is_read(tmp_path):
+    """As transformers 5.12 wrote Nemotron-H; 5.23 goes on with a random one."""
+    small = {
+        "num_hidden_layers": 2,
+        "hybrid_override_pattern": "M*",
+        "hidden_size": 16,
+        "mamba_num_heads": 4,
+        "mamba_head_dim": 8,
+        "n_groups": 2,
+        "vocab_size": 31,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "head_dim": 8,
+    }
+    model = HybridLM(spec_of("nemotron-h-8b", **small))
+    interop.save(model, tmp_path / "a", family="nemotron_h")
+    file = tmp_path / "a" / "model.safetensors"
+    named = {k.replace(".embeddings.", ".embedding."): t for k, t in load_file(file).items()}
+    assert "backbone.embedding.weight" in named
+    save_file(named, file)
+    again = interop.load(tmp_path / "a").model
+    assert torch.equal(again.embedding.weight, model.embedding.weight)

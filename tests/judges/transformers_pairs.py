@@ -23,7 +23,7 @@ transformers = pytest.importorskip("transformers", minversion="5.15.1")
 transformers.utils.logging.disable_progress_bar()
 
 EXACT = 1e-12
-"""Largest difference allowed when both compute in fp64; measured 4e-14."""
+"""Largest difference allowed when both compute in fp64; measured 3e-13."""
 COMMON = {"vocab_size": 37, "num_hidden_layers": 2}
 IDS = {"pad_token_id": None, "bos_token_id": None, "eos_token_id": None}
 """A padding id would cut the gradient of one row of their embedding."""

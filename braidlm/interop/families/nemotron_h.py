@@ -136,4 +136,5 @@ NEMOTRON_H = Family(
         }
     ),
     skipped=(r"mtp\..*",),
+    respelled=((r"backbone\.embedding\.(.*)", r"backbone.embeddings.\1"),),
 )
