@@ -145,6 +145,43 @@ def test_slots_follow_the_power_law_without_replacement(alpha):
     assert chi2 < off.sum() + 5 * np.sqrt(2 * off.sum())
 
 
+def test_queries_stand_where_one_by_one_choice_puts_them():
+    """Zoology draws each item's slots by a weighted choice without replacement, pair by pair."""
+    n, n_pairs, length, alpha = 6000, 4, 48, 0.01
+    items = generate_mqar(
+        n, vocab_size=64, n_pairs=n_pairs, length=length, rng=generator(1, "x"), alpha=alpha
+    )
+    slots = (items.query_positions - 2 * n_pairs) // 2
+    total = (length - 2 * n_pairs) // 2
+    weights = alpha * np.arange(1, total + 1) ** (alpha - 1)
+    weights /= weights.sum()
+    rng = generator(2, "naive")
+    naive = np.array([rng.choice(total, n_pairs, replace=False, p=weights) for _ in range(n)])
+    for pair in range(n_pairs):
+        ours, theirs = (np.bincount(x[:, pair], minlength=total) for x in (slots, naive))
+        chi2 = ((ours - theirs) ** 2 / (ours + theirs)).sum()
+        assert chi2 < total + 5 * np.sqrt(2 * total)
+    # The first pair of the list is drawn first, and so it is asked soonest.
+    assert slots[:, 0].mean() < slots[:, -1].mean() - 1
+
+
+def test_what_is_not_asked_is_uniform_over_all_symbols():
+    items = generate_mqar(3000, vocab_size=40, n_pairs=4, length=48, rng=generator(3, "x"))
+    is_noise = np.ones(items.tokens.shape, dtype=bool)
+    is_noise[:, :8] = False
+    np.put_along_axis(is_noise, items.query_positions, False, axis=1)
+    cases = [
+        (items.tokens[is_noise], range(40)),
+        (items.tokens[:, 0:8:2], range(1, 20)),
+        (items.tokens[:, 1:8:2], range(20, 40)),
+    ]
+    for drawn, symbols in cases:
+        counts, expected = np.bincount(drawn.ravel(), minlength=40), drawn.size / len(symbols)
+        assert counts.sum() == counts[list(symbols)].sum()
+        chi2 = ((counts[list(symbols)] - expected) ** 2 / expected).sum()
+        assert chi2 < len(symbols) + 5 * np.sqrt(2 * len(symbols))
+
+
 def test_seeds_reproduce_and_differ():
     a, b, c = make(CASES[0]), make(CASES[0]), make(CASES[0], seed=1)
     np.testing.assert_array_equal(a.tokens, b.tokens)

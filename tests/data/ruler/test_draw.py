@@ -1,5 +1,6 @@
 import json
 import lzma
+import uuid
 from typing import get_args
 
 import numpy as np
@@ -102,6 +103,42 @@ def test_depths_are_drawn_evenly(essay):
     for item in items:
         counts[min(int(item.depths[0] * 4), 3)] += 1
     assert max(abs(c - 100) for c in counts) < 45
+
+
+def test_numbers_have_seven_digits_and_uuids_are_random_ones(essay):
+    items = items_of("niah_multivalue", 1500, essay, n=400)
+    numbers = np.array([[int(c) for c in ref] for item in items for ref in item.answers])
+    assert numbers.shape == (1600, 7)
+    for place, digits in enumerate(numbers.T):
+        counts = np.bincount(digits, minlength=10)[place == 0 :]
+        expected = 1600 / len(counts)
+        assert ((counts - expected) ** 2 / expected).sum() < 10 + 5 * np.sqrt(20)
+    for item in items_of("niah_multikey_3", 3000, essay, n=5):
+        found = [uuid.UUID(text) for pair in needles(item.prompt) for text in pair]
+        assert {one.version for one in found} == {4}
+        ones = np.mean([one.int.bit_count() for one in found])
+        assert abs(ones - (122 / 2 + 2)) < 3  # four bits say 4, two bits say which variant
+
+
+def test_needles_stand_on_the_published_depths_apart_from_each_other(essay):
+    """RULER's 40 depths in percent, of which every needle of a text has its own."""
+    grid = np.round(np.linspace(0, 100, 40)) / 100
+    for item in items_of("niah_multiquery", 6000, essay, n=60):
+        n_lines = item.prompt.count("This is sentence")
+        found = [int(np.abs(grid - depth).argmin()) for depth in item.depths]
+        assert len(set(found)) == 4
+        assert all(abs(grid[i] - d) <= 1 / n_lines for i, d in zip(found, item.depths, strict=True))
+
+
+@pytest.mark.parametrize(("name", "n_keys"), [("niah_multikey_1", 4), ("niah_multikey_2", 20)])
+def test_any_of_the_needles_is_asked(name, n_keys, essay):
+    ranks = []
+    for item in items_of(name, 1500, essay, n=400):
+        found = [value for _, value in needles(item.prompt)]
+        ranks.append(found.index(item.answers[0]) / len(found))
+    assert len(found) >= n_keys
+    counts = np.histogram(ranks, 4, (0, 1))[0]
+    assert ((counts - 100) ** 2 / 100).sum() < 3 + 5 * np.sqrt(6)
 
 
 def test_items_are_the_same_for_a_seed_and_others_for_another(essay):

@@ -58,6 +58,38 @@ def test_coded_words_come_by_zipfs_law():
         assert len({found[word] for word in item.answers}) == 3
 
 
+def test_words_that_count_are_strewn_evenly():
+    """Common words among uncommon ones, and coded words among others: neither comes in runs."""
+    common = CommonWords(load_words("built-in"), 8192)
+    coded, shares = FrequentWords(8192), ([], [])
+    for seed in range(20):
+        item = common.draw(rng(seed), 50)
+        words = lists(item)[1]
+        is_common = np.isin(words, item.answers)
+        shares[0].append(is_common[: len(words) // 2].sum() / is_common.sum())
+        item = coded.draw(rng(seed), 1000)
+        text = item.prompt[item.prompt.index("coded words. ") + 13 :]
+        words = text[: text.index("\nQuestion")].split()
+        is_first = np.array(words) == item.answers[0]
+        shares[1].append(is_first[: len(words) // 2].sum() / is_first.sum())
+    for found in shares:
+        assert np.mean(found) == pytest.approx(0.5, abs=0.02)
+        assert np.std(found) < 0.06
+
+
+def test_a_chain_s_links_stand_anywhere():
+    """The k-th of five places drawn evenly lies at k / 6 of the text, on average."""
+    made, places = Variables(lambda text: len(text) // 4), []
+    for seed in range(300):
+        prompt = made.draw(rng(seed), 60).prompt
+        text = prompt[prompt.rindex("Memorize and track") :]
+        lines = re.findall(r"VAR|The grass", text[: text.rindex("\nQuestion")])
+        # Each link but the first names two variables.
+        firsts = [m.start() for m in re.finditer(r"VAR \w+ =", text)]
+        places.append([text[:at].count("The grass") / lines.count("The grass") for at in firsts])
+    assert np.mean(places, axis=0) == pytest.approx(np.arange(1, 6) / 6, abs=0.03)
+
+
 def test_a_chain_has_its_hops_in_order():
     made = Variables(lambda text: len(text) // 4)
     for i in range(20):
