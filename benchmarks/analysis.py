@@ -31,9 +31,9 @@ from braidlm.data.tokenizer import ByteTokenizer
 from braidlm.generate.mode import inference
 from braidlm.model import HybridLM
 
-N_DOCUMENTS = {"surgery": 10, "retrieval-heads": 2}
-"""Where one is not the least that tells the whole cost: the passkey's gaps double from document to
-document, and one half of the prompts finds heads for the other."""
+N_DOCUMENTS = {"surgery": 2, "retrieval-heads": 2}
+"""Where one is not the least that tells the whole cost: a passkey lies at the shortest and at the
+longest distance, and one half of the prompts finds heads for the other."""
 N_ASKED = 8
 
 

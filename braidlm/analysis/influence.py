@@ -11,6 +11,10 @@ I(d) is estimated by random vector-Jacobian products (`braidlm.analysis.jacobian
 error is theirs is `probes_stderr`), and `nudged` by one random change of x_{t-start} as large as x
 itself. A bin's I is the root of the mean square over its distances. An attention that borrows keys,
 and the attention of a fusion, read other inputs than x and are left out; the whole model has them.
+
+Long documents are sampled, for a probe costs as much as training on them: beyond 4,096 tokens there
+are fewer probes (`n_probes_of`) and no nudges, and no more documents are looked at than have 32,768
+tokens in all (at least two).
 """
 
 from __future__ import annotations
@@ -25,6 +29,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from braidlm.analysis.capture import Part
+from braidlm.analysis.inputs import Document
 from braidlm.analysis.instrument import (
     Finding,
     Instrument,
@@ -41,7 +46,9 @@ from braidlm.data.seeding import key_of
 from braidlm.mixers.keys import shares_keys
 from braidlm.model import HybridLM
 
-N_PROBES = 8
+N_PROBES, LEAST_PROBES = 8, 2
+LONG = 4096
+"""Tokens beyond which a document is sampled."""
 MODEL: Row = {"layer": -1, "place": "model", "letter": "", "kind": "model"}
 ATTENDS = ("attention", "mla", "bmojo_f")
 
@@ -69,7 +76,7 @@ def run(subject: Subject, tell: Tell) -> Finding:
     """Measure every mixer of tokens, and the model."""
     about: dict[str, Row] = {"model": MODEL}
     seen: dict[str, list[Seen]] = {"model": []}
-    documents = subject.inputs.documents
+    documents = sampled(subject.inputs.documents)
     for done, document in enumerate(documents, start=1):
         seed = key_of(document.id) % 2**31
         n, tokens = len(document.tokens), subject.tokens(document)
@@ -79,14 +86,25 @@ def run(subject: Subject, tell: Tell) -> Finding:
             for layer in subject.walk(document):
                 for part in filter(is_measured, layer.parts):
                     about[part.place] = part.about()
-                    found = _look(of_part(part), part.x, n, seed, nudges=True)
+                    found = _look(of_part(part), part.x, n, seed, nudges=n <= LONG)
                     seen.setdefault(part.place, []).append(found)
         tell(done, len(documents))
     tables = {
         "by_distance": [about[at] | row for at in seen for row in _bin_rows(seen[at])],
         "by_place": [about[at] | _place_row(seen[at]) for at in seen],
     }
-    return Finding("half_distance", _metrics(about, seen), tables, _rows(subject, seen["model"]))
+    return Finding("half_distance", _metrics(about, seen), tables, _rows(documents, seen["model"]))
+
+
+def sampled(documents: Sequence[Document]) -> Sequence[Document]:
+    """Return the first documents: as many as have `N_PROBES` times `LONG` tokens, at least two."""
+    longest = max(len(document.tokens) for document in documents)
+    return documents[: max(2, N_PROBES * LONG // longest)] if longest > LONG else documents
+
+
+def n_probes_of(n_tokens: int) -> int:
+    """Return how many probes a document of so many tokens gets."""
+    return max(LEAST_PROBES, min(N_PROBES, N_PROBES * LONG // n_tokens))
 
 
 def is_measured(part: Part) -> bool:
@@ -127,7 +145,7 @@ def of_model(model: HybridLM, tokens: Tensor) -> tuple[Causal, Tensor]:
 def _look(function: Causal, x: Tensor, n_tokens: int, seed: int, *, nudges: bool) -> Seen:
     """Measure one map; meta tokens in front of the document are no distance."""
     generator = torch.Generator().manual_seed(seed)
-    squares = squared_by_probe(function, x, N_PROBES, generator)[:, :n_tokens].numpy()
+    squares = squared_by_probe(function, x, n_probes_of(n_tokens), generator)[:, :n_tokens].numpy()
     edges = edges_of(n_tokens)
     counts = np.diff(edges)
     sums = np.add.reduceat(squares, edges[:-1], axis=1)
@@ -199,8 +217,8 @@ def _role(about: Row) -> str:
     return "attention" if about["kind"] in ATTENDS else "recurrent"
 
 
-def _rows(subject: Subject, seen: Sequence[Seen]) -> list[Row]:
-    pairs = zip(subject.inputs.documents, seen, strict=True)
+def _rows(documents: Sequence[Document], seen: Sequence[Seen]) -> list[Row]:
+    pairs = zip(documents, seen, strict=True)
     return [{"id": document.id, "half_distance": one.half} for document, one in pairs]
 
 

@@ -78,7 +78,18 @@ class Inputs:
         }
 
 
-def check_numbers(context: int | None, n_documents: int) -> None:
+N_DOCUMENTS, N_TOKENS, LEAST = 16, 2**16, 4
+
+
+def n_documents_of(length: int) -> int:
+    """Return how many documents of `length` tokens are read if nobody says: fewer of long ones.
+
+    16; of documents beyond 4,096 tokens as many as have 65,536 in all, but at least 4.
+    """
+    return max(LEAST, min(N_DOCUMENTS, N_TOKENS // length))
+
+
+def check_numbers(context: int | None, n_documents: int | None) -> None:
     """Refuse a context or a number of documents that cannot be.
 
     Raises:
@@ -86,7 +97,7 @@ def check_numbers(context: int | None, n_documents: int) -> None:
     """
     if context is not None and context < 2:
         raise InputError(f"context = {context}: must be at least 2 tokens")
-    if n_documents < 1:
+    if n_documents is not None and n_documents < 1:
         raise InputError(f"documents = {n_documents}: must be at least 1")
 
 

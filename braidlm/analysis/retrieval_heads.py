@@ -11,6 +11,9 @@ the top k are cut (their slices of the output are zeroed before the output proje
 control k heads drawn at random from all others, several times. `drop` is what of the recall is lost
 beyond that control, for the largest k of the table.
 
+Every cut reads the prompts again: of prompts beyond 2,048 tokens there is one random draw for each
+k, and no more prompts are looked at than have 65,536 tokens in all (at least four).
+
 Source: Wu et al. 2024 (arXiv 2404.15574), retrieval heads: the copy score, cuts and random cuts.
     `mass` tells heads apart that are never first.
 """
@@ -45,7 +48,8 @@ from braidlm.generate.mode import precise_logits
 from braidlm.tasks.stats import known
 
 N_DRAWS = 5
-"""Of random heads for each k."""
+"""Of random heads for each k; one where prompts are longer than `LONG`."""
+LONG, N_TOKENS, LEAST = 2048, 2**16, 4
 MOST_CUT = 64
 """The largest k at most: half of the heads."""
 
@@ -90,7 +94,8 @@ def why_not(sublayers: Sequence[Sublayer]) -> str | None:
 
 def run(subject: Subject, tell: Tell) -> Finding:
     """Score heads on one half of the prompts and cut them on the other."""
-    prompts = [forced(document) for document in subject.inputs.documents]
+    documents, n_draws = sampled(subject.inputs.documents)
+    prompts = [forced(document) for document in documents]
     if len(prompts) < 2:
         raise InputError("retrieval-heads needs 2 prompts: one half finds heads, the other cuts")
     found, test = prompts[0::2], prompts[1::2]
@@ -106,7 +111,7 @@ def run(subject: Subject, tell: Tell) -> Finding:
                 scores.setdefault(part.place, []).append(one)
         tell(done, n_rounds)
     ranked = ranking(scores)
-    cuts = cuts_of(ranked)
+    cuts = cuts_of(ranked, n_draws)
     given = []
     for done, prompt in enumerate(test, start=len(found) + 1):
         given.append([_cut(subject, prompt, heads) for _, _, heads in cuts])
@@ -116,6 +121,14 @@ def run(subject: Subject, tell: Tell) -> Finding:
     pairs = zip(test, given, strict=True)
     rows = [{"id": p.document.id, "accuracy": g[0].accuracy} for p, g in pairs]
     return Finding("drop", _metrics(cuts, given), {"heads": heads, "cuts": table}, rows)
+
+
+def sampled(documents: Sequence[Document]) -> tuple[Sequence[Document], int]:
+    """Return the prompts that are looked at, and the random draws for each k."""
+    longest = max(len(document.tokens) for document in documents)
+    if longest <= LONG:
+        return documents, N_DRAWS
+    return documents[: max(LEAST, N_TOKENS // longest)], 1
 
 
 def is_scored(part: Part) -> bool:
@@ -191,8 +204,8 @@ def ranking(scores: Mapping[str, Sequence[np.ndarray]]) -> list[Head]:
     return sorted(heads, key=lambda h: tuple(-means[h[0]][h[1]]))
 
 
-def cuts_of(ranked: Sequence[Head]) -> list[tuple[str, int, list[Head]]]:
-    """Return what is cut: "none", then for k = 1, 2, 4, ... "top" and `N_DRAWS` times "random".
+def cuts_of(ranked: Sequence[Head], n_draws: int = N_DRAWS) -> list[tuple[str, int, list[Head]]]:
+    """Return what is cut: "none", then for k = 1, 2, 4, ... "top" and `n_draws` times "random".
 
     Random heads are drawn from those that are not among the top k, so that k is at most half.
     """
@@ -201,7 +214,7 @@ def cuts_of(ranked: Sequence[Head]) -> list[tuple[str, int, list[Head]]]:
     while k <= min(len(ranked) // 2, MOST_CUT):
         cuts.append(("top", k, list(ranked[:k])))
         rest = ranked[k:]
-        for draw in range(N_DRAWS):
+        for draw in range(n_draws):
             chosen = generator(0, EVAL, "heads", k, draw).choice(len(rest), size=k, replace=False)
             cuts.append(("random", k, [rest[i] for i in sorted(chosen.tolist())]))
         k *= 2

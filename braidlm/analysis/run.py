@@ -46,7 +46,7 @@ def analyze(
     task: str | None = None,
     tasks_file: str | os.PathLike[str] | None = None,
     context: int | None = None,
-    n_documents: int = 16,
+    n_documents: int | None = None,
     layers: str | None = None,
     checkpoint: str | None = None,
     device: str | None = None,
@@ -68,7 +68,7 @@ def analyze(
         task: name of a recall task whose prompts are read instead.
         tasks_file: a TOML file of more ``[[tasks]]``, see `tasks.with_tasks`.
         context: tokens of a document; None: as trained, or as the task declares.
-        n_documents: at most.
+        n_documents: at most; None: see `inputs.n_documents_of`.
         layers: sublayers that are looked at, such as "0,2-4"; None: all.
         checkpoint: name of a folder in the run's ``checkpoints``, or None for the newest.
         device: "auto", "cpu" or "cuda"; None: the recipe's.

@@ -6,7 +6,14 @@ import os
 from dataclasses import dataclass
 from functools import cached_property
 
-from braidlm.analysis.inputs import Inputs, check_numbers, held_out, of_file, of_task
+from braidlm.analysis.inputs import (
+    Inputs,
+    check_numbers,
+    held_out,
+    n_documents_of,
+    of_file,
+    of_task,
+)
 from braidlm.analysis.instrument import Instrument
 from braidlm.arch import Recipe
 from braidlm.arch.tasks import MQARTask, PhonebookTask
@@ -34,10 +41,11 @@ class Sources:
     text: str | os.PathLike[str] | None
     task: str | None
     context: int | None
-    n_documents: int
+    asked_documents: int | None
+    """None: `inputs.n_documents_of` the context."""
 
     def __post_init__(self) -> None:
-        check_numbers(self.context, self.n_documents)
+        check_numbers(self.context, self.asked_documents)
         if self.text is not None and self.task is not None:
             raise InputError("--text and --task: give one of them, each is what the model reads")
 
@@ -50,6 +58,12 @@ class Sources:
         if isinstance(inputs, Inputs):
             return inputs.name
         return "" if self.task is None and self.text is None else self._wanted.name
+
+    @property
+    def n_documents(self) -> int:
+        """Documents at most."""
+        context = self.context or self.recipe.data.seq_len
+        return self.asked_documents or n_documents_of(context)
 
     def of(self, instrument: Instrument) -> Inputs | str:
         """Return what an instrument reads, or half a sentence why there is nothing for it.

@@ -189,18 +189,26 @@ def passkey_pairs(documents: Sequence[Document], tokenizer: Tokenizer, seed: int
     """Return a pair for each document of text: gaps double from one to the next, then again.
 
     The longest gap is that of the shortest document, so that each gap meets every kind of text.
+    Of fewer documents than gaps, gaps are left out evenly: the shortest and the longest stay.
 
     Raises:
         InputError: no number has as many tokens as another.
     """
     shortest = min(len(document.tokens) for document in documents)
-    gaps = [2**k for k in range(5, shortest.bit_length()) if 2**k < shortest] + [shortest]
+    doubled = [2**k for k in range(5, shortest.bit_length()) if 2**k < shortest] + [shortest]
+    gaps = _spread(doubled, len(documents))
     found = []
     for number, document in enumerate(documents):
         rng = generator(seed, EVAL, "passkey", number)
         text = document.tokens[1 : gaps[number % len(gaps)]]
         found.append(_passkey_pair(document.id, text, tokenizer, rng))
     return found
+
+
+def _spread(gaps: Sequence[int], n: int) -> list[int]:
+    """At most n of them, evenly; of one, the longest."""
+    places = np.linspace(len(gaps) - 1, 0, min(n, len(gaps))).round().astype(int)
+    return [gaps[i] for i in sorted(places)]
 
 
 def _passkey_pair(

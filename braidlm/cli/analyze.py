@@ -27,7 +27,10 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "--context", type=int, metavar="N", help="tokens of a document (default: as trained)"
     )
     parser.add_argument(
-        "--documents", type=int, default=16, metavar="N", help="documents at most (default: 16)"
+        "--documents",
+        type=int,
+        metavar="N",
+        help="documents at most (default: 16, of long ones 65,536 tokens in all but at least 4)",
     )
     parser.add_argument("--instruments", metavar="A,B", help="names (default: all)")
     parser.add_argument("--layers", metavar="A,B-C", help="sublayers from 0 on (default: all)")

@@ -42,6 +42,18 @@ def test_edges():
     assert edges_of(2).tolist() == [0, 1, 2]
 
 
+def test_long_documents_are_sampled(monkeypatch):
+    monkeypatch.setattr(influence, "LONG", 8)
+    model = lively(spec("M*"))
+    found = measured(model, n=8, length=20)
+    assert len(found.rows) == 8 * 8 // 20
+    assert all("nudged" not in row for row in found.tables["by_distance"])
+    whole = measured(model, n=8, length=8)
+    assert len(whole.rows) == 8
+    assert sum("nudged" in row for row in whole.tables["by_distance"]) == 2 * 4
+    assert [influence.n_probes_of(n) for n in (8, 16, 32, 100)] == [8, 4, 2, 2]
+
+
 NAMES = ["one shared letter", "meta tokens before parallel branches (Hymba)", "mamba1"]
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from braidlm.analysis.inputs import held_out, of_file, of_task
+from braidlm.analysis.inputs import held_out, n_documents_of, of_file, of_task
 from braidlm.data.phonebook import Phonebook, eval_lookups
 from braidlm.data.tokenizer import ByteTokenizer
 from braidlm.errors import InputError
@@ -28,6 +28,11 @@ def test_held_out_documents_are_cut_to_the_context(tmp_path):
     assert found.digest != held_out(made, BYTES, 20, 2).digest
     assert not found.is_extrapolated
     assert held_out(made, BYTES, 33, 1).is_extrapolated
+
+
+def test_fewer_documents_of_long_ones_are_read():
+    lengths = (2, 4096, 4097, 8192, 16384, 10**6)
+    assert [n_documents_of(n) for n in lengths] == [16, 16, 15, 8, 4, 4]
 
 
 def test_a_context_that_no_document_has(tmp_path):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from braidlm.analysis import retrieval_heads
 from braidlm.analysis.inputs import Asked, Document, Inputs
 from braidlm.analysis.retrieval_heads import INSTRUMENT, cuts_of, forced, ranking, said, why_not
 from braidlm.errors import InputError
@@ -121,6 +122,17 @@ def test_ranking_and_random_heads_beside_the_top():
     for kind, k, heads in cuts_of(ranked):
         assert len(set(heads)) == k
         assert kind != "random" or not set(heads) & set(ranked[:k])
+
+
+def test_long_prompts_are_sampled(monkeypatch):
+    monkeypatch.setattr(retrieval_heads, "LONG", 8)
+    monkeypatch.setattr(retrieval_heads, "N_TOKENS", 100)
+    found = look(INSTRUMENT, model(), prompts())
+    n = 100 // max(len(document.tokens) for document in prompts().documents)
+    assert 4 < n < 12
+    assert len(found.rows) == n // 2
+    assert {row["n_draws"] for row in found.tables["cuts"]} == {1}
+    assert found.metrics["drop"]["value"] == 1.0
 
 
 def test_what_cannot_be_measured_is_said():

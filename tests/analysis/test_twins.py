@@ -129,6 +129,13 @@ def test_texts():
     assert [pair.gap for pair in found[:5]] == [54, 86, 150, 222, 54]
 
 
+def test_few_documents_have_the_shortest_and_the_longest_gap():
+    def gaps(n):
+        return [pair.gap - 23 for pair in passkey_pairs(text(n, 200), BYTES)]
+
+    assert (gaps(1), gaps(2), gaps(3)) == ([199], [31, 199], [31, 127, 199])
+
+
 def test_the_other_answer_is_none_of_the_prompts_own():
     for document, pair in zip(mqar(), recall_pairs(mqar()), strict=True):
         assert tuple(pair.answer_b) not in {asked.answer for asked in document.asked}

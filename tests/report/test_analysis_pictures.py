@@ -8,8 +8,10 @@ from braidlm import report
 from braidlm.report.analysis.curves import Curve, Mark, curves
 from braidlm.report.analysis.finding import told
 from braidlm.report.analysis.read import what_was_read
+from braidlm.report.analysis.side import COMPARED
+from braidlm.report.analysis.table import PICTURES
 
-from .making import config, measured, write_run
+from .making import config, measured, write_run, write_study
 from .test_analysis import checked, findings, looked
 
 MAMBA = {"layer": 0, "place": "0", "letter": "M", "kind": "mamba2", "n": 8}
@@ -202,3 +204,27 @@ def test_findings_of_several_kinds_of_documents_have_a_paragraph_each(tmp_path):
     assert [p.split(":")[0] for p in paragraphs] == ["Of held-out documents", "Of task recall"]
     assert "nats of the log odds" in paragraphs[0]
     assert "of the probability" in paragraphs[1]
+
+
+def test_a_report_shows_arms_side_by_side_on_the_same_documents(tmp_path):
+    def found(half, digest):
+        inputs = {"digest": digest}
+        result = looked("memory-length", "half_life", {"heads": []}, inputs=inputs)
+        result["metrics"] = {"half_life": measured(half, 0.1, "tokens", 8)}
+        return result
+
+    for name, half, digest in (("a", 2.0, "x"), ("b", 50.0, "x"), ("c", 7.0, "y")):
+        write_run(tmp_path / name / "seed-0", config("M-"), results=[found(half, digest)])
+    write_study(tmp_path, ["a", "b", "c"])
+    page = checked(report.build([tmp_path], tmp_path / "r.html"))
+    table = page.split("Analyses side by side")[1].split("</table>")[0]
+    assert re.findall(r"<td[^>]*>([^<]*)</td>", table) == ["2.00 ± 0.24", "50.00 ± 0.24", "–"]
+    assert "half-life of a recurrence, mean (tokens)" in table
+    one = checked(report.build([tmp_path / "a" / "seed-0"], tmp_path / "one.html"))
+    assert "side by side" not in one.lower()
+
+
+def test_every_compared_number_is_one_that_its_instrument_gives():
+    for name, picture in PICTURES.items():
+        assert name in COMPARED, f"{name} has a picture ({picture.name}) and no row"
+    assert all(name in PICTURES for name in COMPARED)

@@ -23,6 +23,11 @@ def inputs_of(result: Data) -> str:
     return f"task {read['task']}" if read.get("task") else ""
 
 
+def digest_of(result: Data) -> str:
+    """Return what tells one set of documents from another."""
+    return str(_read(result).get("digest"))
+
+
 def what_was_read(result: Data) -> str:
     """Return a sentence: how many documents, how long, which layers, which step."""
     read = _read(result)

@@ -8,6 +8,7 @@ from braidlm.errors import InputError
 from braidlm.report import diagram
 from braidlm.report.analysis.picture import Look
 from braidlm.report.analysis.read import inputs_of, instrument_of, what_was_read
+from braidlm.report.analysis.side import side_by_side
 from braidlm.report.analysis.table import PICTURES
 from braidlm.report.html import Markup, details, join, tag
 from braidlm.report.load import Arm
@@ -69,7 +70,7 @@ def _sentences(result: Data, names: list[list[str]]) -> list[str]:
 
 
 def section(data: Data) -> Markup:
-    """One part per arm that was analysed; empty without any."""
+    """All arms side by side, then one part per arm that was analysed; empty without any."""
     told = [(arm, data["analyses"].get(arm["name"])) for arm in data["arms"]]
     told = [(arm, found) for arm, found in told if found]
     if not told:
@@ -81,7 +82,8 @@ def section(data: Data) -> Markup:
         seed = f", seed {found['seed']}" if arm["n_runs"] > 1 else ""
         is_only = len(told) == 1
         parts.append(body if is_only else details(f"{arm['label']}{seed}", body))
-    return join([tag("p", _NOTE.replace("`", ""), cls="about"), *parts])
+    beside = side_by_side([(arm["label"], found) for arm, found in told])
+    return join([tag("p", _NOTE.replace("`", ""), cls="about"), beside, *parts])
 
 
 def page(data: Data) -> Markup:
