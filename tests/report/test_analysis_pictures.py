@@ -130,6 +130,32 @@ def test_surgery_of_a_model_that_does_not_answer_says_nothing(tmp_path):
     assert said == []
 
 
+def test_cuts_stand_beside_random_changes(tmp_path):
+    def cut(about, harm, control, **fields):
+        row = {"harm": harm, "control": control, "beyond": harm - control, "n": 8} | fields
+        return about | row | {f"{name}_stderr": 0.1 for name in ("harm", "control", "beyond")}
+
+    cuts = [
+        cut({"cut": "drop", "what": "kv"}, 5.0, 1.0),
+        cut({"cut": "drop", "what": "recurrent"}, 3.0, 2.9),
+        cut({"cut": "drop", "what": "all"}, 9.0, 1.0),
+        cut(MAMBA | {"cut": "skip", "what": "sublayer"}, 2.0, 4.0),
+        cut(HEAD | {"cut": "skip", "what": "sublayer"}, 6.0, 1.5),
+        *(cut({"cut": "hide", "what": f"{w} tokens", "window": w}, 8.0 / w, 1.0) for w in (1, 4)),
+    ]
+    result = looked("ablation", "loss", {"cuts": cuts})
+    result["metrics"]["loss"]["unit"] = "nats per answer"
+    text, (memory, layer) = drawn(tmp_path, result)
+    assert memory == (
+        "Without its KV caches the model loses 5.00 ± 0.24 nats per answer, 4.00 ± 0.24 more than "
+        "by a random change as large."
+    )
+    assert layer.startswith("Of all layers layer 2 (attention) is missed most: 6.00 ± 0.24")
+    assert "without 0: Mamba-2, a random change as large: 4.00 ± 0.24 nats" in text
+    assert "4 tokens seen, the cut: 2.00 ± 0.24" in text
+    assert "Loss that is added (nats per answer)" in text
+
+
 def test_retrieval_heads_and_what_is_left_without_them(tmp_path):
     def cut(name, k, accuracy):
         row = {"cut": name, "k": k, "accuracy": accuracy, "accuracy_stderr": 0.1, "n": 8}

@@ -45,6 +45,11 @@ COMPARED = {
         "kv_nats": "log odds that KV caches move (nats)",
         "recurrent_nats": "log odds that recurrent states move (nats)",
     },
+    "ablation": {
+        "loss": "loss of what ablation asks (nats)",
+        "drop_kv": "loss that is added without KV caches (nats)",
+        "drop_recurrent": "loss that is added without recurrent states (nats)",
+    },
     "retrieval-heads": {
         "before": "recall of the prompts (share)",
         "drop": "recall lost with the best heads beyond random ones (share)",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from braidlm.report.analysis import (
+    ablation,
     attention_span,
     branch_share,
     in_context,
@@ -22,6 +23,7 @@ ALL = (
     influence.PICTURE,
     state_use.PICTURE,
     surgery.PICTURE,
+    ablation.PICTURE,
     retrieval_heads.PICTURE,
     repeats.PICTURE,
     in_context.PICTURE,
