@@ -11,7 +11,14 @@ from braidlm.arch import Recipe
 from braidlm.arch.experiment import DataConfig
 from braidlm.arch.pairs import PairsSource
 from braidlm.arch.sources import TextSource
-from braidlm.arch.tasks import AnyTask, LMTask, LongTextTask, PhonebookTask, RecallTask
+from braidlm.arch.tasks import (
+    AnyTask,
+    LMTask,
+    LongTextTask,
+    MultiDocTask,
+    PhonebookTask,
+    RecallTask,
+)
 from braidlm.data.corpora import PYTHON_DOCS, corpus_files, read_corpus
 from braidlm.data.halves import is_held_out
 from braidlm.data.near_duplicates import NearDuplicates
@@ -22,6 +29,8 @@ from braidlm.data.phonebook import Phonebook, eval_lookups
 from braidlm.data.prepare import text_source
 from braidlm.data.recall import passages
 from braidlm.data.records import read_jsonl
+from braidlm.data.seeding import some_by_name
+from braidlm.data.surround import questions_of
 from braidlm.data.tokenizer import load_tokenizer
 from braidlm.errors import InputError
 
@@ -125,6 +134,10 @@ def _items_of(task: AnyTask, data: DataConfig) -> Iterator[Item]:
         for passage in passages(task):
             asked = f"{passage.question} {passage.answers[0]}"
             yield Item(passage.id, (passage.document, asked))
+    elif isinstance(task, MultiDocTask):
+        for asked in some_by_name(questions_of(task), task.n_items):
+            texts = (asked.documents[i].text for i in asked.gold)
+            yield Item(asked.id, (*texts, f"{asked.question} {asked.answers[0]}"))
     elif isinstance(task, PhonebookTask):
         tokenizer = load_tokenizer(data.tokenizer)
         book = Phonebook(tokenizer, task.n_digits, task.n_examples)

@@ -130,7 +130,7 @@ def question_answering(record: Record) -> Passage | None:
     field = "passage" if "passage" in record.fields else "context"
     text = _MARKS.sub("", text_of(record.fields, field, record.where)).strip()
     question = text_of(record.fields, "question", record.where).strip()
-    answers = _answers(record)
+    answers = answers_of(record)
     if not answers or not question:
         return None
     found = sorted(answers, key=lambda answer: answer.lower() not in text.lower())
@@ -182,6 +182,22 @@ def following(prompt: str, answer: str) -> str:
     return answer if is_parted else f" {answer}"
 
 
+def answers_of(record: Record) -> list[str]:
+    """Return the texts under "answers", each once: a list of them, or a list under "text".
+
+    Raises:
+        InputError: there is nothing of the kind.
+    """
+    if "answers" not in record.fields:
+        text_of(record.fields, "answers", record.where)  # says what is there
+    found = record.fields["answers"]
+    if isinstance(found, dict):
+        found = found.get("text")
+    if not isinstance(found, list) or not all(isinstance(answer, str) for answer in found):
+        raise InputError(f'{record.where}: field "answers" must be a list of texts')
+    return list(dict.fromkeys(answer.strip() for answer in found if answer.strip()))
+
+
 DATASETS: dict[RecallSet, DataSet] = {
     "squad": DataSet(("text", "value"), squad, ("contains",)),
     "fda": DataSet(("doc_id", "key", "text", "value"), fda, ("contains",)),
@@ -192,18 +208,6 @@ DATASETS: dict[RecallSet, DataSet] = {
     "altqa": DataSet(("content", "answer"), altqa, ("altqa_accuracy", "first_number")),
     "squad_qa": DataSet(None, question_answering, ("squad_f1", "squad_em", "contains")),
 }
-
-
-def _answers(record: Record) -> list[str]:
-    """Return the texts under "answers", each once: a list of them, or a list under "text"."""
-    if "answers" not in record.fields:
-        text_of(record.fields, "answers", record.where)  # says what is there
-    found = record.fields["answers"]
-    if isinstance(found, dict):
-        found = found.get("text")
-    if not isinstance(found, list) or not all(isinstance(answer, str) for answer in found):
-        raise InputError(f'{record.where}: field "answers" must be a list of texts')
-    return list(dict.fromkeys(answer.strip() for answer in found if answer.strip()))
 
 
 def _text_and_value(record: Record) -> tuple[str, str]:

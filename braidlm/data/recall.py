@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 
-from braidlm.arch.sources import HUB, Corpus
+from braidlm.arch.sources import Corpus
 from braidlm.arch.tasks.recall import RecallSet, RecallTask
 from braidlm.data.corpora import read_records
 from braidlm.data.cutting import Words, cut_document, words_of
 from braidlm.data.halves import is_held_out
-from braidlm.data.named_files import named_files
+from braidlm.data.named_files import corpus_of, named_files
 from braidlm.data.passages import DATASETS, Passage
-from braidlm.data.seeding import EVAL, generator
+from braidlm.data.seeding import EVAL, generator, some_by_name
 from braidlm.data.tokenizer import Tokenizer
 from braidlm.errors import InputError
 
@@ -27,9 +25,7 @@ def read_passages(corpus: Corpus, dataset: RecallSet) -> Iterator[Passage]:
         InputError: a file that is missing or damaged, or a record that lacks a field.
     """
     read = DATASETS[dataset]
-    if not corpus.is_hub and Path(corpus.path).is_dir():
-        word = dataset.partition("_")[0]
-        corpus = named_files(corpus, word, DATASETS, read.passage)
+    corpus = named_files(corpus, dataset.partition("_")[0], DATASETS, read.passage)
     yield from filter(None, map(read.passage, read_records(corpus, read.fields)))
 
 
@@ -39,7 +35,7 @@ def passages(task: RecallTask) -> list[Passage]:
     Raises:
         InputError: as `read_passages`, or no record.
     """
-    found = list(read_passages(_corpus(task), task.dataset))
+    found = list(read_passages(corpus_of(task), task.dataset))
     if task.in_text:
         found = [p for p in found if p.place() is not None]
     if not found:
@@ -52,9 +48,7 @@ def passages(task: RecallTask) -> list[Passage]:
             f"task '{task.name}': no document of {task.path} is held out by held_out = "
             f"{task.held_out}: raise it"
         )
-    chosen = sorted(found, key=lambda p: hashlib.sha256(p.id.encode()).digest())[: task.n_items]
-    names = {p.id for p in chosen}
-    return [p for p in found if p.id in names]
+    return some_by_name(found, task.n_items)
 
 
 def prompts(task: RecallTask, tokenizer: Tokenizer) -> Iterator[tuple[Passage, int | None, str]]:
@@ -115,9 +109,3 @@ def _cut(
             f"{passage.id}"
         )
     return found
-
-
-def _corpus(task: RecallTask) -> Corpus:
-    if task.path.startswith(HUB):
-        return Corpus(path=task.path, split=task.split, revision=task.revision)
-    return Corpus(path=task.path, files=task.files)

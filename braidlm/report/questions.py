@@ -16,6 +16,8 @@ Rows = dict[str, list[dict[str, Any]]]
 
 SHOWN = ("answer_nll", "without_context", "without_context_nll")
 """What is told of every level beside the score."""
+SIZES = {"length": "tokens", "documents": "documents"}
+"""What a text's size is reported by, and in which unit."""
 
 
 def questions(arms: list[Arm]) -> dict[str, dict[str, Any]]:
@@ -23,8 +25,8 @@ def questions(arms: list[Arm]) -> dict[str, dict[str, Any]]:
 
     Returns:
         "<kind>-<name>" -> `metric`, `unit`, `whole` (arm -> what the whole task gave) and `levels`:
-        key, such as "length" -> arm -> rows; `cells`: arm -> rows of `length`, `depth` and `share`
-        where a task has both, else {}. What is given is an estimate over seeds of the
+        key, such as "length" -> arm -> rows; `cells`: arm -> rows of one of `SIZES`, `depth` and
+        `share` where a task has both, else {}. What is given is an estimate over seeds of the
         metric and of each of `SHOWN`; a row also holds its `level`, a number or a word.
     """
     found: dict[str, dict[str, Any]] = {}
@@ -91,15 +93,13 @@ def _levels(results: list[dict[str, Any]], key: str, metric: str) -> list[dict[s
 
 
 def _cells(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """What was found by length and depth: of needles if they are told apart, else of items."""
-    for table, column in (("by_needle", "recall"), ("by_group", "")):
-        name = column or str(results[0].get("metric"))
-        found = row_estimates(results, table, ("length", "depth"), name, f"{name}_stderr")
-        if found:
-            return [
-                {"length": length, "depth": depth, "share": as_dict(e)}
-                for (length, depth), e in found
-            ]
+    """What was found by size and depth: of needles if they are told apart, else of items."""
+    for size in SIZES:
+        for table, column in (("by_needle", "recall"), ("by_group", "")):
+            name = column or str(results[0].get("metric"))
+            found = row_estimates(results, table, (size, "depth"), name, f"{name}_stderr")
+            if found:
+                return [{size: at, "depth": depth, "share": as_dict(e)} for (at, depth), e in found]
     return []
 
 
@@ -139,20 +139,23 @@ def _figures(stem: str, task: dict[str, Any], labels: dict[str, str], bars: str)
 
 
 def _grid(title: str, stem: str, task: dict[str, Any], labels: dict[str, str]) -> Markup:
+    there = (row for some in task["cells"].values() for row in some)
+    size = next((size for row in there for size in SIZES if size in row), "length")
+    unit = SIZES[size]
     cells = {
         arm: [
             Cell(
-                row["length"],
+                row[size],
                 row["depth"],
                 Estimate(**row["share"]),
-                f"{units.plain(row['length'])} tokens, depth {row['depth']:g}",
+                f"{units.plain(row[size])} {unit}, depth {row['depth']:g}",
             )
             for row in rows
         ]
         for arm, rows in task["cells"].items()
     }
     caption = (
-        f"Share that {stem} found: one grid per arm, tokens from left to right, the depth in the "
+        f"Share that {stem} found: one grid per arm, {unit} from left to right, the depth in the "
         "text from its beginning down to its end; full colour is 1, none is 0, the mean over "
         "seeds. Numbers in cells are percent; the table and the pointer tell their errors and n."
     )
@@ -167,12 +170,12 @@ def _grid(title: str, stem: str, task: dict[str, Any], labels: dict[str, str]) -
         for arm, some in cells.items()
         for cell in some
     ]
-    heads = ("Arm", "Tokens", "Depth", "Share", "n")
-    numbers = details("Numbers", plain_table(heads, rows, name=f"{title} by length and depth"))
+    heads = ("Arm", unit.capitalize(), "Depth", "Share", "n")
+    numbers = details("Numbers", plain_table(heads, rows, name=f"{title} by {size} and depth"))
     depths = [cell.y for some in cells.values() for cell in some]
     ends = (f"{min(depths):g} %", f"{max(depths):g} %") if depths else ("", "")
-    figure = grids.draw(cells, labels, ends=ends, title="Share by length and depth")
-    return drawn(figure, f"{title} by length and depth", caption, numbers)
+    figure = grids.draw(cells, labels, ends=ends, title=f"Share by {size} and depth")
+    return drawn(figure, f"{title} by {size} and depth", caption, numbers)
 
 
 def by_level(rows: Rows, task: dict[str, Any], labels: dict[str, str], key: str) -> str | None:

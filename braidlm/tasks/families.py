@@ -10,6 +10,7 @@ from braidlm.arch.tasks import (
     LongTextTask,
     MADTask,
     MQARTask,
+    MultiDocTask,
     PhonebookKeysTask,
     PhonebookTask,
     RecallTask,
@@ -20,6 +21,7 @@ from braidlm.tasks.choose import limited
 from braidlm.tasks.lm import LMWork, describe_lm
 from braidlm.tasks.longtext import LongTextWork
 from braidlm.tasks.mqar import MQARWork, describe_mqar
+from braidlm.tasks.multidoc import multidoc_work
 from braidlm.tasks.phonebook import PhonebookWork, describe_phonebook
 from braidlm.tasks.phonebook_keys import phonebook_keys_work
 from braidlm.tasks.questions import QuestionWork
@@ -46,6 +48,8 @@ def make_ready(task_config: AnyTask, tokenizer: Tokenizer, recipe: Recipe) -> Wo
             return SymbolWork(task_config, recipe)
         case PhonebookTask():
             return PhonebookWork(task_config, tokenizer, recipe)
+        case MultiDocTask():
+            return multidoc_work(task_config, tokenizer, recipe)
         case PhonebookKeysTask():
             return phonebook_keys_work(task_config, tokenizer, recipe)
         case RecallTask():

@@ -48,6 +48,14 @@ def squad_f1(said: str, answers: Sequence[str]) -> float:
     return max((_f1(_plain(said).split(), _plain(a).split()) for a in answers), default=0.0)
 
 
+def best_subspan_em(said: str, answers: Sequence[str]) -> float:
+    """Return 1 if any answer stands in what was said, both normalised as for `squad_em`.
+
+    Source: Liu et al. 2023 (arXiv 2307.03172), nelson-liu/lost-in-the-middle `metrics.py`.
+    """
+    return float(any(_plain(answer) in _plain(said) for answer in answers))
+
+
 def string_match_all(said: str, answers: Sequence[str]) -> float:
     """Return the share of the answers that stand in what was said, in whatever case.
 
@@ -87,6 +95,7 @@ SCORERS: dict[str, Scorer] = {
     "exact": exact,
     "squad_em": squad_em,
     "squad_f1": squad_f1,
+    "best_subspan_em": best_subspan_em,
     "string_match_all": string_match_all,
     "string_match_part": string_match_part,
     "altqa_accuracy": altqa_accuracy,

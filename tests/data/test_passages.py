@@ -153,7 +153,7 @@ def test_a_folder_of_data_sets_is_read_by_name_and_by_fields(folder):
         passages(_task(folder, "nq"))
     [found] = passages(_task(folder, "nq", files=["squad_v2*"]))
     assert found.question == "Question: q\nAnswer:"
-    with pytest.raises(InputError, match=r"files = \['x'\]: 'hf:a/b' takes split and revision"):
+    with pytest.raises(InputError, match=r"files = \['x'\]: 'hf:a/b' takes config and split"):
         _task("hf:a/b", "nq", files=["x"])
 
 

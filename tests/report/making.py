@@ -105,10 +105,11 @@ def asked(
         ]
         known = {"without_context": 0.1, "without_context_stderr": 0.01, "answer_nll": 3.0}
         tables[f"by_{key}"] = [row | known for row in rows]
-    if set(levels) == {"length", "depth"}:
+    if len(levels) == 2 and "depth" in levels:
+        [size] = {*levels} - {"depth"}
         tables["by_group"] = [
-            {"length": length, "depth": depth, "contains": value - 0.2 * i, "contains_stderr": 0.1}
-            for length in levels["length"]
+            {size: at, "depth": depth, "contains": value - 0.2 * i, "contains_stderr": 0.1}
+            for at in levels[size]
             for i, depth in enumerate(levels["depth"])
         ]
     metrics = {

@@ -99,6 +99,14 @@ def test_length_and_depth_are_a_grid(tmp_path):
     assert re.findall(r'class="share">(\d+)<', page) == ["90", "70", "50"] * 2
     assert ">0 %<" in page
     assert ">100 %<" in page
+    write_run(
+        tmp_path / "documents",
+        config(),
+        results=[asked(0.9, {"documents": (10, 20), "depth": (0, 50)})],
+    )
+    page = report.build([tmp_path / "documents"], tmp_path / "page.html").read_text()
+    assert "fda by documents and depth" in page
+    assert "20 documents, depth 50: 0.70" in page
     needles = [{"length": 512, "depth": 5.0, "recall": 0.25, "recall_stderr": 0.1, "n": 4}]
     found["tables"]["by_needle"] = needles
     write_run(tmp_path / "two", config(), results=[found])

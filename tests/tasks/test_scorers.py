@@ -29,6 +29,8 @@ from braidlm.tasks.scorers import SCORERS
         ("string_match_all", "ABC 12 and 34", ["12", "abc", "99", "34"], 0.75),
         ("string_match_part", "ABC 12", ["99", "abc"], 1),
         ("string_match_part", "ABC 12", ["99"], 0),
+        ("best_subspan_em", "It was the Eiffel-Tower!", ["eiffeltower", "x"], 1),
+        ("best_subspan_em", "It was Eiffel.", ["Eiffel Tower"], 0),
         ("altqa_accuracy", " 1964. ", ["1964"], 1),
         ("altqa_accuracy", " in 1964", ["1964"], 0),
         ("altqa_accuracy", "1,964", ["1964"], 0),

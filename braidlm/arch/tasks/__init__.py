@@ -7,6 +7,7 @@ from pydantic import Field
 from braidlm.arch.tasks.lm import LMTask
 from braidlm.arch.tasks.longtext import LongTextTask
 from braidlm.arch.tasks.mqar import MQARTask
+from braidlm.arch.tasks.multidoc import MultiDocTask
 from braidlm.arch.tasks.phonebook import PhonebookTask
 from braidlm.arch.tasks.phonebook_keys import PhonebookKeysTask
 from braidlm.arch.tasks.recall import RecallTask
@@ -20,6 +21,7 @@ __all__ = [
     "LongTextTask",
     "MADTask",
     "MQARTask",
+    "MultiDocTask",
     "PhonebookKeysTask",
     "PhonebookTask",
     "RecallTask",
@@ -33,6 +35,7 @@ AnyTask = Annotated[
     | MADTask
     | CopyingTask
     | PhonebookTask
+    | MultiDocTask
     | PhonebookKeysTask
     | RecallTask
     | RulerTask,

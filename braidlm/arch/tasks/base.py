@@ -7,6 +7,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from braidlm.arch.config import Config
+from braidlm.arch.sources import HUB, PathText
 
 RESULT_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 """What a task may be called: its name becomes a part of a file name."""
@@ -32,4 +33,27 @@ class ContextTask(Config):
                 raise ValueError(f"lengths: {length} must be at least 2 tokens")
         if len(set(self.lengths)) < len(self.lengths):
             raise ValueError(f"lengths = {list(self.lengths)}: every value may stand there once")
+        return self
+
+
+class DataTask(ContextTask):
+    """Fields of a task that asks about a data set of real documents."""
+
+    path: PathText
+    """A file or folder (.jsonl, also .gz, .xz and .zst; .parquet), or "hf:" and a name of the
+    Hugging Face Hub; default: where the data set was published."""
+    files: tuple[str, ...] = ()
+    """Globs: which files of a folder are read. Default: those whose name has the data set's name as
+    a word and whose records have its fields; all files where no name has one."""
+    config: str = ""
+    """"hf:" alone: the data set's configuration; empty: its only or default one."""
+    split: str = Field(default="validation", min_length=1)
+    """"hf:" alone: the split."""
+    revision: str = ""
+    """"hf:" alone: commit, branch or tag; empty: the newest."""
+
+    @model_validator(mode="after")
+    def _files_are_of_a_folder(self) -> Self:
+        if self.files and self.path.startswith(HUB):
+            raise ValueError(f"files = {list(self.files)}: '{self.path}' takes config and split")
         return self

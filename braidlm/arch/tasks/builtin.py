@@ -10,6 +10,7 @@ from braidlm.arch.tasks import (
     CopyingTask,
     LongTextTask,
     MADTask,
+    MultiDocTask,
     PhonebookKeysTask,
     PhonebookTask,
     RecallTask,
@@ -93,6 +94,20 @@ BUILTIN: dict[str, Builtin] = {
     "squad_qa": Builtin(
         RecallTask(dataset="squad_qa", name="squad_qa"),
         "a passage of Wikipedia, then a question of SQuAD about it",
+    ),
+    "nq_documents": Builtin(
+        MultiDocTask(
+            dataset="nq",
+            name="nq_documents",
+            n_documents=(10, 20, 30),
+            depths=(0.0, 25.0, 50.0, 75.0, 100.0),
+            n_items=500,
+        ),
+        "a question that one of 10, 20, 30 passages answers, by where that stands",
+    ),
+    "hotpotqa": Builtin(
+        MultiDocTask(dataset="hotpotqa", name="hotpotqa"),
+        "a question that two of ten paragraphs answer together",
     ),
     "phonebook": Builtin(
         PhonebookTask(lengths=(512, 1024, 2048), orders=("standard", "reversed")),

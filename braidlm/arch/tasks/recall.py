@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from braidlm.arch.sources import HUB, PathText
-from braidlm.arch.tasks.base import RESULT_NAME, ContextTask
+from braidlm.arch.sources import PathText
+from braidlm.arch.tasks.base import RESULT_NAME, DataTask
 
 RecallSet = Literal["squad", "fda", "swde", "nq", "triviaqa", "drop", "altqa", "squad_qa"]
 
@@ -24,7 +24,7 @@ PUBLISHED: dict[RecallSet, str] = {
 """Where each data set lies if a task does not say; altqa is a file of RUCAIBox/BAMBOO."""
 
 
-class RecallTask(ContextTask):
+class RecallTask(DataTask):
     """Recall from real documents, scored on the greedy continuation of the prompt.
 
     Source: Arora et al. 2024 (arXiv 2402.18668) for squad, fda and swde; Arora et al. 2024 (arXiv
@@ -41,15 +41,7 @@ class RecallTask(ContextTask):
     passage and a question; altqa: a page whose numbers were altered, and a question about one;
     squad_qa: SQuAD's passage and question."""
     path: PathText = PUBLISHED["squad"]
-    """A file or folder (.jsonl, also .gz, .xz and .zst; .parquet), or "hf:" and a name of the
-    Hugging Face Hub; default: where the data set was published."""
-    files: tuple[str, ...] = ()
-    """Globs: which files of a folder are read. Default: those whose name has the data set's name as
-    a word and whose records have its fields; all files where no name has it."""
-    split: str = Field(default="validation", min_length=1)
-    """"hf:" alone: the split."""
-    revision: str = ""
-    """"hf:" alone: commit, branch or tag; empty: the newest."""
+    """A file, a folder, or "hf:" and a name; default: where the data set was published."""
     in_text: bool = False
     """Whether only questions are asked whose answer stands in the text word for word: recall alone,
     without the counting that many of drop need."""
@@ -66,9 +58,3 @@ class RecallTask(ContextTask):
             return data
         dataset = data.get("dataset", "squad")
         return {"name": dataset, "path": PUBLISHED[dataset], **data}
-
-    @model_validator(mode="after")
-    def _files_are_of_a_folder(self) -> Self:
-        if self.files and self.path.startswith(HUB):
-            raise ValueError(f"files = {list(self.files)}: '{self.path}' takes split and revision")
-        return self
