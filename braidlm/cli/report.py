@@ -22,9 +22,11 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 def run(args: argparse.Namespace) -> int:
     """Build the page, or print what it would show."""
     from braidlm import report
+    from braidlm.report.load import with_initial
 
+    dirs = with_initial(args.dirs)
     if args.json:
-        print(json.dumps(report.tables(args.dirs, context=args.context), indent=2))
+        print(json.dumps(report.tables(dirs, context=args.context), indent=2))
     else:
-        print(report.build(args.dirs, args.out, context=args.context))
+        print(report.build(dirs, args.out, context=args.context))
     return 0

@@ -12,6 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from braidlm.cli.compare import drawn
 from braidlm.cli.eval import Failures, card
 from braidlm.cli.progress import TaskBar
 
@@ -58,16 +59,22 @@ def run(args: argparse.Namespace) -> int:
     if summary.state == "interrupted":
         print(f"braid: stopped at step {summary.step}; continue with --resume", file=sys.stderr)
         return 130
-    failures = Failures()
-    results = _evaluate(args, failures) if recipe.tasks and not args.no_eval else []
+    failures, results, found = Failures(), [], []
+    if recipe.tasks and not args.no_eval:
+        results = _evaluate(args.out, args, failures)
+        if recipe.init is not None:
+            found = _changes(args, results)
     if args.json:
-        print(json.dumps({"out": str(args.out), **asdict(summary), "results": results}))
+        told = {"results": results, "changes": found}
+        print(json.dumps({"out": str(args.out), **asdict(summary), **told}))
     elif args.progress != "json":
         print(
             f"{args.out}: {summary.step} steps, {summary.tokens:,} tokens, loss {summary.loss:.4f}"
         )
         for result in results:
             print(card(result))
+        if found:
+            print("\n" + "\n\n".join(map(drawn, found)))
     return failures.say()
 
 
@@ -83,13 +90,23 @@ def _recipe(args: argparse.Namespace) -> Recipe:
     return load_recipe(args.recipe, args.overrides, args.init, args.out)
 
 
-def _evaluate(args: argparse.Namespace, failed: Failures) -> list[dict[str, Any]]:
+def _changes(args: argparse.Namespace, results: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Ask the initial weights the same, and compare; a task that fails has said so already."""
+    from braidlm.cli.changes import changes
+    from braidlm.train.start import INIT
+
+    before = args.out / INIT
+    _evaluate(before, args, Failures())
+    return changes(args.out, before, results)
+
+
+def _evaluate(run: Path, args: argparse.Namespace, failed: Failures) -> list[dict[str, Any]]:
     from braidlm.tasks import evaluate
 
     if args.progress == "json":
-        return evaluate(args.out, progress=_task_event, failed=failed)
+        return evaluate(run, progress=_task_event, failed=failed)
     shows = args.progress == "auto" and sys.stderr.isatty()
-    return evaluate(args.out, progress=TaskBar() if shows else None, failed=failed)
+    return evaluate(run, progress=TaskBar() if shows else None, failed=failed)
 
 
 def _task_event(task: str, done: int, total: int) -> None:

@@ -111,6 +111,14 @@ def load(dirs: Iterable[Path]) -> Loaded:
     )
 
 
+def with_initial(dirs: Iterable[Path | str]) -> list[Path]:
+    """Return the directories, and behind each fine-tuned run the run of its initial weights."""
+    found = []
+    for path in map(Path, dirs):
+        found += [path, path / "init"] if is_run(path / "init") else [path]
+    return list(dict.fromkeys(found))
+
+
 def is_study(path: Path) -> bool:
     """Whether a folder is a study's."""
     return (path / "study.json").is_file()
