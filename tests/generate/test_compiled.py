@@ -13,7 +13,12 @@ from braidlm.ops.attention import Reserved
 from tests.specs import ALL
 
 PROMPTS = [[3, 14, 15, 9, 2, 6, 5, 3, 5, 8, 9], [7], [2, 7, 1, 8, 2], [1, 4]]
-NOT_COMPILED = {"merge-attention, window"}
+NOT_COMPILED = {
+    "merge-attention, window",
+    "merge-attention, window, sinks",
+    "meta tokens that a merge attention sees",
+}
+"""Merge attentions under a window; see `test_what_is_no_graph_is_said`."""
 QUICK = {"sequential hybrid", "every option of attention", "merge-attention", "muP"}
 
 # The compiler itself instantiates autograd functions, which warns.
