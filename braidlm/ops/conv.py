@@ -47,14 +47,8 @@ def causal_conv(
         InputError: an unknown `impl` or `activation`.
     """
     _check(x, weight, bias, activation, segments, initial_state)
-    call = Call(
-        device=x.device.type,
-        dtype=x.dtype,
-        shapes={"B": x.shape[0], "T": x.shape[1], "D": x.shape[2], "K": weight.shape[1]},
-        needs_grad=dispatch.needs_grad(x, weight, bias, initial_state),
-        is_packed=segments is not None,
-        has_state=initial_state is not None,
-    )
+    sizes = dict(zip("BTD", x.shape, strict=True)) | {"K": weight.shape[1]}
+    call = Call.of(x, sizes, (x, weight, bias, initial_state), segments, initial_state)
     chosen = CONV.choose(impl, call)
     with dispatch.own_precision(x):
         weight = weight.to(x.dtype)
@@ -148,12 +142,6 @@ def _step(
         window = torch.cat((initial.to(x.dtype), x), dim=1)
         y = (window * weight.t()).sum(1, keepdim=True)
     return y if bias is None else y + bias
-
-
-def _why_not_step(call: Call) -> str | None:
-    if call.shapes["T"] != 1 or call.is_packed:
-        return "a step takes one token per row and no segments"
-    return None
 
 
 def _shifted(
@@ -273,7 +261,7 @@ def _last_inputs(x: Tensor, keep: int, segments: Segments | None, initial: Tenso
 CONV = Operator(
     "conv",
     (
-        Implementation("step", _step, _why_not_step),
+        Implementation("step", _step, dispatch.takes_one_token),
         Implementation("shifted", _shifted, _why_not_shifted),
         Implementation("depthwise", _depthwise, dispatch.always),
         Implementation("naive", _naive, dispatch.always),

@@ -8,7 +8,7 @@ silence, and removing an entry from a list leaves the others working.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -33,6 +33,28 @@ class Call(NamedTuple):
     """Whether `segments` is given."""
     has_state: bool = False
     """Whether a state or cache is passed in."""
+
+    @classmethod
+    def of(
+        cls,
+        main: Tensor,
+        shapes: Mapping[str, int],
+        inputs: Iterable[Tensor | None],
+        segments: object = None,
+        state: object = None,
+    ) -> Call:
+        """Describe a call.
+
+        Args:
+            main: the input whose device and dtype count.
+            shapes: sizes by axis letters.
+            inputs: all tensors that the result depends on, those of the state too.
+            segments: where documents lie, or None.
+            state: the state or cache that is passed in, or None.
+        """
+        grad = needs_grad(*inputs)
+        packed, stated = segments is not None, state is not None
+        return cls(main.device.type, main.dtype, shapes, grad, packed, stated)
 
 
 class Implementation(NamedTuple):
@@ -103,6 +125,13 @@ def reset() -> None:
 
 def always(call: Call) -> str | None:
     """The `why_not` of an implementation that runs everywhere."""
+    return None
+
+
+def takes_one_token(call: Call) -> str | None:
+    """The `why_not` of a step."""
+    if call.shapes["T"] != 1 or call.is_packed:
+        return "a step takes one token per row and no segments"
     return None
 
 

@@ -76,16 +76,9 @@ def attention(
     _check(q, k, v, segments, cache)
     _check_scoring(q, scale, sink_logits, softcap)
     sight = _window(window, n_sinks, cache)
-    call = Call(
-        device=q.device.type,
-        dtype=q.dtype,
-        shapes={"B": q.shape[0], "T": q.shape[1], "H": q.shape[2], "D": q.shape[3]},
-        needs_grad=dispatch.needs_grad(
-            q, k, v, sink_logits, *(cache[:2] if cache is not None else ())
-        ),
-        is_packed=segments is not None,
-        has_state=cache is not None,
-    )
+    sizes = dict(zip("BTHD", q.shape, strict=True))
+    held = () if cache is None else cache[:2]
+    call = Call.of(q, sizes, (q, k, v, sink_logits, *held), segments, cache)
     chosen = ATTENTION.choose(impl, call)
     scoring = Scoring(q.shape[-1] ** -0.5 if scale is None else scale, softcap, sink_logits)
     k, v = k.to(q.dtype), v.to(q.dtype)

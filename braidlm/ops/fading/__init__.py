@@ -63,14 +63,8 @@ def fading_attention(
     """
     _check(q, own, faded, window, segments, cache)
     held = () if cache is None else (*cache.seen[:2], *cache.waiting[:2])
-    call = Call(
-        device=q.device.type,
-        dtype=q.dtype,
-        shapes={"B": q.shape[0], "T": q.shape[1], "D": q.shape[3], "w": window},
-        needs_grad=dispatch.needs_grad(q, *own, *faded, *held),
-        is_packed=segments is not None,
-        has_state=cache is not None,
-    )
+    sizes = {"B": q.shape[0], "T": q.shape[1], "D": q.shape[3], "w": window}
+    call = Call.of(q, sizes, (q, *own, *faded, *held), segments, cache)
     chosen = FADING_ATTENTION.choose(impl, call)
     own, faded = (Entries(*(x.to(q.dtype) for x in e)) for e in (own, faded))
     with dispatch.own_precision(q):

@@ -15,12 +15,6 @@ from braidlm.ops.gated_delta.step import step
 from braidlm.segments import Segments, check_segments
 
 
-def _why_not_step(call: Call) -> str | None:
-    if call.shapes["T"] != 1 or call.is_packed:
-        return "a step takes one token per row and no segments"
-    return None
-
-
 def _step(
     q: Tensor,
     k: Tensor,
@@ -40,7 +34,7 @@ def _step(
 GATED_DELTA = Operator(
     "gated_delta",
     (
-        Implementation("step", _step, _why_not_step),
+        Implementation("step", _step, dispatch.takes_one_token),
         Implementation("chunk", gated_delta_chunk, dispatch.always),
         Implementation("naive", gated_delta_naive, dispatch.always),
     ),
@@ -94,14 +88,7 @@ def gated_delta(
     """
     _check(q, k, v, g, beta, chunk_size, segments, initial_state)
     sizes = dict(zip("BTGD", k.shape, strict=True)) | dict(zip("BTHV", v.shape, strict=True))
-    call = Call(
-        device=v.device.type,
-        dtype=v.dtype,
-        shapes=sizes,
-        needs_grad=dispatch.needs_grad(q, k, v, g, beta, initial_state),
-        is_packed=segments is not None,
-        has_state=initial_state is not None,
-    )
+    call = Call.of(v, sizes, (q, k, v, g, beta, initial_state), segments, initial_state)
     chosen = GATED_DELTA.choose(impl, call)
     with dispatch.own_precision(v):
         return chosen.function(

@@ -71,14 +71,8 @@ def latent_attention(
         check_shape("latent_attention", "cache.v", cache.v, (n_docs, capacity, 1, 0))
         check_shape("latent_attention", "cache.length", cache.length, (n_docs,))
     held = () if cache is None else (cache.k,)
-    call = Call(
-        device=q.device.type,
-        dtype=q.dtype,
-        shapes={"B": q.shape[0], "T": q.shape[1], **sizes},
-        needs_grad=dispatch.needs_grad(q, latent, up, *held),
-        is_packed=segments is not None,
-        has_state=cache is not None,
-    )
+    shapes = {"B": q.shape[0], "T": q.shape[1], **sizes}
+    call = Call.of(q, shapes, (q, latent, up, *held), segments, cache)
     if impl == "auto":
         longest = q.shape[1] if segments is None else segments.max_length
         impl = "absorb" if cache is not None and _is_step(longest, sizes) else "expand"

@@ -12,12 +12,6 @@ from braidlm.ops.selective_scan.step import step
 from braidlm.segments import Segments, check_segments
 
 
-def _why_not_step(call: Call) -> str | None:
-    if call.shapes["T"] != 1 or call.is_packed:
-        return "a step takes one token per row and no segments"
-    return None
-
-
 def _step(
     x: Tensor,
     dt: Tensor,
@@ -38,7 +32,7 @@ def _step(
 SCAN = Operator(
     "selective_scan",
     (
-        Implementation("step", _step, _why_not_step),
+        Implementation("step", _step, dispatch.takes_one_token),
         Implementation("chunk", scan_chunk, dispatch.always),
         Implementation("naive", scan_naive, dispatch.always),
     ),
@@ -88,14 +82,8 @@ def selective_scan(
     Source: Gu and Dao, "Mamba" (arXiv 2312.00752), section 3 and algorithm 2.
     """
     _check(x, dt, A, B, C, D, chunk_size, segments, initial_state)
-    call = Call(
-        device=x.device.type,
-        dtype=x.dtype,
-        shapes={"B": x.shape[0], "T": x.shape[1], "I": x.shape[2], "N": B.shape[2]},
-        needs_grad=dispatch.needs_grad(x, dt, A, B, C, D, initial_state),
-        is_packed=segments is not None,
-        has_state=initial_state is not None,
-    )
+    sizes = dict(zip("BTI", x.shape, strict=True)) | {"N": B.shape[2]}
+    call = Call.of(x, sizes, (x, dt, A, B, C, D, initial_state), segments, initial_state)
     chosen = SCAN.choose(impl, call)
     with dispatch.own_precision(x):
         return chosen.function(

@@ -12,12 +12,6 @@ from braidlm.ops.ssd.step import step
 from braidlm.segments import Segments, check_segments
 
 
-def _why_not_step(call: Call) -> str | None:
-    if call.shapes["T"] != 1 or call.is_packed:
-        return "a step takes one token per row and no segments"
-    return None
-
-
 def _step(
     x: Tensor,
     dt: Tensor,
@@ -37,7 +31,7 @@ def _step(
 SSD = Operator(
     "ssd",
     (
-        Implementation("step", _step, _why_not_step),
+        Implementation("step", _step, dispatch.takes_one_token),
         Implementation("chunk", ssd_chunk, dispatch.always),
         Implementation("naive", ssd_naive, dispatch.always),
     ),
@@ -86,20 +80,8 @@ def ssd(
     Source: Dao and Gu, "Transformers are SSMs" (arXiv 2405.21060), sections 5 and 6.
     """
     _check(x, dt, A, B, C, chunk_size, segments, initial_state)
-    call = Call(
-        device=x.device.type,
-        dtype=x.dtype,
-        shapes={
-            "B": x.shape[0],
-            "T": x.shape[1],
-            "H": x.shape[2],
-            "P": x.shape[3],
-            "N": B.shape[3],
-        },
-        needs_grad=dispatch.needs_grad(x, dt, A, B, C, initial_state),
-        is_packed=segments is not None,
-        has_state=initial_state is not None,
-    )
+    sizes = dict(zip("BTHP", x.shape, strict=True)) | {"N": B.shape[3]}
+    call = Call.of(x, sizes, (x, dt, A, B, C, initial_state), segments, initial_state)
     chosen = SSD.choose(impl, call)
     with dispatch.own_precision(x):
         return chosen.function(
