@@ -135,7 +135,7 @@ def with_data(tasks: Sequence[AnyTask], folder: str | os.PathLike[str] | None) -
         )
     there = {"path": os.fspath(folder), "files": ()}
     return [
-        task.model_copy(update=there) if "path" in type(task).model_fields else task
+        task.model_copy(update={k: v for k, v in there.items() if k in type(task).model_fields})
         for task in tasks
     ]
 

@@ -6,6 +6,7 @@ from braidlm.arch import Recipe
 from braidlm.arch.tasks import (
     AnyTask,
     CopyingTask,
+    HarnessTask,
     LMTask,
     LongTextTask,
     MADTask,
@@ -18,6 +19,7 @@ from braidlm.arch.tasks import (
 )
 from braidlm.data.tokenizer import Tokenizer, load_tokenizer
 from braidlm.tasks.choose import limited
+from braidlm.tasks.harness.work import HarnessWork
 from braidlm.tasks.lm import LMWork, describe_lm
 from braidlm.tasks.longtext import LongTextWork
 from braidlm.tasks.mqar import MQARWork, describe_mqar
@@ -56,6 +58,8 @@ def make_ready(task_config: AnyTask, tokenizer: Tokenizer, recipe: Recipe) -> Wo
             return recall_work(task_config, tokenizer, recipe)
         case RulerTask():
             return RulerWork(task_config, tokenizer, recipe)
+        case HarnessTask():
+            return HarnessWork(task_config, tokenizer, recipe)
 
 
 def describe(task: AnyTask, recipe: Recipe, tokenizer: Tokenizer | None = None) -> str:
@@ -75,5 +79,5 @@ def describe(task: AnyTask, recipe: Recipe, tokenizer: Tokenizer | None = None) 
         case PhonebookTask():
             return describe_phonebook(task, tokenizer, recipe)
     work = make_ready(limited(task, 1), tokenizer, recipe)
-    assert isinstance(work, QuestionWork | LongTextWork)
+    assert isinstance(work, QuestionWork | LongTextWork | HarnessWork)
     return work.example()

@@ -4,6 +4,7 @@ from typing import Annotated
 
 from pydantic import Field
 
+from braidlm.arch.tasks.harness import HarnessTask
 from braidlm.arch.tasks.lm import LMTask
 from braidlm.arch.tasks.longtext import LongTextTask
 from braidlm.arch.tasks.mqar import MQARTask
@@ -17,6 +18,7 @@ from braidlm.arch.tasks.symbols import CopyingTask, MADTask
 __all__ = [
     "AnyTask",
     "CopyingTask",
+    "HarnessTask",
     "LMTask",
     "LongTextTask",
     "MADTask",
@@ -38,7 +40,8 @@ AnyTask = Annotated[
     | MultiDocTask
     | PhonebookKeysTask
     | RecallTask
-    | RulerTask,
+    | RulerTask
+    | HarnessTask,
     Field(discriminator="kind"),
 ]
 """Any of them, told apart by its kind."""

@@ -8,6 +8,7 @@ from braidlm.arch.symbols import MADName
 from braidlm.arch.tasks import (
     AnyTask,
     CopyingTask,
+    HarnessTask,
     LongTextTask,
     MADTask,
     MultiDocTask,
@@ -16,6 +17,7 @@ from braidlm.arch.tasks import (
     RecallTask,
     RulerTask,
 )
+from braidlm.arch.tasks.harness import PREFIX
 from braidlm.arch.tasks.ruler import RulerName
 
 S_NIAH: tuple[RulerName, ...] = ("niah_single_1", "niah_single_2", "niah_single_3")
@@ -56,6 +58,25 @@ MAD: dict[MADName, str] = {
     "compression": "symbols: a string, given back",
 }
 """MAD's six tasks."""
+
+
+HARNESS: dict[str, str] = {
+    "hellaswag": "how a scene goes on, of four endings",
+    "piqa": "how a thing is done, of two ways",
+    "arc_easy": "questions of science at school, of four answers",
+    "arc_challenge": "those that word statistics did not answer",
+    "winogrande": "whom a sentence means, of two",
+    "boolq": "a passage, then a question of yes or no",
+    "openbookqa": "a fact of science put to use, of four answers",
+    "copa": "a cause or an effect, of two",
+    "sciq": "a passage of science, then a question, of four answers",
+    "social_iqa": "why people do what they do, of three answers",
+    "commonsense_qa": "questions of common sense, of five answers",
+    "lambada_openai": "the last word of a passage",
+    "truthfulqa_mc1": "questions that people answer wrongly, one answer right",
+    "truthfulqa_mc2": "the same, several answers right",
+}
+"""Tasks of lm-evaluation-harness that are asked zero-shot."""
 
 
 def _ruler() -> dict[str, Builtin]:
@@ -109,6 +130,7 @@ BUILTIN: dict[str, Builtin] = {
         MultiDocTask(dataset="hotpotqa", name="hotpotqa"),
         "a question that two of ten paragraphs answer together",
     ),
+    **{name: Builtin(HarnessTask(name=name, task=name), line) for name, line in HARNESS.items()},
     "phonebook": Builtin(
         PhonebookTask(lengths=(512, 1024, 2048), orders=("standard", "reversed")),
         "a random phonebook, two examples, then a name to look up",
@@ -133,8 +155,17 @@ BUILTIN: dict[str, Builtin] = {
 
 
 def builtin(name: str) -> list[AnyTask]:
-    """Return the built-in tasks that a name, a kind or "<kind>-<name>" stands for; else none."""
+    """Return the built-in tasks that a name, a kind or "<kind>-<name>" stands for; else none.
+
+    "lm_eval:NAME" stands for whatever lm-evaluation-harness calls so.
+
+    Raises:
+        InputError: a name of the harness that no result can have.
+    """
     if name in BUILTIN:
         return [BUILTIN[name].task]
+    if name.startswith(PREFIX):
+        task = name.removeprefix(PREFIX)
+        return [HarnessTask.of({"name": task, "task": task}, f"task '{name}'")]
     tasks = [entry.task for entry in BUILTIN.values()]
     return [task for task in tasks if name in (task.kind, task.name, f"{task.kind}-{task.name}")]

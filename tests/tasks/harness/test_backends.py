@@ -32,7 +32,10 @@ def _requests(arguments: list[Any]) -> list[Any]:
     return [SimpleNamespace(args=found) for found in arguments]
 
 
-@pytest.fixture(scope="module", params=MODELS)
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(f, marks=pytest.mark.slow) if f == "Bamba" else f for f in MODELS],
+)
 def pair(request, tmp_path_factory):
     """(their backend, ours), both without windows shorter than a context."""
     from lm_eval.models.huggingface import HFLM
