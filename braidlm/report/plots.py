@@ -72,13 +72,17 @@ def by_position(series: Rows, labels: dict[str, str], trained: Sequence[float] =
     edges = [edge for rows in series.values() for r in rows for edge in (r["start"], r["end"])]
     if not edges:
         return None
-    is_log = max(edges) >= 4096
+    widths = [r["end"] - r["start"] for rows in series.values() for r in rows]
+    is_log = max(edges) >= 4096 or max(widths) >= 8 * min(widths)
     x = svg.scale([x for rows in points.values() for x, _ in rows], LEFT, RIGHT, is_log=is_log)
     return estimates(
         points,
         labels,
         x,
-        titles=("Context before the token (tokens)", "Held-out loss (nats per token)"),
+        titles=(
+            "Context before the token (tokens" + (", log scale)" if is_log else ")"),
+            "Held-out loss (nats per token)",
+        ),
         name=lambda at: f"{units.plain(at)} tokens of context",
         extra=[_upright(x(at), f"trained to {units.plain(at)}") for at in trained],
     )

@@ -227,6 +227,7 @@ def test_the_command_and_the_report(tmp_path, capsys):
     assert "the longest has 201" in capsys.readouterr().err
     page = report.build([run.path], tmp_path / "page.html").read_text()
     assert "trained to 32" in page
+    assert "(tokens)" in page
     assert "Bits per byte" in page
     data = report.tables([run.path])
     assert data["trained_lengths"] == {"longtext-longtext": [32.0]}

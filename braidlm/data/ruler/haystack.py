@@ -21,24 +21,34 @@ _END = re.compile(r"(?<=[.!?]) (?=[\"'(\[]*[A-Z])|(?<=[.!?][\"')\]]) (?=[\"'(\[]
 
 
 class Haystack:
-    """Words of a text; beyond its end it begins again.
+    """Words of a text, read as they are asked for; beyond its end it begins again.
 
     Args:
-        words: of the text, in their order.
+        texts: parts of the text in their order, one word at least in all of them.
     """
 
-    def __init__(self, words: list[str]) -> None:
-        self.words = words
+    def __init__(self, texts: Iterator[str]) -> None:
+        self._texts, self._words, self._n_chars = texts, list[str](), 0
         self.sentences = lru_cache(maxsize=64)(self._sentences)
+
+    def has(self, n_words: int) -> bool:
+        """Read on until there are so many words, and return whether there are."""
+        while len(self._words) < n_words:
+            text = next(self._texts, None) if self._n_chars <= MOST_CHARS else None
+            if text is None:
+                return False
+            self._words += text.split()
+            self._n_chars += len(text)
+        return True
 
     def _sentences(self, n_words: int) -> list[str]:
         """Return the sentences of the first `n_words` words, the last one perhaps cut."""
-        repeats = -(-n_words // len(self.words))
-        return _END.split(" ".join(islice(self.words * repeats, n_words)))
+        repeats = 1 if self.has(n_words) else -(-n_words // len(self._words))
+        return _END.split(" ".join(islice(self._words * repeats, n_words)))
 
 
 def read_haystack(path: str, field: str = "text") -> Haystack:
-    """Return the words of a text.
+    """Return the words of a text, of which little is read before it is needed.
 
     Args:
         path: a JSON file of one object with the text (as RULER's essays have it, also packed), or
@@ -48,16 +58,10 @@ def read_haystack(path: str, field: str = "text") -> Haystack:
     Raises:
         InputError: a file that cannot be read, or that holds no words.
     """
-    words: list[str] = []
-    n_chars = 0
-    for text in _texts(path, field):
-        words += text.split()
-        n_chars += len(text)
-        if n_chars > MOST_CHARS:
-            break
-    if not words:
+    found = Haystack(_texts(path, field))
+    if not found.has(1):
         raise InputError(f"haystack '{path}' holds no words")
-    return Haystack(words)
+    return found
 
 
 def _texts(path: str, field: str) -> Iterator[str]:
