@@ -155,9 +155,10 @@ def card(result: dict[str, Any]) -> str:
         f"{result['kind']}-{result['name']}  {result['checkpoint']}, {result['device']} "
         f"{result['dtype']}, {result['wall_sec']:.1f} s"
     ]
+    width = max(14, *map(len, result["metrics"]))
     for name, found in result["metrics"].items():
         mark = "*" if name == result["metric"] else " "
-        lines.append(f"  {mark} {name:<14} {_number(found)} {found['unit']}")
+        lines.append(f"  {mark} {name:<{width}} {_number(found)} {found['unit']}")
     return "\n".join(lines)
 
 
@@ -166,4 +167,7 @@ def _number(found: dict[str, Any]) -> str:
         return "unknown"
     if found["stderr"] is None:
         return f"{found['value']:.6g}"
-    return f"{found['value']:.4f} ± {found['stderr']:.4f} (n = {found['n']})"
+    told = f"{found['value']:.4f} ± {found['stderr']:.4f} (n = {found['n']})"
+    if found.get("low") is None:
+        return told
+    return f"{told} [{found['low']:.4f}, {found['high']:.4f}]"

@@ -10,7 +10,8 @@ in nats. A question that can be put without its context is put twice: `without_c
 score then, what the weights alone know, and `without_context_nll` that loss.
 
 Every group (a length, a depth) counts the same. Standard errors are over clusters, the documents
-that were drawn independently, by the delta method of `stats.by_cluster`.
+that were drawn independently, by the delta method of `stats.by_cluster`; `low` and `high` are 95 %
+bounds by drawing whole clusters anew.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from braidlm.errors import InputError
 from braidlm.tasks.greedy import answer
 from braidlm.tasks.scorers import SCORERS
 from braidlm.tasks.scoring import at_once, check_vocabulary
-from braidlm.tasks.stats import Estimate, by_cluster, known, share
+from braidlm.tasks.stats import Estimate, by_cluster, drawn_anew, known, share
 from braidlm.tasks.work import Column, Row, digest
 
 SHOWN_CHARACTERS = 400
@@ -180,7 +181,8 @@ class QuestionWork:
     def summary(self, rows: Sequence[Row]) -> dict[str, Any]:
         """Return metric, metrics and tables; see `Work.summary`."""
         metrics = {
-            name: self._mean(rows, name).as_metric(unit) for name, unit in self.units.items()
+            name: self._mean(rows, name).as_metric(unit) | self._interval(rows, name)
+            for name, unit in self.units.items()
         }
         metric = self.answering.scorers[0]
         primary = {key: metrics[metric][key] for key in ("value", "stderr", "n")}
@@ -207,10 +209,16 @@ class QuestionWork:
             for name in self.units:
                 found = self._mean(inside, name)
                 line |= {name: known(found.value), f"{name}_stderr": known(found.stderr)}
+            bounds = self._interval(inside, self.answering.scorers[0])
+            line |= {f"{self.answering.scorers[0]}_{end}": at for end, at in bounds.items()}
             line["tokens"] = float(np.mean([row["tokens"] for row in inside]))
             n = len({row["cluster"] for row in inside})
             table.append(line | {"n": n, "n_items": len(inside)})
         return table
+
+    def _interval(self, rows: Sequence[Row], name: str) -> dict[str, float | None]:
+        columns = [[row.get(key, "") for row in rows] for key in (name, "group", "cluster")]
+        return dict(zip(("low", "high"), map(known, drawn_anew(*columns)), strict=True))
 
     def _mean(self, rows: Sequence[Row], name: str) -> Estimate:
         columns = [[row.get(key, "") for row in rows] for key in (name, "group", "cluster")]

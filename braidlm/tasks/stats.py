@@ -128,6 +128,45 @@ def by_cluster(values: Sequence[float], groups: Sequence[str], clusters: Sequenc
     return Estimate(value, math.sqrt(n / (n - 1) * float(np.square(parts).sum())), n)
 
 
+def drawn_anew(
+    values: Sequence[float], groups: Sequence[str], clusters: Sequence[str], *, n_draws: int = 2000
+) -> tuple[float, float]:
+    """Return the 95 % interval of the mean of `by_cluster` when clusters are drawn anew.
+
+    They are drawn with replacement; the bounds are the 2.5 and 97.5 percentiles over the draws,
+    whose seed is fixed. Shares on which all items agree scatter nowhere: the bound inside is then
+    that of Clopper and Pearson 1934, 1 - 0.025^(1 / n) for zeros. nan: fewer than two clusters.
+
+    Args:
+        values: (N,) one score per item, at least one.
+        groups: (N,) the kind of each; kinds count the same.
+        clusters: (N,) what was drawn independently.
+        n_draws: how often.
+
+    Source: Efron and Tibshirani 1993, An Introduction to the Bootstrap, section 13.3; Cameron,
+        Gelbach and Miller 2008 for whole clusters.
+    """
+    kinds, kind = np.unique(np.asarray(groups, dtype=str), return_inverse=True)
+    drawn, cluster = np.unique(np.asarray(clusters, dtype=str), return_inverse=True)
+    y, n = np.asarray(values, dtype=np.float64), len(drawn)
+    if n < 2:
+        return math.nan, math.nan
+    if y.min() == y.max() and y[0] in (0, 1):
+        inside = 0.025 ** (1 / n)
+        return (0.0, 1 - inside) if y[0] == 0 else (inside, 1.0)
+    cell = cluster * len(kinds) + kind
+    sums = np.bincount(cell, y, minlength=n * len(kinds)).reshape(n, -1)
+    sizes = np.bincount(cell, minlength=n * len(kinds)).reshape(n, -1)
+    rng, means = generator(0, "drawn anew"), []
+    for _ in range(n_draws):
+        weights = np.bincount(rng.integers(n, size=n), minlength=n)
+        items = weights @ sizes
+        # A kind that no drawn cluster has is left out.
+        means.append(np.mean((weights @ sums)[items > 0] / items[items > 0]))
+    low, high = np.percentile(means, [2.5, 97.5])
+    return float(low), float(high)
+
+
 def exponential(estimate: Estimate) -> Estimate:
     """Return exp of an estimate by the delta method: the standard error is exp(value) * stderr."""
     try:

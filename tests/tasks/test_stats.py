@@ -9,6 +9,7 @@ from braidlm.tasks.stats import (
     Estimate,
     bootstrap,
     by_cluster,
+    drawn_anew,
     exponential,
     known,
     mean,
@@ -16,6 +17,35 @@ from braidlm.tasks.stats import (
     ratio,
     share,
 )
+
+
+def test_an_interval_over_clusters_drawn_anew():
+    rng = np.random.default_rng(0)
+    n, each = 200, 5
+    of_cluster = rng.random(n) < 0.3  # all five questions about a document share its luck
+    values = np.repeat(of_cluster, each).astype(float).tolist()
+    clusters = [str(i // each) for i in range(n * each)]
+    groups = ["a"] * (n * each)
+    low, high = drawn_anew(values, groups, clusters)
+    error = by_cluster(values, groups, clusters).stderr
+    assert low < np.mean(values) < high
+    assert (high - low) / (2 * 1.96 * error) == pytest.approx(1, abs=0.06)
+    alone = drawn_anew(values, groups, [str(i) for i in range(n * each)])
+    assert (high - low) / (alone[1] - alone[0]) == pytest.approx(each**0.5, rel=0.1)
+    assert (low, high) == drawn_anew(values, groups, clusters)
+
+
+def test_kinds_count_the_same_in_every_draw():
+    values, groups = [0.0] * 90 + [1.0, 0.0] * 5, ["long"] * 90 + ["short"] * 10
+    low, high = drawn_anew(values, groups, [str(i) for i in range(100)])
+    assert 0.05 < low < 0.25 < high < 0.45  # the mean of 0 and 0.5, not 5 in 100
+
+
+def test_agreement_and_one_cluster_are_honest():
+    names = [str(i) for i in range(36)]
+    assert drawn_anew([0.0] * 36, ["a"] * 36, names) == (0, pytest.approx(1 - 0.025 ** (1 / 36)))
+    assert drawn_anew([1.0] * 36, ["a"] * 36, names)[1] == 1
+    assert all(math.isnan(end) for end in drawn_anew([0.5, 1.0], ["a"] * 2, ["x"] * 2))
 
 
 def test_mean_is_the_textbook_one():
