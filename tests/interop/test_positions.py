@@ -116,6 +116,16 @@ def test_yarn_goes_out_without_what_it_is_by_default():
     }
 
 
+@pytest.mark.parametrize("family", ["jamba", "nemotron_h"])
+def test_families_without_positions_refuse_stretched_ones(family):
+    yarn = {"kind": "yarn", "factor": 2.0, "original_length": 16}
+    mixers = {"*": {"rope_scaling": yarn}}
+    spec = Spec.of({"pattern": "*-", "d_model": 32, "vocab_size": 31, "mixers": mixers})
+    with pytest.raises(InputError, match=r"position = 'rope'; only 'none' can be said") as caught:
+        for_spec(spec, family)
+    assert "\n" not in str(caught.value)
+
+
 @pytest.mark.parametrize("family", ["llama", "qwen3", "falcon_h1", "granitemoehybrid"])
 def test_a_head_that_is_rotated_in_part_is_not_theirs(family):
     """Their classes rotate whole heads, and would do so without a word."""
