@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from braidlm.arch.config import nearest
 from braidlm.arch.recipe import load_spec
 from braidlm.checkpoint import load_model
 from braidlm.device import choose_device
@@ -24,6 +25,7 @@ from braidlm.laws.catalogue import Law, choose, tolerance_of
 from braidlm.laws.gap import Plan, lengths_around
 from braidlm.laws.hf import TransformersSubject
 from braidlm.laws.hf_load import is_ours
+from braidlm.laws.hf_tiny import TINY
 from braidlm.laws.hybrid import HybridSubject
 from braidlm.laws.lively import enliven
 from braidlm.laws.subject import Subject
@@ -219,7 +221,8 @@ def _subject(model: Any, device: str, seed: int, is_random: bool, is_tiny: bool)
         raise InputError("--tiny: weights of another size do not fit; give --random-weights too")
     if is_ours(model):
         if is_tiny:
-            raise InputError(f"--tiny: {model} is no configuration of transformers")
+            hint = nearest(str(model), list(TINY))
+            raise InputError(f"--tiny: {model} is no configuration of transformers{hint}")
         return _drawn(model, device, seed) if is_random else _loaded(model, device)
     place = choose_device(device)
     found = hf_load.draw(model, place, seed, is_tiny) if is_random else hf_load.load(model, place)

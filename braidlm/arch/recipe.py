@@ -10,6 +10,7 @@ from typing import Any, Self
 from pydantic import Field, model_validator
 
 from braidlm.arch.config import Config
+from braidlm.arch.defaults import LETTERS
 from braidlm.arch.experiment import DataConfig, TrainConfig
 from braidlm.arch.pairs import PairsSource
 from braidlm.arch.sources import PathText
@@ -19,6 +20,8 @@ from braidlm.arch.tasks import AnyTask, CopyingTask, LMTask, MADTask, MQARTask, 
 from braidlm.errors import InputError
 from braidlm.files import read_json
 
+_PLAIN = {*LETTERS, *"(){}0123456789"}
+"""Of a pattern that needs no letters of its own."""
 _SOURCES = {LMTask: "text", MQARTask: "mqar", MADTask: "mad", CopyingTask: "copying"}
 """Which kind of source a task reads."""
 
@@ -184,8 +187,12 @@ def load_declaration(source: str | Path, overrides: Sequence[str] = ()) -> Model
 
 
 def _is_path(source: str | Path) -> bool:
-    """Whether `source` names something that is there; a slash tells "./M" from the pattern "M"."""
-    return "/" in str(source) and Path(source).exists()
+    """Whether `source` names something that is there: with a slash, which tells "./M" from the
+    pattern "M", or a run whose name is no pattern of the letters that need no declaration."""
+    if "/" in str(source):
+        return Path(source).exists()
+    is_run = (Path(source) / "config.json").is_file()
+    return is_run and not set(str(source)) <= _PLAIN
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -131,13 +131,13 @@ class TransformersSubject:
             raise NotApplicableError(
                 f"its weights are random, and no family says what it holds: {self.spec}"
             )
+        if isinstance(self.spec, Spec):
+            tokens = torch.zeros(1, n_tokens, dtype=torch.int64, device=self.device)
+            yield from predicted(self.spec, self.model, self(tokens)[1].cache, n_tokens)
         for key in ("missing_keys", "unexpected_keys") if self.loading else ():
             names = sorted(map(str, (self.loading or {})[key]))
             named = f" ({', '.join(names[:3])})" if names else ""
             yield Account(f"{key.replace('_keys', '')} weights{named}", 0, len(names))
-        if isinstance(self.spec, Spec):
-            tokens = torch.zeros(1, n_tokens, dtype=torch.int64, device=self.device)
-            yield from predicted(self.spec, self.model, self(tokens)[1].cache, n_tokens)
 
     def _places(self, whole: Tensor, n_new: int) -> dict[str, Tensor]:
         """Positions of the new tokens, in every form that the forward takes."""

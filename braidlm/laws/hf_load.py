@@ -58,7 +58,7 @@ def load(source: str | Path, device: torch.device) -> TransformersSubject:
         raise InputError(
             f"{source}: tensor '{name}' has shape {tuple(stored)}, expected {tuple(built)}"
         )
-    return TransformersSubject(model.to(device), str(source), loading)
+    return TransformersSubject(model.to(device), f"{source} ({_whose()})", loading)
 
 
 def draw(
@@ -89,7 +89,14 @@ def draw(
             raise InputError(f"{source}: transformers cannot build it: {_told(error)}") from None
     enliven(model, seed)
     size = "tiny, " if tiny else ""
-    return TransformersSubject(model.to(device), f"{source} ({size}random weights)")
+    return TransformersSubject(model.to(device), f"{source} ({size}random weights, {_whose()})")
+
+
+def _whose() -> str:
+    """Say that their classes compute, not ours."""
+    import transformers
+
+    return f"transformers {transformers.__version__}"
 
 
 def _config(family: str, fields: dict[str, Any]) -> Any:
@@ -107,11 +114,9 @@ def _known(source: str | Path) -> tuple[str, dict[str, Any]]:
     fields = _fields(file)
     family = fields.pop("model_type")
     if not isinstance(family, str) or family not in _families():
-        import transformers
-
         raise InputError(
-            f"{file}: model_type {family!r} is not part of transformers "
-            f"{transformers.__version__}; code that lies beside a checkpoint is never executed"
+            f"{file}: model_type {family!r} is not part of {_whose()}; "
+            "code that lies beside a checkpoint is never executed"
         )
     for name in LAYER_COUNTS:
         n_layers = fields.get(name)

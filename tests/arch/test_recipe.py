@@ -132,6 +132,16 @@ def test_load_spec_reads_the_config_of_a_run(tmp_path):
         load_spec(path)
 
 
+def test_a_run_is_found_by_its_bare_name_unless_that_is_a_pattern(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("run-a", "M"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text(json.dumps(Recipe.load(TINY).to_dict()))
+    spec = Recipe.load(TINY).spec
+    assert load_spec("run-a") == load_spec("./M") == spec
+    assert load_spec("M").pattern == "M" != spec.pattern
+
+
 @pytest.mark.parametrize(
     ("source", "overrides", "message"),
     [

@@ -51,3 +51,5 @@ def test_bad_input_is_one_sentence(refused, tmp_path):
     refused("conform", "M-", "--random-weights", "-o", tmp_path, says="is a directory")
     refused("conform", "M-", "--random-weights", "--lengths", 10**11, says="too large")
     refused("conform", "M?", "--random-weights", says="?")
+    words = ("conform", "kimi_lineal", "--random-weights", "--tiny")
+    refused(*words, says="did you mean 'kimi_linear'?")

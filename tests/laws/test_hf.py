@@ -94,6 +94,8 @@ class TestLoading:
         report = conform.check(folder, laws=["batch", "accounting"], lengths=(5,))
         assert report.ok
         assert report["accounting"].n_cases == 5
+        assert report["accounting"].case.startswith("parameters: predicted ")
+        assert report.model == f"{folder} (transformers {transformers.__version__})"
 
     def test_a_weight_that_the_file_lacks_is_told(self, folder):
         from safetensors.torch import load_file, save_file
