@@ -14,6 +14,10 @@ layers that the cut touches are moved as far at every token, in a random directi
 P is of the answer to one question of a recall prompt, all its tokens; of text, it is the mean over
 the tokens of the document's second half, and memories are dropped in its middle.
 
+Every cut and every control reads the documents again, so that long ones are sampled: two of those
+beyond 2,048 tokens, texts cut to their first 2,048; of prompts, that cannot be cut, sight is hidden
+at every other window, and layers are skipped only where they are named.
+
 Source: zeroing and skipping: Meyes et al. 2019 (arXiv 1901.08644), Gromov et al. 2024 (arXiv
     2403.17887); controls of the same size are our own.
 """
@@ -21,6 +25,7 @@ Source: zeroing and skipping: Meyes et al. 2019 (arXiv 1901.08644), Gromov et al
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -51,6 +56,8 @@ from braidlm.tasks.stats import Estimate
 
 LOGITS_AT_ONCE = 256
 """Places whose logits are held together."""
+LONG, N_LONG = 2048, 2
+"""Tokens beyond which documents are sampled, and how many of these are looked at."""
 
 
 class Trial(NamedTuple):
@@ -84,8 +91,8 @@ def why_not(sublayers: Sequence[Sublayer]) -> str | None:
 
 def run(subject: Subject, tell: Tell) -> Finding:
     """Score every document without a cut, and with each cut and its control."""
-    model, documents = subject.model, subject.inputs.documents
-    trials = [trial_of(subject.inputs, number) for number in range(len(documents))]
+    model, inputs = subject.model, sampled(subject.inputs)
+    trials = [trial_of(inputs, number) for number in range(len(inputs.documents))]
     cuts = cuts_of(subject, max(trial.prompt.shape[1] + trial.rest.shape[1] for trial in trials))
     clean: list[float] = []
     drops: dict[str, list[tuple[float, float]]] = {}
@@ -110,6 +117,15 @@ def run(subject: Subject, tell: Tell) -> Finding:
         metrics[f"drop_{name}_control"] = _mean(own[:, 1]).as_metric(unit)
     rows = [{"id": t.id, "loss": value} for t, value in zip(trials, clean, strict=True)]
     return Finding("loss", metrics, {"cuts": table}, rows)
+
+
+def sampled(inputs: Inputs) -> Inputs:
+    """Return what is read of long documents, see the top of this file."""
+    if max(len(document.tokens) for document in inputs.documents) <= LONG:
+        return inputs
+    most = LONG if inputs.kind == "text" else None
+    documents = [d._replace(tokens=d.tokens[:most]) for d in inputs.documents[:N_LONG]]
+    return dataclasses.replace(inputs, documents=documents)
 
 
 def trial_of(inputs: Inputs, number: int) -> Trial:
@@ -147,10 +163,11 @@ def _row_of(tokens: np.ndarray) -> Tensor:
 def cuts_of(subject: Subject, longest: int) -> list[Cut]:
     """Return every cut but the dropped memories, for documents of so many tokens at most."""
     model, layers = subject.model, subject.layers
-    sublayers = [s for s in model.spec.sublayers if layers is None or s.index in layers]
+    base, every = (16, ()) if longest > LONG else (4, range(model.spec.n_layers))
+    sublayers = [model.spec.sublayers[i] for i in sorted(every if layers is None else layers)]
     cuts = []
     if far := sees_far(model):
-        for window in (4**k for k in range((longest - 1).bit_length()) if 4**k < longest):
+        for window in (base**k for k in range((longest - 1).bit_length()) if base**k < longest):
             about: Row = {"cut": "hide", "what": f"{window} tokens", "window": window}
             cuts.append(Cut(about, far, lambda w=window: sight_limited(model, w)))
     for s in sublayers:

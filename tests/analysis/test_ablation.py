@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from braidlm.analysis import ablation
 from braidlm.analysis.ablation import INSTRUMENT, loss, trial_of
 from braidlm.analysis.cuts import branches_cut, jolted, layers_skipped, sees_far, sight_limited
 from braidlm.analysis.inputs import Asked, Document, Inputs
@@ -80,6 +81,20 @@ def test_what_carries_the_answer_is_missed_and_nothing_else(name, kind):
         assert far[1] > 1 > 0.01 > abs(far[4])
     else:
         assert set(far.values()) == {0.0}
+
+
+def test_long_documents_are_sampled(monkeypatch):
+    monkeypatch.setattr(ablation, "LONG", 8)
+    found = look(INSTRUMENT, made("attention"), prompts())
+    assert len(found.rows) == 2
+    assert {r["cut"] for r in found.tables["cuts"]} == {"drop", "hide"}
+    assert {r["window"] for r in found.tables["cuts"] if r["cut"] == "hide"} == {1, 16}
+    named = look(INSTRUMENT, made("attention"), prompts(), {0})
+    assert [r["place"] for r in named.tables["cuts"] if r["cut"] == "skip"] == ["0"]
+    model = made("attention")
+    texts = random_inputs(model.spec, 3, 20)
+    cut = inputs_of([torch.from_numpy(d.tokens[:8]) for d in texts.documents[:2]])
+    assert look(INSTRUMENT, model, texts).rows == look(INSTRUMENT, model, cut).rows
 
 
 def test_a_zeroed_branch_is_one_whose_projection_is_zero():
