@@ -51,6 +51,10 @@ def run(args: argparse.Namespace) -> int:
     """Measure, and say what was found in a few lines or on a page."""
     from braidlm.analysis import analyze
 
+    if args.out is not None:
+        from braidlm.report.page import checked
+
+        checked(args.out)  # before anything is measured
     names, failures = args.instruments, Failures()
     results = analyze(
         args.path,

@@ -89,6 +89,13 @@ def test_one_instrument_that_fails_keeps_no_other_from_its_result(run, capsys):
         analyze(run.path, ["retrieval-heads"], n_documents=1)
 
 
+def test_a_page_that_cannot_be_written_is_told_before_anything_is_measured(run, capsys):
+    words = ["analyze", str(run.path), "--instruments", NAME, "--context", "16"]
+    assert main([*words, "-o", str(run.path)]) == 2
+    assert "is a directory" in capsys.readouterr().err
+    assert not list(run.results_dir.glob("*.json"))
+
+
 def test_a_damaged_checkpoint_is_told_once(run):
     (run.path / "checkpoints" / "step-00000002" / "weights.safetensors").write_bytes(b"x")
     failed = []

@@ -100,6 +100,7 @@ def exchanged(total, kv, recurrent, nats=5.0):
         "by_distance": [{"start": s, "end": 2 * s, "n": 4} | effects | error for s in (32, 64)],
     }
     metrics = {name: (value, 0.01) for name, value in effects.items()}
+    metrics["kv_same_answer"] = (0.05, 0.01)
     metrics["total_nats"] = (nats, 0.1)
     metrics["kv_nats"] = metrics["recurrent_nats"] = (nats / 2, 0.1)
     return with_metrics(looked("surgery", "kv", tables), **metrics)
@@ -115,6 +116,7 @@ def test_surgery_says_which_memory_moves_the_answer(tmp_path):
     assert "KV of B, states of A: answer of B: 0.1" in text
     assert "2: attention, cache, alone from B: 0.900 ± 0.024" in text
     assert "KV caches, 64 tokens back or more: 0.900 ± 0.032" in text
+    assert "caches, same answer: 0.050 ± 0.024" in text
 
 
 def test_where_no_answer_moves_the_odds_are_told(tmp_path):
@@ -154,6 +156,17 @@ def test_cuts_stand_beside_random_changes(tmp_path):
     assert "without 0: Mamba-2, a random change as large: 4.00 ± 0.24 nats" in text
     assert "4 tokens seen, the cut: 2.00 ± 0.24" in text
     assert "Loss that is added (nats per answer)" in text
+
+
+def test_fusions_show_how_far_each_kind_of_token_looks(tmp_path):
+    rows = [
+        {"layer": 0, "place": "0.fusion", "letter": "{M*}", "kind": "fusion", "tokens": kind}
+        | {"reach": reach, "reach_stderr": 0.1, "self": 0.5, "self_stderr": 0.01, "n": 8}
+        for kind, reach in (("all", 7.0), ("number", 21.0))
+    ]
+    text, _ = drawn(tmp_path, looked("branch-share", "first_share", {"fusions": rows}))
+    assert "layer 0.fusion, numbers: reach: 21.00 ± 0.24" in text
+    assert "layer 0.fusion, all tokens: self: 0.500 ± 0.024" in text
 
 
 def test_retrieval_heads_and_what_is_left_without_them(tmp_path):

@@ -18,9 +18,16 @@ KINDS = {
 }
 
 
+SIGHT = {
+    "reach": ("How far fusions look", "Mean distance of a query's weight (tokens back)"),
+    "self": ("How much fusions look at the asking token", "Weight on the asking token (share)"),
+}
+
+
 def figures(look: Look) -> list[Markup]:
     """Shares of the branches by kinds of tokens, and how alike the branches are."""
-    return [figure for figure in (_shares(look), _cosines(look)) if figure]
+    shown = [_shares(look), _cosines(look), *(_sight(look, name) for name in SIGHT)]
+    return [figure for figure in shown if figure]
 
 
 def _shares(look: Look) -> Markup:
@@ -86,6 +93,27 @@ def _cosines(look: Look) -> Markup:
         "other branch: 1 says the same, 0 something unrelated, −1 takes it back."
     )
     return drawn(figure, "How alike branches are", caption, _legend(rows))
+
+
+def _sight(look: Look, name: str) -> Markup:
+    """Of fusions that attend."""
+    rows = look.rows("fusions", name, "n")
+    words, axis = SIGHT[name]
+    figure = strips(
+        [
+            Strip(look.label(own[0]), 0, tuple(_dot(row, name) for row in own))
+            for own in _by(rows, "place")
+        ],
+        axis,
+        title=words,
+        is_log=False,
+        limits=(0.0, 1.0) if name == "self" else (0.0,),
+    )
+    caption = (
+        "The attention of a fusion, by kinds of the tokens that ask; meta tokens are no token of "
+        "the document. Lines are 95 % intervals over documents."
+    )
+    return drawn(figure, words, caption, _legend(rows))
 
 
 def _dot(row: Row, name: str) -> Dot:

@@ -19,6 +19,12 @@ EFFECTS = {
     "interaction": "both must agree",
     "total": "all memories",
 }
+SAME = {
+    "kv_same_answer": "caches, same answer",
+    "recurrent_same_answer": "states, same answer",
+    "both_same_answer": "all, same answer",
+}
+"""Controls: the memories of a prompt that differs elsewhere."""
 MEMORIES = {"kv": "cache", "recurrent": "state"}
 ANSWERS = ("answer of A", "answer of B")
 ALONE = {"alone": "alone from B", "without": "all but this one from B: what is lost"}
@@ -63,7 +69,7 @@ def _answer(row: Row, i: int) -> Dot:
 
 def _effects(look: Look) -> Markup:
     figure = strips(
-        _effect_rows(look, ""),
+        [*_effect_rows(look, EFFECTS), *_effect_rows(look, SAME)],
         "What moves, as a share of probability",
         title="Effects of exchanging memories",
         is_log=False,
@@ -73,14 +79,15 @@ def _effects(look: Look) -> Markup:
     caption = (
         "How much of the probability moves from A's answer to B's with the caches, with the "
         "recurrent states, and with both; 1 is all. Above 0, “both must agree” says that neither "
-        "is enough by itself; below 0, that either is. Lines are 95 % intervals over pairs."
+        "is enough by itself; below 0, that either is. “Same answer” are controls: the memories "
+        "of a prompt that differs as much, but elsewhere. Lines are 95 % intervals over pairs."
     )
     return drawn(figure, "What moves the answer", caption)
 
 
 def _nats(look: Look) -> Markup:
     figure = strips(
-        _effect_rows(look, "_nats"),
+        _effect_rows(look, EFFECTS, "_nats"),
         "Change of the log odds of B (nats)",
         title="Effects on the log odds",
         is_log=False,
@@ -94,9 +101,9 @@ def _nats(look: Look) -> Markup:
     return drawn(figure, "What moves the odds", caption)
 
 
-def _effect_rows(look: Look, suffix: str) -> list[Strip]:
+def _effect_rows(look: Look, names: dict[str, str], suffix: str = "") -> list[Strip]:
     found = []
-    for i, (name, words) in enumerate(EFFECTS.items()):
+    for i, (name, words) in enumerate(names.items()):
         if (metric := look.metric(name + suffix)) is not None:
             unit = " nats" if suffix else ""
             dot = Dot.with_interval(metric[0], f"{words}: {told(*metric, unit)}", *metric[1:])
