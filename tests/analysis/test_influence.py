@@ -54,7 +54,7 @@ def test_long_documents_are_sampled(monkeypatch):
     assert [influence.n_probes_of(n) for n in (8, 16, 32, 100)] == [8, 4, 2, 2]
 
 
-NAMES = ["one shared letter", "meta tokens before parallel branches (Hymba)", "mamba1"]
+NAMES = ["two shared blocks (Zamba2)", "meta tokens before parallel branches (Hymba)", "mamba1"]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -69,6 +69,49 @@ def test_functions_are_the_models_own(name):
         for i, part in enumerate(layer.parts):
             if is_measured(part) and layer.parallel is not None:
                 torch.testing.assert_close(of_part(part)(part.x), layer.voices.u[i])
+            elif is_measured(part) and i == 0:
+                torch.testing.assert_close(of_part(part)(part.x), u_of(layer))
+
+
+def u_of(layer):
+    """What the output projection of a single mixer gets."""
+    got: list[torch.Tensor] = []
+    project = layer.block.mix.out_proj
+    hook = project.register_forward_pre_hook(lambda module, given: got.append(given[0]))
+    layer.block(layer.stream, layer.segments, None, False)
+    hook.remove()
+    return got[0]
+
+
+@pytest.mark.parametrize("name", ["two shared blocks (Zamba2)", "meta tokens"])
+def test_the_models_line_is_its_whole_jacobian(name, monkeypatch):
+    """d hidden of the last token / d embedded tokens, however often these are read again."""
+    model = lively(ALL[name])
+    (document,) = subject(model, n=1).inputs.documents
+    ids = torch.from_numpy(document.tokens)[None]
+
+    def whole(x):
+        hook = model.embedding.register_forward_hook(lambda module, given, out: x)
+        hidden = model(ids).hidden[0, -1]
+        hook.remove()
+        return hidden
+
+    embedded = model.embedding(ids).detach()
+    jacobian: Any = torch.autograd.functional.jacobian(whole, embedded)
+    squares = jacobian[:, 0].square().sum((0, 2)).flip(0)
+    guessed = lines_of(model)
+    monkeypatch.setattr(influence, "N_PROBES", 16)  # as many as there are channels: no error
+    for row, guess in zip(lines_of(model), guessed, strict=True):
+        inside = squares[row["start"] : row["end"]]
+        assert row["influence"] == pytest.approx(float(inside.mean().sqrt()), rel=1e-4)
+        assert row["share"] == pytest.approx(float(inside.sum() / squares.sum()), rel=1e-4)
+        assert row["probes_stderr"] == 0 < guess["probes_stderr"]
+        assert guess["influence"] == pytest.approx(row["influence"], rel=0.5)
+
+
+def lines_of(model):
+    table = measured(model, n=1).tables["by_distance"]
+    return [row for row in table if row["place"] == "model"]
 
 
 def test_a_window_hides_what_is_far_from_a_layer_and_from_a_model():
