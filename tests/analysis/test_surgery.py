@@ -81,7 +81,8 @@ def test_each_memory_by_itself_is_named():
         ("1", "*", "attention", "kv"),
         ("2", "M", "mamba2", "recurrent"),
     ]
-    assert [r["alone"] for r in rows] == pytest.approx([1, 0], abs=1e-3)
+    for column in ("alone", "without"):
+        assert [r[column] for r in rows] == pytest.approx([1, 0], abs=1e-3)
     either = look(INSTRUMENT, notes("either"), prompts(), {2}).tables["by_memory"]
     assert [(r["place"], r["n"]) for r in either] == [("2", 12)]
     assert either[0]["alone"] == pytest.approx(0.5, abs=1e-3)
