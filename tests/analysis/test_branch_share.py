@@ -54,13 +54,14 @@ def test_rms_is_that_behind_norm_and_scale():
     small = spec("{WV}-", fusion=fusion, mixers=TWINS, n_meta_tokens=2)
 
     def write(model):
-        mix = model.blocks[0].mix
+        mix = alike(model)
         for norm, scale, size in zip(mix.norms, mix.scales, (2.0, 5.0), strict=True):
             norm.weight.fill_(1.0)
             scale.fill_(size)
 
     found = look(INSTRUMENT, model_of(small, write), random_inputs(small))
     assert [row["rms"] for row in rows_of(found)] == pytest.approx([2.0, 5.0], rel=1e-3)
+    assert [row["share"] for row in rows_of(found)] == pytest.approx([2 / 7, 5 / 7], rel=1e-3)
 
 
 def test_a_gate_that_opens_on_numbers():

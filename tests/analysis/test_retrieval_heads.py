@@ -66,7 +66,9 @@ def test_the_copying_head_is_found_and_its_cut_ends_the_recall(answer):
     assert all(row["copy"] == 0 and row["mass"] < 0.01 for row in others)
     assert found.metrics["before"]["value"] == 1
     assert found.metrics["random_cut"]["value"] == 1
-    assert found.metrics["top_cut"]["value"] < 0.5
+    top = found.metrics["top_cut"]["value"]
+    assert top < 0.5
+    assert found.metrics["drop"]["value"] == 1 - top
     cuts = {(row["cut"], row["k"]): row for row in found.tables["cuts"]}
     assert set(cuts) == {("none", 0), ("top", 1), ("random", 1), ("top", 2), ("random", 2)}
     assert cuts["top", 1]["accuracy"] < 0.5 < cuts["random", 2]["accuracy"] == 1
@@ -82,6 +84,21 @@ def test_a_head_that_looks_right_where_the_model_is_wrong_copies_nothing():
     row = look(INSTRUMENT, wrong, prompts()).tables["heads"][0]
     assert (row["head"], row["copy"]) == (COPIES, 0)
     assert row["mass"] > 0.99
+
+
+def test_heads_are_found_on_one_half_and_cut_on_the_other():
+    """In every second prompt, from the second on, the answer stands where another head looks."""
+    given = prompts()
+    for i in range(1, 12, 2):
+        document = given.documents[i]
+        asked = Asked(15, (int(document.tokens[9]),), (9, 10))
+        given.documents[i] = document._replace(asked=(asked,))  # type: ignore[index]
+    found = look(INSTRUMENT, model(), given)
+    first = found.tables["heads"][0]
+    assert (first["head"], first["copy"], first["n"]) == (COPIES, 1, 6)
+    assert first["mass"] > 0.99
+    assert found.metrics["before"]["value"] <= 0.5  # right by chance alone
+    assert [row["id"] for row in found.rows] == [str(i) for i in range(1, 12, 2)]
 
 
 def test_meta_tokens_move_every_place_alike():
