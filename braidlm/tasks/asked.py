@@ -117,7 +117,7 @@ class Asked:
 
     def look(self, task: AnyTask, progress: Progress) -> dict[str, Any]:
         """Ask without writing anything."""
-        work = make_ready(task, self.tokenizer, self.recipe)
+        work = make_ready(task, lambda: self.tokenizer, self.recipe)
         batches = smaller(work.batches, self.batch_size)
         payload, _ = self._result(work, batches, Partial(None, {}), progress)
         return {"kind": task.kind, "name": task.name, **payload}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from braidlm.arch import Recipe
 from braidlm.arch.tasks import (
     AnyTask,
@@ -32,22 +34,46 @@ from braidlm.tasks.ruler import RulerWork
 from braidlm.tasks.symbols import SymbolWork
 from braidlm.tasks.work import Work
 
+TextTask = (
+    LMTask
+    | LongTextTask
+    | PhonebookTask
+    | MultiDocTask
+    | PhonebookKeysTask
+    | RecallTask
+    | RulerTask
+    | HarnessTask
+)
+"""Tasks of text; the others are of symbols."""
 
-def make_ready(task_config: AnyTask, tokenizer: Tokenizer, recipe: Recipe) -> Work:
+
+def make_ready(
+    task_config: AnyTask, tokenizer: Callable[[], Tokenizer] | Tokenizer, recipe: Recipe
+) -> Work:
     """Return the items of a task, before any model sees them.
+
+    Args:
+        task_config: the task.
+        tokenizer: of the model, or what loads it: tasks of symbols need none.
+        recipe: of the model.
 
     Raises:
         InputError: a source or a tokenizer that does not fit the task.
     """
     match task_config:
-        case LMTask():
-            return LMWork(task_config, tokenizer, recipe)
-        case LongTextTask():
-            return LongTextWork(task_config, tokenizer, recipe)
         case MQARTask():
             return MQARWork(task_config, recipe)
         case MADTask() | CopyingTask():
             return SymbolWork(task_config, recipe)
+    return _of_text(task_config, tokenizer() if callable(tokenizer) else tokenizer, recipe)
+
+
+def _of_text(task_config: TextTask, tokenizer: Tokenizer, recipe: Recipe) -> Work:
+    match task_config:
+        case LMTask():
+            return LMWork(task_config, tokenizer, recipe)
+        case LongTextTask():
+            return LongTextWork(task_config, tokenizer, recipe)
         case PhonebookTask():
             return PhonebookWork(task_config, tokenizer, recipe)
         case MultiDocTask():

@@ -114,7 +114,7 @@ def _answered(asked: Asked, task: AnyTask, how: _How) -> dict[str, Any]:
 
     if how.is_look:
         return asked.look(task, tell)
-    work = make_ready(task, asked.tokenizer, asked.recipe)
+    work = make_ready(task, lambda: asked.tokenizer, asked.recipe)
     with asked.run.measuring(task.kind, task.name):
         result = None if how.force else asked.earlier(task, work)
         if result is None:

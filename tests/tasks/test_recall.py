@@ -155,6 +155,43 @@ def test_a_task_that_fails_keeps_no_other_from_being_asked(run, place, capsys):
         evaluate(run.path, ["squad", "mqar"], overrides=[place, "tasks.squad.lengths=[60]"])
 
 
+def test_what_cannot_be_asked_is_a_sentence_each_and_the_rest_is_asked(run, tmp_path, capsys):
+    files = {
+        "nq": "\n",  # no record
+        "drop": '{"question": "q", "answers": ["a"]}\n',  # no text
+        "squad": '{"text": "It is long. It is\\nIt is", "value": "long"}\n',  # for 30 tokens
+    }
+    words = ["--lengths", "30"]
+    for name, text in files.items():
+        (tmp_path / f"{name}.jsonl").write_text(text)
+        words += ["--set", f"tasks.{name}.path={tmp_path / name}.jsonl"]
+    words += ["--set", "tasks.fda.path=hf:./nowhere"]
+    assert main(["eval", str(run.path), "--tasks", "nq,mqar,drop,squad,fda,lm", *words]) == 2
+    shown = capsys.readouterr()
+    assert {"lm-held-out", "mqar-recall"} == {
+        line.split()[0] for line in shown.out.split("\n") if "step" in line
+    }
+    said = dict(
+        line.removeprefix("braid: ").split(": ", 1) for line in shown.err.strip().split("\n")
+    )
+    assert "nq.jsonl holds no question" in said["recall-nq"]
+    assert 'has no field "context"' in said["recall-drop"]
+    assert "length = 30 must be at least" in said["recall-squad"]
+    assert "'hf:./nowhere'" in said["recall-fda"]
+    assert len(run.results()) == 2
+
+
+def test_a_model_without_a_tokenizer_is_still_asked_symbols(tmp_path, place, capsys):
+    data = recipe(tmp_path).to_dict()["data"] | {"tokenizer": str(tmp_path / "gone.json")}
+    other = saved_run(tmp_path / "other", data=data)
+    assert main(["eval", str(other.path), "--tasks", "squad,mqar", "--set", place]) == 2
+    shown = capsys.readouterr()
+    assert "mqar-recall  step" in shown.out
+    [line] = shown.err.strip().splitlines()
+    assert line.startswith("braid: recall-squad: tokenizer ")
+    assert "gone.json cannot be read" in line
+
+
 def test_a_checkpoint_that_cannot_be_loaded_is_said_once(run, capsys):
     (run.checkpoints_dir / "step-00000002" / "weights.safetensors").write_bytes(b"cut")
     assert main(["eval", str(run.path)]) == 2
