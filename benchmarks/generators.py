@@ -170,7 +170,8 @@ def main() -> None:
         for source in sources()
         if options.only in source.get("name", source["kind"])
     ]
-    print(table(rows, "source, a row"))
+    if rows:
+        print(table(rows, "source, a row"))
     told = [row._asdict() for row in (*found, *rows)]
     print("\n" + json.dumps(vars(options) | {"torch": torch.__version__, "rows": told}))
     sys.exit(any(row.make_ms > row.run_ms for row in (*found, *rows)))

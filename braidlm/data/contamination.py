@@ -1,5 +1,6 @@
 """Compare the training text of a recipe with what its tasks ask, and with itself."""
 
+import itertools
 import re
 import sys
 import time
@@ -16,6 +17,7 @@ from braidlm.arch.tasks import (
     LMTask,
     LongTextTask,
     MultiDocTask,
+    PhonebookKeysTask,
     PhonebookTask,
     RecallTask,
 )
@@ -26,6 +28,7 @@ from braidlm.data.ngrams import Unit
 from braidlm.data.overlap import Comparison, Item, Search, TrainingText, comparison
 from braidlm.data.pairs import read_documents
 from braidlm.data.phonebook import Phonebook, eval_lookups
+from braidlm.data.phonebook_keys import eval_multi_lookups, kind_of
 from braidlm.data.prepare import text_source
 from braidlm.data.recall import passages
 from braidlm.data.records import read_jsonl
@@ -138,6 +141,12 @@ def _items_of(task: AnyTask, data: DataConfig) -> Iterator[Item]:
         for asked in some_by_name(questions_of(task), task.n_items):
             texts = (asked.documents[i].text for i in asked.gold)
             yield Item(asked.id, (*texts, f"{asked.question} {asked.answers[0]}"))
+    elif isinstance(task, PhonebookKeysTask):
+        tokenizer = load_tokenizer(data.tokenizer)
+        for length, depth in itertools.product(task.lengths, task.depths or (None,)):
+            kind = kind_of(task, depth)
+            for i, item in enumerate(eval_multi_lookups(task.n_items, length, kind, tokenizer)):
+                yield Item(f"{length}/{depth}/{i}", (item.prompt,))
     elif isinstance(task, PhonebookTask):
         tokenizer = load_tokenizer(data.tokenizer)
         book = Phonebook(tokenizer, task.n_digits, task.n_examples)

@@ -26,8 +26,9 @@ from typing import NamedTuple
 import numpy as np
 
 from braidlm.arch.phonebook import Order
+from braidlm.arch.tasks import PhonebookKeysTask
 from braidlm.data.phonebook import N_NAMES, draw_entries, longest_name
-from braidlm.data.seeding import TRAIN, generator
+from braidlm.data.seeding import EVAL, TRAIN, generator
 from braidlm.data.tokenizer import Tokenizer
 from braidlm.errors import InputError
 
@@ -55,6 +56,12 @@ class Kind(NamedTuple):
     def n_answer(self) -> int:
         """Tokens of an answer at most: a space, the digits and a comma of each number."""
         return self.n_keys * (self.n_digits + 2)
+
+
+def kind_of(task: PhonebookKeysTask, depth: float | None) -> Kind:
+    """Return what a task asks at one depth in percent."""
+    share = None if depth is None else depth / 100
+    return Kind(task.n_keys, task.n_digits, task.n_examples, task.order, share)
 
 
 class MultiLookup(NamedTuple):
@@ -148,6 +155,20 @@ def pairs(
     for number in count():
         item = draw(generator(seed, TRAIN, "phonebook_keys", number), length, kind, tokenizer)
         yield item.prompt, item.answer
+
+
+def eval_multi_lookups(
+    n_items: int, length: int, kind: Kind, tokenizer: Tokenizer, seed: int = 0
+) -> list[MultiLookup]:
+    """Return items from a stream that no training seed reaches, the same ones for every run.
+
+    Raises:
+        InputError: as `check` and `draw`.
+    """
+    check(length, kind, tokenizer)
+    where = "any" if kind.depth is None else f"{100 * kind.depth:g}"
+    keys = ("phonebook_keys", length, *kind[:4], where)
+    return [draw(generator(seed, EVAL, *keys, i), length, kind, tokenizer) for i in range(n_items)]
 
 
 def _places(rng: np.random.Generator, n: int, kind: Kind) -> np.ndarray:

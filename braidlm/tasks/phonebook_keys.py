@@ -11,8 +11,7 @@ from __future__ import annotations
 
 from braidlm.arch import Recipe
 from braidlm.arch.tasks import PhonebookKeysTask
-from braidlm.data.phonebook_keys import Kind, check, draw
-from braidlm.data.seeding import EVAL, generator
+from braidlm.data.phonebook_keys import eval_multi_lookups, kind_of
 from braidlm.data.tokenizer import Tokenizer
 from braidlm.errors import InputError
 from braidlm.tasks.questions import Answering, Question, QuestionWork
@@ -33,25 +32,17 @@ def phonebook_keys_work(
                 questions += _questions(task, tokenizer, length, depth)
             except InputError as error:
                 raise InputError(f"task '{task.name}': {error}") from None
-    answering = Answering(_kind(task, None).n_answer, ("\n",), ("string_match_all",))
+    answering = Answering(kind_of(task, None).n_answer, ("\n",), ("string_match_all",))
     return QuestionWork(task.name, questions, answering, tokenizer, recipe)
 
 
 def _questions(
     task: PhonebookKeysTask, tokenizer: Tokenizer, length: int, depth: float | None
 ) -> list[Question]:
-    kind = _kind(task, depth)
-    check(length, kind, tokenizer)
     group = {"length": length} | ({} if depth is None else {"depth": depth})
-    keys = ("phonebook_keys", length, *kind[:4], "any" if depth is None else f"{depth:g}")
     found = []
-    for i in range(task.n_items):
-        item = draw(generator(0, EVAL, *keys, i), length, kind, tokenizer)
+    items = eval_multi_lookups(task.n_items, length, kind_of(task, depth), tokenizer)
+    for i, item in enumerate(items):
         where = "/".join(map(str, (*group.values(), i)))
         found.append(Question(str(i), item.prompt, item.numbers, where, group))
     return found
-
-
-def _kind(task: PhonebookKeysTask, depth: float | None) -> Kind:
-    share = None if depth is None else depth / 100
-    return Kind(task.n_keys, task.n_digits, task.n_examples, task.order, share)

@@ -112,3 +112,20 @@ def test_what_cannot_be_compared_is_refused(tmp_path):
             ),
             [tmp_path / "a.jsonl"],
         )
+
+
+def test_long_texts_and_look_ups_of_several_names_are_compared(tmp_path):
+    """A book that was trained on is found; a phonebook drawn for testing is not."""
+    train = next(d for d in DOCUMENTS if not is_held_out(d, 0.3))
+    (tmp_path / "book.txt").write_text(f"{'z ' * 30}{train}")
+    book = {"kind": "longtext", "path": str(tmp_path / "book.txt")}
+    keys = {"kind": "phonebook_keys", "n_items": 2, "lengths": [512, 700], "depths": [0, 50]}
+    found = check_overlap(recipe_of(tmp_path, DOCUMENTS, [book, keys]))
+    longtext, phonebook = found["tasks"]
+    assert (longtext["name"], longtext["n_items"], longtext["n_found"]) == (
+        "longtext-longtext",
+        1,
+        1,
+    )
+    assert (phonebook["n_items"], phonebook["n_found"]) == (8, 0)
+    assert found["skipped"] == []
