@@ -145,7 +145,6 @@ def check(name: str, model: HybridLM) -> None:
 
 
 FAST = [
-    "two shared blocks (Zamba2)",
     "keys lent between branches, meta tokens (Hymba)",
     "more meta tokens than a chunk",
 ]
@@ -158,6 +157,7 @@ def test_some_architectures(architecture, name):
 
 
 SLOW = [
+    "two shared blocks (Zamba2)",
     "mamba1 in groups (Zamba), biases",
     "gated deltanet, negative eigenvalues (OLMo-Hybrid)",
     "kda, grouped, other ranks, no bias, silu",

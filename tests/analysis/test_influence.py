@@ -54,13 +54,16 @@ def test_long_documents_are_sampled(monkeypatch):
     assert [influence.n_probes_of(n) for n in (8, 16, 32, 100)] == [8, 4, 2, 2]
 
 
-NAMES = ["two shared blocks (Zamba2)", "meta tokens before parallel branches (Hymba)", "mamba1"]
+NAMES = ["shared, normed afterwards", "meta tokens before parallel branches (Hymba)", "mamba1"]
+FACTORS = spec("*M", mixers={"*": {"in_multiplier": 0.5, "out_multiplier": 3.0}})
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    "whole", [*(ALL[name] for name in NAMES), FACTORS], ids=[*NAMES, "factors"]
+)
 @torch.no_grad()
-def test_functions_are_the_models_own(name):
-    model = lively(ALL[name])
+def test_functions_are_the_models_own(whole):
+    model = lively(whole)
     ids = torch.randint(31, (1, T))
     function, embedded = of_model(model, ids)
     n_meta = model.spec.n_meta_tokens
@@ -83,7 +86,7 @@ def u_of(layer):
     return got[0]
 
 
-@pytest.mark.parametrize("name", ["two shared blocks (Zamba2)", "meta tokens"])
+@pytest.mark.parametrize("name", ["shared, normed afterwards", "meta tokens"])
 def test_the_models_line_is_its_whole_jacobian(name, monkeypatch):
     """d hidden of the last token / d embedded tokens, however often these are read again."""
     model = lively(ALL[name])
