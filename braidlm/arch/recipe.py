@@ -111,7 +111,7 @@ class Recipe(ModelFile):
     def _is_not_learnt(self, task: RecallTask) -> None:
         """Refuse to ask about documents that a source of pairs trains on."""
         for source in self.data.sources:
-            if not isinstance(source, PairsSource) or source.dataset != task.dataset:
+            if not isinstance(source, PairsSource) or (source.dataset or "pairs") != task.dataset:
                 continue
             is_same = source.path == task.path and (not source.is_hub or source.split == task.split)
             if is_same and not 0 < task.held_out <= self.data.held_out:

@@ -15,7 +15,7 @@ from braidlm.arch.pairs import PairsSource
 from braidlm.arch.sources import TextSource
 from braidlm.data.corpora import Document, read_corpus, read_records
 from braidlm.data.cutting import words_of
-from braidlm.data.passages import Passage, following
+from braidlm.data.passages import Passage, following, named
 from braidlm.data.recall import cut_passage, read_passages
 from braidlm.data.records import text_of
 from braidlm.data.seeding import TRAIN, generator
@@ -50,7 +50,7 @@ def _of_records(source: PairsSource) -> Iterator[Document]:
         prompt, answer = (text_of(record.fields, f, record.where) for f in fields)
         if not answer.strip():
             raise InputError(f'{record.where}: field "{source.answer}" is empty: nothing to learn')
-        yield Document(record.id, answer, prompt)
+        yield Document(record.id, answer, prompt, named(prompt))
 
 
 def _of_passages(source: PairsSource, tokenizer: Tokenizer | None) -> Iterator[Document]:

@@ -94,7 +94,7 @@ def squad(record: Record) -> Passage:
     """Read {"text": passage, line end, the beginning of a sentence, "value": what completes it}."""
     text, value = _text_and_value(record)
     document, link, question = _at_the_last_line(text, record)
-    return Passage(record.id, document, link, question, (value,), _named(document))
+    return Passage(record.id, document, link, question, (value,), named(document))
 
 
 def fda(record: Record) -> Passage:
@@ -134,14 +134,14 @@ def question_answering(record: Record) -> Passage | None:
     if not answers or not question:
         return None
     found = sorted(answers, key=lambda answer: answer.lower() not in text.lower())
-    named = tuple(found), _named(text)
+    both = tuple(found), named(text)
     if "orig_question" not in record.fields:
         opening = f"Question: {question}\n\n"
-        return Passage(record.id, text, "\n\n", f"Question: {question}\nAnswer:", *named, opening)
+        return Passage(record.id, text, "\n\n", f"Question: {question}\nAnswer:", *both, opening)
     while text.lower().endswith(question.lower()):
         text = text[: -len(question)].strip()
     opening = text_of(record.fields, "orig_question", record.where).strip().strip(":")
-    return Passage(record.id, text.strip("."), " ", question, *named, f"{opening} ", ".")
+    return Passage(record.id, text.strip("."), " ", question, *both, f"{opening} ", ".")
 
 
 def altqa(record: Record) -> Passage:
@@ -170,10 +170,23 @@ def altqa(record: Record) -> Passage:
         "\n\n",
         f"{asked}{_A_NUMBER}",
         (answer,),
-        _named(page),
+        named(page),
         opening=f"{task}\n\n{asked}Document:\n",
         start=f"{task}\n\nDocument:\n",
     )
+
+
+def pairs(record: Record) -> Passage:
+    """Read {"prompt", "answer"}, as a source of pairs does: the prompt is the question, alone."""
+    prompt, answer = (text_of(record.fields, f, record.where) for f in ("prompt", "answer"))
+    if not answer.strip():
+        raise InputError(f'{record.where}: field "answer" is empty: nothing to ask for')
+    return Passage(record.id, "", "", prompt, (answer,), named(prompt))
+
+
+def named(document: str) -> str:
+    """Return what a document is called whose text alone tells it from others."""
+    return hashlib.sha256(document.encode("utf-8", "replace")).hexdigest()[:16]
 
 
 def following(prompt: str, answer: str) -> str:
@@ -207,6 +220,7 @@ DATASETS: dict[RecallSet, DataSet] = {
     "drop": DataSet(None, question_answering, ("contains",)),
     "altqa": DataSet(("content", "answer"), altqa, ("altqa_accuracy", "first_number")),
     "squad_qa": DataSet(None, question_answering, ("squad_f1", "squad_em", "contains")),
+    "pairs": DataSet(("prompt", "answer"), pairs, ("exact", "contains", "squad_f1")),
 }
 
 
@@ -232,7 +246,3 @@ def _at_the_last_line(text: str, record: Record) -> tuple[str, str, str]:
         raise InputError(f"{record.where}: 'text' must be a document, a line end and a question")
     document = before.rstrip()
     return document, text[len(document) : len(text) - len(question)], question
-
-
-def _named(document: str) -> str:
-    return hashlib.sha256(document.encode("utf-8", "replace")).hexdigest()[:16]

@@ -36,7 +36,7 @@ def recall_work(task: RecallTask, tokenizer: Tokenizer, recipe: Recipe) -> Quest
             answers=passage.answers,
             cluster=passage.cluster,
             group={} if length is None else {"length": length},
-            without_context=passage.question,
+            without_context=passage.question if passage.document else None,
         )
         for passage, length, prompt in prompts(task, tokenizer)
     ]

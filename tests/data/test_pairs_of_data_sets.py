@@ -13,6 +13,7 @@ from braidlm.data.recall import passages, prompts
 from braidlm.data.shard_build import shard_key
 from braidlm.data.streams import RowMixture
 from braidlm.errors import InputError
+from braidlm.tasks.recall import recall_work
 
 from .test_pairs import T, learnt_and_read, rows
 
@@ -167,3 +168,37 @@ def test_a_task_for_which_nothing_is_held_out_says_so(tmp_path):
     task = RecallTask.of({"dataset": "squad_qa", "path": path, "held_out": 1e-9})
     with pytest.raises(InputError, match="is held out by held_out = 1e-09: raise it"):
         passages(task)
+
+
+def test_held_out_pairs_of_your_own_are_asked_as_they_are(tmp_path):
+    path = tmp_path / "mine.jsonl"
+    records = [{"prompt": f"q{i % 40}: ", "answer": f"a{i}"} for i in range(80)]
+    path.write_text("".join(json.dumps(r) + "\n" for r in records))
+    source = PairsSource(path=str(path))
+    data = squad_data(tmp_path, held_out=0.3).model_copy(update={"sources": (source,)})
+    shards = open_text(data, "pairs")
+    task = RecallTask.of({"dataset": "pairs", "path": str(path), "held_out": 0.3})
+    found = list(prompts(task, T))
+    assert {p.id for p, _, _ in found} == set(shards.held_out.ids)
+    assert {(prompt, p.answers[0]) for p, _, prompt in found} <= {
+        (r["prompt"], r["answer"]) for r in records
+    }
+    by_id = {f"mine.jsonl:{i + 1}": r["prompt"] for i, r in enumerate(records)}
+    assert not {by_id[i] for i in shards.train.ids} & {prompt for _, _, prompt in found}
+    config = data.model_dump(mode="json")
+    model = {"pattern": "M-", "d_model": 32, "vocab_size": 264}
+    tasks = [{"kind": "recall", "dataset": "pairs", "path": str(path)}]
+    with pytest.raises(InputError, match="task 'pairs' and source 'pairs' read the same documents"):
+        Recipe.from_dict({"model": model, "data": config, "tasks": tasks})
+
+
+def test_a_prompt_without_a_document_is_not_asked_twice(tmp_path):
+    (tmp_path / "mine.jsonl").write_text(json.dumps({"prompt": "2+2=", "answer": "4"}) + "\n")
+    task = RecallTask.of({"dataset": "pairs", "path": str(tmp_path / "mine.jsonl")})
+    recipe = recipe_of(tmp_path, {"held_out": 0.5})
+    work = recall_work(task, T, recipe)
+    assert "without_context" not in work.units
+    assert next(iter(work.units)) == "exact"
+    (tmp_path / "mine.jsonl").write_text(json.dumps({"prompt": "2+2=", "answer": " "}) + "\n")
+    with pytest.raises(InputError, match=r"mine\.jsonl, line 1: field \"answer\" is empty"):
+        recall_work(task, T, recipe)

@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from braidlm.arch.sources import PathText
 from braidlm.arch.tasks.base import RESULT_NAME, DataTask
 
-RecallSet = Literal["squad", "fda", "swde", "nq", "triviaqa", "drop", "altqa", "squad_qa"]
+RecallSet = Literal["squad", "fda", "swde", "nq", "triviaqa", "drop", "altqa", "squad_qa", "pairs"]
 
 PUBLISHED: dict[RecallSet, str] = {
     "squad": "hf:hazyresearch/based-squad",
@@ -20,6 +20,7 @@ PUBLISHED: dict[RecallSet, str] = {
     "drop": "hf:hazyresearch/based_drop",
     "altqa": "altqa_4k.jsonl",
     "squad_qa": "hf:rajpurkar/squad",
+    "pairs": "pairs.jsonl",
 }
 """Where each data set lies if a task does not say; altqa is a file of RUCAIBox/BAMBOO."""
 
@@ -39,7 +40,7 @@ class RecallTask(DataTask):
     """squad: a passage, then a sentence of it to complete; fda: a report, then a key of it; swde: a
     web page, then keys of it with their values, the last one without; nq, triviaqa, drop: a
     passage and a question; altqa: a page whose numbers were altered, and a question about one;
-    squad_qa: SQuAD's passage and question."""
+    squad_qa: SQuAD's passage and question; pairs: a prompt of your own, asked as it is."""
     path: PathText = PUBLISHED["squad"]
     """A file, a folder, or "hf:" and a name; default: where the data set was published."""
     in_text: bool = False
