@@ -9,6 +9,7 @@ from braidlm.report.analysis.curves import Curve, Mark, curves
 from braidlm.report.analysis.finding import told
 from braidlm.report.analysis.read import what_was_read
 from braidlm.report.analysis.side import COMPARED
+from braidlm.report.analysis.strips import Dot, Strip, strips
 from braidlm.report.analysis.table import PICTURES
 
 from .making import config, measured, write_run, write_study
@@ -218,6 +219,15 @@ def test_curves_keep_intervals_of_shares_between_0_and_1():
     assert float(low) == pytest.approx(at["one"] + 0.3 * share, abs=0.2)
     assert float(high) == pytest.approx(at["one"] - 0.1 * share, abs=0.2)
     assert curves([], "x", "y", title="t") is None
+
+
+def test_lines_of_shares_end_where_shares_do():
+    rows = [Strip("a", 0, (Dot(0.5, "half", 0.25, 1.5), Dot(0.0, "none"), Dot(1.0, "all")))]
+    figure = strips(rows, "x", title="t", is_log=False, bounds=(0.0, 1.0)) or ""
+    at = {t: float(x) for t, x in re.findall(r'data-tip="(\w+)"[^>]*d="M([\d.]+)', figure)}
+    ((low, high),) = re.findall(r'class="error[^"]*" d="M([\d.]+) [\d.]+H([\d.]+)', figure)
+    assert float(high) == pytest.approx(at["all"] + 3.6, abs=0.2)
+    assert float(low) == pytest.approx(0.75 * at["none"] + 0.25 * at["all"] + 3.6, abs=0.2)
 
 
 def test_tiny_numbers_are_powers_of_ten():

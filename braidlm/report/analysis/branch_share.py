@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from braidlm.report.analysis.finding import is_clear, said, told
 from braidlm.report.analysis.legend import legend
 from braidlm.report.analysis.picture import Look, Picture, Row
@@ -40,7 +42,7 @@ def _shares(look: Look) -> Markup:
         "Share of what the layer says",
         title="Share of every branch by kinds of tokens",
         is_log=False,
-        limits=(0.0, 1.0),
+        bounds=(0.0, 1.0),
         marks=[(0.5, "even")],
     )
     caption = (
@@ -85,7 +87,7 @@ def _cosines(look: Look) -> Markup:
         "Cosine between what two branches say",
         title="Agreement of branches by kinds of tokens",
         is_log=False,
-        limits=(-1.0, 1.0),
+        bounds=(-1.0, 1.0),
         marks=[(0.0, "unrelated")],
     )
     caption = (
@@ -107,7 +109,7 @@ def _sight(look: Look, name: str) -> Markup:
         axis,
         title=words,
         is_log=False,
-        limits=(0.0, 1.0) if name == "self" else (0.0,),
+        bounds=(0.0, 1.0 if name == "self" else math.inf),
     )
     caption = (
         "The attention of a fusion, by kinds of the tokens that ask; meta tokens are no token of "

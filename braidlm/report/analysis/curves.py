@@ -55,6 +55,7 @@ def curves(
     title: str,
     is_log: bool = True,
     bounds: tuple[float, float] | None = None,
+    holds: tuple[float, ...] | None = None,
     levels: Sequence[tuple[float, str]] = (),
     name: Callable[[float], str] = units.plain,
 ) -> str | None:
@@ -66,8 +67,8 @@ def curves(
         y_title: of the vertical one, which is linear.
         title: the drawing's accessible name.
         is_log: whether the horizontal axis is logarithmic.
-        bounds: of what can be, such as 0 and 1 of a share: the vertical axis holds them, and
-            intervals are cut there.
+        bounds: of what can be, such as 0 and 1 of a share: intervals are cut there.
+        holds: values that the vertical axis must hold besides; None: the bounds.
         levels: horizontal lines with a word each.
         name: what is written below a place of the horizontal axis.
     """
@@ -76,7 +77,7 @@ def curves(
         return None
     low, high = bounds or (-math.inf, math.inf)
     heights = [end for mark in marks for end in mark.ends if low <= end <= high]
-    heights += [*(bounds or ()), *(at for at, _ in levels), *(mark.y for mark in marks)]
+    heights += [*(holds or bounds or ()), *(at for at, _ in levels), *(mark.y for mark in marks)]
     x = svg.scale([mark.x for mark in marks], LEFT, RIGHT, is_log=is_log, pad=0.08)
     frame = svg.Frame(x, svg.scale(heights, BOTTOM, TOP))
     body = [_axes(frame, x_title, y_title, sorted({mark.x for mark in marks}), name)]

@@ -28,7 +28,7 @@ def told(value: float, stderr: float | None, n: int, unit: str = "") -> str:
     """
     half = half_width(stderr, n)
     if not math.isfinite(half):
-        return f"{units.plain(value)}{unit}"
+        return f"{units.plain(value)}{unit}".replace("e-", "e−")
     places = units.decimals(half) if half else 2
     if places > MOST_PLACES:
         return f"{units.plain(value)} ± {half:.1e}{unit}".replace("e-", "e−")

@@ -51,10 +51,10 @@ def _by_position(look: Look) -> Markup:
     rows = look.rows("by_position", "start", "end", "loss", "n")
     figure = curves(
         [Curve(0, tuple(_behind(row) for row in rows))],
-        "Context before the token (tokens, bins double)",
+        "Context before the token (tokens: first of each bin)",
         "Loss (nats per token)",
         title="Loss along a document",
-        name={_middle(row): _bin(row) for row in rows}.__getitem__,
+        name={_middle(row): units.plain(row["start"]) for row in rows}.__getitem__,
     )
     caption = (
         "Mean loss of tokens by how many stand before them; bars are 95 % intervals over documents."

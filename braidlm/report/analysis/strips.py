@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from braidlm.report import svg, units
 from braidlm.report.analysis.finding import half_width, said
@@ -60,6 +60,7 @@ def strips(
     title: str,
     is_log: bool = True,
     limits: tuple[float, ...] = (),
+    bounds: tuple[float, float] = (-math.inf, math.inf),
     marks: Sequence[tuple[float, str]] = (),
 ) -> str | None:
     """Draw the rows from top to bottom; None without a dot.
@@ -70,8 +71,10 @@ def strips(
         title: the drawing's accessible name.
         is_log: whether the axis is logarithmic.
         limits: values that the axis must hold besides.
+        bounds: of what can be, such as 0 and 1 of a share: the axis holds them, lines end there.
         marks: vertical lines with a word each, such as the context.
     """
+    rows = [replace(row, dots=tuple(_within(dot, *bounds) for dot in row.dots)) for row in rows]
     n_dots = sum(len(row.dots) for row in rows)
     if not n_dots:
         return None
@@ -80,7 +83,7 @@ def strips(
     heights = [LINE if is_many else max(LINE, SLOT * len(row.dots) + ROW) for row in rows]
     bottom = TOP + sum(heights)
     values = [v for row in rows for d in row.dots for v in (d.x, *_range(d, is_many))]
-    values += [*limits, *(at for at, _ in marks)]
+    values += [*limits, *filter(math.isfinite, bounds), *(at for at, _ in marks)]
     x = svg.scale(values, left, WIDTH - SIDE, is_log=is_log)
     body, top = [_axis(x, bottom, x_title)], TOP
     for row, height in zip(rows, heights, strict=True):
@@ -88,6 +91,11 @@ def strips(
         top += height
     body += [_mark(x(at), bottom, words) for at, words in marks]
     return svg.figure(WIDTH, bottom + FOOT, "".join(body), title=title)
+
+
+def _within(dot: Dot, least: float, most: float) -> Dot:
+    low, high = (None if e is None else min(max(e, least), most) for e in (dot.low, dot.high))
+    return replace(dot, low=low, high=high)
 
 
 def _range(dot: Dot, is_many: bool) -> list[float]:

@@ -45,7 +45,7 @@ def _cells(look: Look) -> Markup:
         "Probability of the answer",
         title="Answers of every mixture of two memories",
         is_log=False,
-        limits=(0.0, 1.0),
+        bounds=(0.0, 1.0),
     )
     caption = (
         "Two prompts, A and B, differ in one fact. The question is asked of a state that has the "
@@ -150,6 +150,7 @@ def _by_distance(look: Look) -> Markup:
         "Share of probability that moves",
         title="Effects by distance",
         bounds=(-1.0, 1.0),
+        holds=(0.0, 1.0),
     )
     caption = "The effects by how far back the fact lies. Bars are 95 % intervals over pairs."
     words = legend([(colours.index(name), EFFECTS[name]) for name in KINDS])
