@@ -195,7 +195,7 @@ def test_repeats_beside_other_tokens(tmp_path):
         return {"loss_stderr": 0.1, "n_tokens": 50, "n": 8} | fields
 
     tables = {
-        "by_kind": [row(tokens="repeat", loss=1.0), row(tokens="other", loss=2.0)],
+        "by_kind": [row(tokens=t, loss=2.0) for t in ("repeat", "other", "latest")],
         "by_distance": [row(start=1, end=2, loss=0.5), row(start=2, end=4, loss=1.5)],
     }
     clear = with_metrics(looked("repeats", "repeat", tables), repeat=(1.0, 0.1), other=(2.0, 0.1))
@@ -205,6 +205,7 @@ def test_repeats_beside_other_tokens(tmp_path):
         "than all others."
     )
     assert "2 to 3 tokens back: 1.50 ± 0.24 nats" in text
+    assert text.index("of these: as the last time") < text.index("all other tokens")
     assert "other tokens" in text
     unclear = with_metrics(looked("repeats", "repeat", tables), repeat=(1.8, 0.1), other=(2.0, 0.1))
     assert drawn(tmp_path / "b", unclear)[1] == []
@@ -219,6 +220,14 @@ def test_curves_keep_intervals_of_shares_between_0_and_1():
     assert float(low) == pytest.approx(at["one"] + 0.3 * share, abs=0.2)
     assert float(high) == pytest.approx(at["one"] - 0.1 * share, abs=0.2)
     assert curves([], "x", "y", title="t") is None
+
+
+def test_a_levels_word_stands_where_no_mark_is():
+    marks = tuple(Mark(x, 0.5, 0.1, "m") for x in (1.0, 2.0, 32.0, 64.0))
+    figure = curves([Curve(0, marks)], "x", "y", title="t", levels=[(0.5, "level")]) or ""
+    ((word,),) = [re.findall(r'<text x="([\d.]+)"[^>]*class="note">level<', figure)]
+    places = [float(x) + 4.2 for x in re.findall(r'data-tip="m"[^>]*d="M([\d.]+)', figure)]
+    assert float(word) == pytest.approx((places[1] + places[2]) / 2, abs=0.2)
 
 
 def test_lines_of_shares_end_where_shares_do():

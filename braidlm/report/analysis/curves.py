@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from braidlm.report import svg, units
 from braidlm.report.analysis.finding import half_width, said
@@ -81,7 +82,8 @@ def curves(
     x = svg.scale([mark.x for mark in marks], LEFT, RIGHT, is_log=is_log, pad=0.08)
     frame = svg.Frame(x, svg.scale(heights, BOTTOM, TOP))
     body = [_axes(frame, x_title, y_title, sorted({mark.x for mark in marks}), name)]
-    body += [_level(frame, at, words) for at, words in levels]
+    free = _free(frame, sorted({mark.x for mark in marks}))
+    body += [_level(frame, at, words, free) for at, words in levels]
     for i, line in enumerate(lines):
         body.append(_curve(frame, line, (i - (len(lines) - 1) / 2) * APART, (low, high)))
     return svg.figure(WIDTH, HEIGHT, "".join(body), title=title)
@@ -116,7 +118,13 @@ def _curve(frame: svg.Frame, line: Curve, shift: float, bounds: tuple[float, flo
     return out
 
 
-def _level(frame: svg.Frame, value: float, words: str) -> str:
+def _free(frame: svg.Frame, places: Sequence[float]) -> float:
+    """The middle of the widest gap between two places: no mark stands there."""
+    gaps = [(frame.x(b) - frame.x(a), (frame.x(a) + frame.x(b)) / 2) for a, b in pairwise(places)]
+    return max(gaps, default=(0.0, LEFT + (RIGHT - LEFT) / 4))[1]
+
+
+def _level(frame: svg.Frame, value: float, words: str, at: float) -> str:
     y = frame.y(value)
     line = f'<path class="level" d="M{svg.n(LEFT)} {svg.n(y)}H{svg.n(RIGHT)}"/>'
-    return line + svg.text(RIGHT - 2, y - 5, words, anchor="end", cls="note")
+    return line + svg.text(at, y - 5, words, anchor="middle", cls="note")

@@ -23,7 +23,9 @@ def figures(look: Look) -> list[Markup]:
 
 
 def _by_kind(look: Look) -> Markup:
-    rows = look.rows("by_kind", "loss", "n")
+    order = list(KINDS)
+    known = [row for row in look.rows("by_kind", "loss", "n") if row.get("tokens") in order]
+    rows = sorted(known, key=lambda row: order.index(row["tokens"]))
     figure = strips(
         [
             Strip(_words(row), i, (Dot.of(row, "loss", _words(row), " nats"),))
