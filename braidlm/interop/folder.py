@@ -40,7 +40,10 @@ def read_config(folder: str | os.PathLike[str]) -> dict[str, Any]:
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise InputError(f"{folder} is no folder of a checkpoint: no such folder")
+        is_like_a_hub_name = len(folder.parts) == 2 and not folder.parent.exists()
+        fetch = f"; nothing is fetched here: 'hf download {folder} --local-dir DIR' does"
+        hint = fetch if is_like_a_hub_name else ""
+        raise InputError(f"{folder} is no folder of a checkpoint: no such folder{hint}")
     found = read_json(folder / CONFIG)
     if not isinstance(found, dict):
         raise InputError(f"{folder / CONFIG} must be a JSON object, not {found!r:.40}")

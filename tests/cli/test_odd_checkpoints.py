@@ -67,6 +67,14 @@ def test_a_configuration_that_is_no_text_or_has_no_end(refused, folder, tmp_path
     assert not (tmp_path / "run").exists()
 
 
+def test_a_name_of_the_hub_is_not_fetched(refused, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    fetch = "'hf download tiiuae/falcon-mamba-7b --local-dir DIR' does"
+    refused("import", "tiiuae/falcon-mamba-7b", "--out", tmp_path / "run", says=fetch)
+    said = refused("import", tmp_path / "none", "--out", tmp_path / "run", says="no such folder")
+    assert "hf download" not in said
+
+
 def test_weights_that_say_they_are_huge(refused, folder, tmp_path):
     (folder / "model.safetensors").write_bytes((10**15).to_bytes(8, "little") + b"{}")
     refused("import", folder, "--out", tmp_path / "run", says="model.safetensors is cut short")
