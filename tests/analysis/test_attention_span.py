@@ -97,6 +97,9 @@ def test_a_window_with_sinks_and_a_learned_sink():
         assert row["learned"] == pytest.approx((4 / (n_seen + 4)).mean(), rel=1e-5)
         assert row["first"] == pytest.approx((1 / (n_seen + 4)).mean(), rel=1e-5)
         assert row["span"] == pytest.approx((t + 1).mean(), rel=1e-5)  # 90 % needs the sink
+        p, sink = 1 / (n_seen + 4), 4 / (n_seen + 4)
+        entropy = -(n_seen * p * np.log(p) + sink * np.log(sink)).mean()
+        assert row["entropy"] == pytest.approx(entropy, rel=1e-5)
 
 
 def test_meta_tokens_are_places_that_are_no_tokens():
