@@ -9,7 +9,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
 
 from braidlm import state as states
 from braidlm.arch import Spec
@@ -92,6 +91,8 @@ class HybridSubject:
             yield Account("FLOPs of matrix products", executed, self._counted(tokens))
 
     def _counted(self, tokens: Tensor) -> int:
+        from torch.utils.flop_counter import FlopCounterMode  # imports triton where it is installed
+
         with FlopCounterMode(display=False, custom_mapping=UNKNOWN_TO_TORCH) as counter:
             self.model.head(self.model(tokens, return_state=False).hidden)
         counts = counter.get_flop_counts().get("Global", {})
