@@ -5,6 +5,11 @@ import signal
 
 import hypothesis
 import pytest
+import torch
+
+# Triton asks this once, when it is imported: without a GPU its kernels are interpreted.
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"
 
 # A background job of a shell, or of nohup, starts with signals ignored, and would hand that on to
 # every program that a test interrupts.
@@ -24,7 +29,5 @@ hypothesis.settings.load_profile("house")
 @pytest.fixture(autouse=True)
 def _one_thread_and_a_fixed_seed():
     """Tests are compared bit by bit and run side by side: one thread each, one seed each."""
-    import torch
-
     torch.set_num_threads(1)
     torch.manual_seed(0)

@@ -33,6 +33,8 @@ class Call(NamedTuple):
     """Whether `segments` is given."""
     has_state: bool = False
     """Whether a state or cache is passed in."""
+    returns_state: bool = False
+    """Whether the states after the call are asked for."""
 
     @classmethod
     def of(
@@ -42,6 +44,7 @@ class Call(NamedTuple):
         inputs: Iterable[Tensor | None],
         segments: object = None,
         state: object = None,
+        returns_state: bool = False,
     ) -> Call:
         """Describe a call.
 
@@ -51,10 +54,11 @@ class Call(NamedTuple):
             inputs: all tensors that the result depends on, those of the state too.
             segments: where documents lie, or None.
             state: the state or cache that is passed in, or None.
+            returns_state: whether the states after the call are asked for.
         """
         grad = needs_grad(*inputs)
         packed, stated = segments is not None, state is not None
-        return cls(main.device.type, main.dtype, shapes, grad, packed, stated)
+        return cls(main.device.type, main.dtype, shapes, grad, packed, stated, returns_state)
 
 
 class Implementation(NamedTuple):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
+
+import torch
 from torch import Tensor
 
 from braidlm.ops import dispatch
@@ -10,6 +13,46 @@ from braidlm.ops.ssd.chunk import ssd_chunk
 from braidlm.ops.ssd.naive import ssd_naive
 from braidlm.ops.ssd.step import step
 from braidlm.segments import Segments, check_segments
+
+HAS_TRITON = find_spec("triton") is not None
+"""It comes with PyTorch for NVIDIA GPUs, and is not needed elsewhere."""
+
+
+def _why_not_triton(call: Call) -> str | None:
+    if call.device != "cuda":
+        return "it needs an NVIDIA GPU"
+    if not HAS_TRITON:
+        return "the package triton is not installed"
+    if call.dtype == torch.float64:
+        return "it computes in fp32 or less"
+    if call.is_packed and (call.has_state or call.returns_state):
+        return "it passes no states where documents are packed"
+    if call.shapes["N"] > 128 or call.shapes["P"] > 64:
+        return "registers hold no state of more than 128 x 64"
+    return None
+
+
+def _triton(
+    x: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    *,
+    chunk_size: int,
+    segments: Segments | None,
+    initial_state: Tensor | None,
+    return_state: bool,
+) -> tuple[Tensor, Tensor | None]:
+    from braidlm.ops.ssd.triton import ssd_triton  # a CPU does without triton
+
+    return ssd_triton(
+        *(x, dt, A, B, C),
+        chunk_size=chunk_size,
+        segments=segments,
+        initial_state=initial_state,
+        return_state=return_state,
+    )
 
 
 def _step(
@@ -32,6 +75,7 @@ SSD = Operator(
     "ssd",
     (
         Implementation("step", _step, dispatch.takes_one_token),
+        Implementation("triton", _triton, _why_not_triton),
         Implementation("chunk", ssd_chunk, dispatch.always),
         Implementation("naive", ssd_naive, dispatch.always),
     ),
@@ -67,7 +111,7 @@ def ssd(
         segments: where documents lie; None: each row is one document.
         initial_state: (n_docs, H, P, N) state before the first token, zeros by default.
         return_state: whether the final states are computed.
-        impl: "auto", "step", "chunk" or "naive".
+        impl: "auto", "step", "triton", "chunk" or "naive".
 
     Returns:
         y (B, T, H, P) in the dtype of `x` (finite and meaningless at padding), and the state after
@@ -81,7 +125,7 @@ def ssd(
     """
     _check(x, dt, A, B, C, chunk_size, segments, initial_state)
     sizes = dict(zip("BTHP", x.shape, strict=True)) | {"N": B.shape[3]}
-    call = Call.of(x, sizes, (x, dt, A, B, C, initial_state), segments, initial_state)
+    call = Call.of(x, sizes, (x, dt, A, B, C, initial_state), segments, initial_state, return_state)
     chosen = SSD.choose(impl, call)
     with dispatch.own_precision(x):
         return chosen.function(

@@ -1,0 +1,126 @@
+"""SSD on one GPU: our Triton kernels beside our chunked form and, if installed, mamba-ssm.
+
+Medians of `triton.testing.do_bench` in bf16, milliseconds, forward and forward with backward, in
+one process; beside them the fewest bytes (inputs read once, outputs written once) over the rate of
+a device copy measured in the same run. Errors are relative, against fp64 on a short cut of the
+same shape. Writes one JSON line last.
+
+    python benchmarks/ssd_on_gpu.py [--shapes 8x4096x32x64x1x128 ...] [--packed]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from braidlm.ops.ssd import ssd
+from braidlm.segments import Segments
+
+SHAPES = ("8x4096x32x64x1x128", "8x4096x64x64x8x128", "1x131072x32x64x1x128", "1x4096x32x64x1x128")
+
+
+def inputs(shape: tuple[int, ...]) -> list[Tensor]:
+    """x, dt, A, B, C as a trained Mamba-2 has them: steps near 0.05, rates 1 to 16."""
+    batch, length, heads, width, groups, state = shape
+    x = torch.randn(batch, length, heads, width, device="cuda", dtype=torch.bfloat16)
+    dt = F.softplus(torch.randn(batch, length, heads, device="cuda") - 3)
+    a = -torch.rand(heads, device="cuda") * 15 - 1
+    b, c = torch.randn(2, batch, length, groups, state, device="cuda", dtype=torch.bfloat16)
+    return [v.requires_grad_() for v in (x, dt, a, b, c)]
+
+
+def documents(shape: tuple[int, ...]) -> Segments:
+    """Documents of 100 to 1500 tokens that fill every row."""
+    draw = torch.Generator().manual_seed(0)
+    opens = torch.rand(shape[:2], generator=draw) < 1 / 800
+    return Segments.from_doc_ids(opens.cumsum(1)).to("cuda")
+
+
+def forms(segments: Segments | None) -> dict[str, Callable[..., Tensor]]:
+    """Every form that can run, as a function of x, dt, A, B, C."""
+
+    def ours(impl: str, *args: Tensor) -> Tensor:
+        return ssd(*args, segments=segments, return_state=False, impl=impl)[0]
+
+    found: dict[str, Callable[..., Tensor]] = {n: partial(ours, n) for n in ("triton", "chunk")}
+    try:
+        from mamba_ssm.ops.triton.ssd_combined import mamba_chunk_scan_combined
+    except ImportError:
+        return found
+    index = None if segments is None else segments.doc.to(torch.int32)
+    return found | {"mamba_ssm": lambda *args: mamba_chunk_scan_combined(*args, 256, seq_idx=index)}
+
+
+def times(form: Callable[..., Tensor], args: list[Tensor]) -> tuple[float, float]:
+    """Milliseconds of the forward pass, and of both passes."""
+    from triton.testing import do_bench
+
+    dy = torch.randn_like(args[0])
+    bench: Any = partial(do_bench, warmup=25, rep=100, return_mode="median")
+
+    def both() -> None:
+        torch.autograd.grad(form(*args), args, dy)
+
+    with torch.no_grad():
+        forward = bench(lambda: form(*args))
+    return forward, bench(both)
+
+
+def errors(shape: tuple[int, ...]) -> dict[str, list[float]]:
+    """Relative errors of y and of every gradient at 1000 tokens, for each form of ours."""
+    args = inputs((1, min(1000, shape[1]), *shape[2:]))
+    dy = torch.randn_like(args[0])
+    wide = [v.detach().double().requires_grad_() for v in args]
+    truth = ssd(*wide, return_state=False, impl="chunk")[0]
+    truths = [truth, *torch.autograd.grad(truth, wide, dy.double())]
+    found = {}
+    for impl in ("triton", "chunk"):
+        y = ssd(*args, return_state=False, impl=impl)[0]
+        results = [y, *torch.autograd.grad(y, args, dy)]
+        found[impl] = [
+            float(f"{(a.double() - b).norm() / b.norm():.1e}")
+            for a, b in zip(results, truths, strict=True)
+        ]
+    return found
+
+
+def copy_rate() -> float:
+    """Bytes read and written by a device copy, in TB/s."""
+    from triton.testing import do_bench
+
+    a = torch.empty(2**30, dtype=torch.uint8, device="cuda")
+    b = torch.empty_like(a)
+    ms: Any = do_bench(lambda: b.copy_(a), return_mode="median")
+    return 2 * a.numel() / ms / 1e9
+
+
+def main() -> None:
+    """Print a line for each shape, and all of it as JSON."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--shapes", nargs="+", default=SHAPES, metavar="BxTxHxPxGxN")
+    parser.add_argument("--packed", action="store_true", help="documents of about 800 tokens")
+    options = parser.parse_args()
+    rate = copy_rate()
+    card = {"device": torch.cuda.get_device_name(), "torch": torch.__version__, "copy_tb_s": rate}
+    rows = []
+    for text in options.shapes:
+        shape = tuple(int(n) for n in text.split("x"))
+        args = inputs(shape)
+        floor = (2 * args[0].nbytes + sum(v.nbytes for v in args[1:])) / rate / 1e9
+        segments = documents(shape) if options.packed else None
+        measured = {name: times(form, args) for name, form in forms(segments).items()}
+        rows.append({"shape": text, "floor_ms": floor, "ms": measured, "errors": errors(shape)})
+        cells = (f"{name} {f:.3f}, {fb:.3f}" for name, (f, fb) in measured.items())
+        print(f"{text}: {'; '.join(cells)} ms; floor forward {floor:.3f}", flush=True)
+    print(json.dumps(card | {"packed": options.packed, "rows": rows}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,193 @@
+"""SSD's Triton kernels: for real on a GPU, elsewhere in fp32 under Triton's interpreter."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from braidlm.ops.ssd import ssd
+from braidlm.segments import Segments
+from tests.ops.compare import layouts, only_real, relative_l2, with_gradients
+from tests.tolerances import BF16_L2, SSD_TRITON
+
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:Conversion of an array with ndim > 0:DeprecationWarning"  # Triton's interpreter
+)
+HAS_GPU = torch.cuda.is_available()
+DEVICE = "cuda" if HAS_GPU else "cpu"
+needs_gpu = pytest.mark.skipif(not HAS_GPU, reason="no CUDA device")
+
+
+@pytest.fixture(scope="module")
+def kernels():
+    """The module: importing it takes triton, and tests/conftest.py has chosen its interpreter."""
+    return pytest.importorskip("braidlm.ops.ssd.triton")
+
+
+@pytest.fixture(autouse=True)
+def poisoned_memory():
+    """What no kernel writes is NaN."""
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+def inputs(batch, length, heads, width, groups, state, dtype=torch.float32) -> list[Tensor]:
+    """x, dt, A, B, C, rounded to `dtype` where products run in it."""
+    x = torch.randn(batch, length, heads, width)
+    dt = F.softplus(torch.randn(batch, length, heads) - 1)
+    a = -torch.rand(heads) * 8
+    b, c = torch.randn(2, batch, length, groups, state)
+    return [x.to(dtype), dt, a, b.to(dtype), c.to(dtype)]
+
+
+def errors(kernels, args, state, segments, chunk, form=None) -> list[float]:
+    """Relative errors of outputs, last state and every gradient against the recurrence in fp64."""
+    has_states = segments is None
+    names = {"chunk_size": chunk, "segments": segments, "return_state": has_states}
+
+    def run(function, dtype, device):
+        moved = [v.detach().to(device, dtype or v.dtype).requires_grad_() for v in args]
+        first = None
+        if state is not None:
+            first = state.detach().to(device, dtype or state.dtype).requires_grad_()
+        here = None if segments is None else segments.to(device)
+
+        def results():
+            y, last = function(*moved, **names | {"segments": here, "initial_state": first})
+            return [only_real(y, here).cpu(), None if last is None else last.cpu()]
+
+        return with_gradients(results, moved + ([] if first is None else [first]))
+
+    def naive(*tensors, **options):
+        return ssd(*tensors, **options, impl="naive")
+
+    ours = run(form or kernels.ssd_triton, None, DEVICE)
+    truth = run(naive, torch.float64, "cpu")
+    assert len(ours) == len(truth)
+    assert all(bool(v.isfinite().all()) for v in ours)
+    return [relative_l2(a.cpu(), b) for a, b in zip(ours, truth, strict=True)]
+
+
+CASES = [
+    (1, 1, 2, 3, 1, 5, 16, "rows"),
+    (2, 37, 4, 3, 2, 5, 16, "rows"),
+    (2, 63, 4, 17, 1, 20, 64, "padded"),
+    (2, 70, 4, 3, 2, 5, 16, "packed"),
+    (2, 65, 6, 3, 2, 5, 16, "edges"),
+]
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize("least", [1, 8])
+def test_it_is_the_recurrence(kernels, monkeypatch, case, least):
+    """In one piece, and (at least one chunk a piece) in as many as there are chunks."""
+    monkeypatch.setattr(kernels, "LEAST", least)
+    batch, length, heads, width, groups, state, chunk, layout = case
+    segments = layouts(length, 16)[layout]
+    args = inputs(batch, length, heads, width, groups, state)
+    first = torch.randn(batch, heads, width, state) if segments is None else None
+    assert max(errors(kernels, args, first, segments, chunk)) < SSD_TRITON
+
+
+def test_strong_decay_and_standing_still(kernels):
+    args = inputs(1, 40, 4, 3, 1, 5)
+    args[1][:, 10:20] = 1e6
+    args[1][:, 30] = 0.0
+    args[2] = torch.tensor([-1e6, -1e-6, -30.0, -1.0])
+    found = errors(kernels, args, torch.randn(1, 4, 3, 5), None, 16)
+    assert max(found[:2]) < SSD_TRITON
+
+
+def test_views_and_expanded_gradients(kernels):
+    """Mixers hand over slices of one projection; a sum hands back a gradient without strides."""
+    whole = torch.randn(2, 20, 4 * 3 + 2 * 5, device=DEVICE, requires_grad=True)
+    x, b, c = whole.split((12, 5, 5), dim=-1)
+    dt = torch.rand(4, 2, 20, device=DEVICE).permute(1, 2, 0)
+    a = -torch.rand(4, device=DEVICE)
+    args = (x.unflatten(-1, (4, 3)), dt, a, b[:, :, None], c[:, :, None])
+    options = {"chunk_size": 16, "segments": None, "initial_state": None, "return_state": False}
+    y, none = kernels.ssd_triton(*args, **options)
+    assert none is None
+    (ours,) = torch.autograd.grad(y.sum(), whole)
+    theirs, _ = ssd(*args, chunk_size=16, return_state=False, impl="naive")
+    torch.testing.assert_close(y, theirs, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(
+        ours, torch.autograd.grad(theirs.sum(), whole)[0], rtol=1e-4, atol=1e-4
+    )
+
+
+@needs_gpu
+@pytest.mark.parametrize("layout", ["rows", "packed", "edges"])
+@pytest.mark.parametrize(
+    "sizes", [(2, 200, 8, 64, 1, 128), (2, 1000, 16, 64, 2, 64), (1, 5000, 6, 48, 2, 100)], ids=str
+)
+def test_bf16_loses_no_more_than_products_in_bf16(kernels, sizes, layout):
+    batch, length, heads, width, _, state = sizes
+    segments = layouts(length, 64)[layout]
+    if segments is not None and segments.shape[0] != batch:
+        segments = Segments.from_doc_ids(segments.doc[:batch])
+    args = inputs(*sizes, dtype=torch.bfloat16)
+    first = torch.randn(batch, heads, width, state) if segments is None else None
+    ours = errors(kernels, args, first, segments, 64)
+
+    def chunk(*tensors, **options):
+        return ssd(*tensors, **options, impl="chunk")
+
+    theirs = errors(kernels, args, first, segments, 64, form=chunk)
+    assert max(ours) < BF16_L2["ssd"]
+    assert sum(ours) <= 1.3 * sum(theirs), (ours, theirs)
+
+
+@needs_gpu
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_million_tokens_go_on_where_they_were_cut(dtype):
+    """More than 2**31 numbers, so that an offset of 32 bits would be somewhere else."""
+    length, cut = 2**20 + 165, 2**20 - 1000
+    x, dt, a, b, c = (v.cuda() for v in inputs(1, length, 32, 64, 1, 16, torch.bfloat16))
+    x, b, c = x.to(dtype), b.to(dtype), c.to(dtype)
+    whole, last = ssd(x, dt, a, b, c, impl="triton")
+    _, state = ssd(x[:, :cut], dt[:, :cut], a, b[:, :cut], c[:, :cut], impl="triton")
+    assert state is not None
+    x, dt, b, c = (v[:, cut:] for v in (x, dt, b, c))
+    y, end = ssd(x, dt, a, b, c, initial_state=state, impl="triton")
+    assert last is not None
+    assert end is not None
+    bound = 1e-5 if dtype == torch.float32 else 1e-2
+    assert relative_l2(whole[:, cut:], y.double()) < bound
+    assert relative_l2(last, end.double()) < bound
+    x, dt, a, b, c = (v.double() for v in (x, dt, a, b, c))
+    truth, _ = ssd(x, dt, a, b, c, initial_state=state.double(), impl="chunk")
+    assert relative_l2(y, truth) < bound
+
+
+@needs_gpu
+@pytest.mark.filterwarnings("ignore")  # the compiler's own
+def test_a_compiled_graph_holds_it_whole():
+    args = [v.cuda().requires_grad_() for v in inputs(2, 200, 4, 16, 2, 16)]
+
+    def loss(*tensors):
+        y, last = ssd(*tensors)
+        assert last is not None
+        return (y**2).sum() + last.sum()
+
+    eager = torch.autograd.grad(loss(*args), args)
+    compiled = torch.autograd.grad(torch.compile(loss, fullgraph=True)(*args), args)
+    for ours, theirs in zip(compiled, eager, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+
+
+@needs_gpu
+def test_auto_takes_it_and_says_why_not():
+    x, dt, a, b, c = (v.cuda() for v in inputs(1, 32, 2, 16, 1, 16))
+    torch.testing.assert_close(ssd(x, dt, a, b, c)[0], ssd(x, dt, a, b, c, impl="triton")[0])
+    with pytest.raises(ValueError, match="fp32 or less"):
+        ssd(x.double(), dt.double(), a.double(), b.double(), c.double(), impl="triton")
+
+
+@pytest.mark.skipif(HAS_GPU, reason="a GPU is there")
+def test_a_cpu_is_told_why_not():
+    with pytest.raises(ValueError, match="needs an NVIDIA GPU"):
+        ssd(*inputs(1, 8, 2, 3, 1, 5), impl="triton")
