@@ -53,6 +53,8 @@ class Passage(NamedTuple):
     """What closes the document, cut or not, unless it ends so."""
     start: str = ""
     """What stands before the document where the question does not come first."""
+    template: str = ""
+    """Which wording this is; "": the only one."""
 
     def prompt(self, document: str, reads: int = 1, question_first: bool = False) -> str:
         """Return the prompt over a document that may be cut.

@@ -13,6 +13,7 @@ from braidlm.data.cutting import Words, cut_document, words_of
 from braidlm.data.halves import is_held_out
 from braidlm.data.named_files import corpus_of, named_files
 from braidlm.data.passages import DATASETS, Passage
+from braidlm.data.recall_templates import longest, wordings
 from braidlm.data.seeding import EVAL, generator, some_by_name
 from braidlm.data.tokenizer import Tokenizer
 from braidlm.errors import InputError
@@ -52,7 +53,9 @@ def passages(task: RecallTask) -> list[Passage]:
 
 
 def prompts(task: RecallTask, tokenizer: Tokenizer) -> Iterator[tuple[Passage, int | None, str]]:
-    """Yield (passage, length or None, prompt) for each length of a task.
+    """Yield (passage, length or None, prompt) for each length and template of a task.
+
+    The part of a document that is asked about is the same under every template.
 
     Raises:
         InputError: as `passages`, or a length that does not hold question and answer.
@@ -65,11 +68,13 @@ def prompts(task: RecallTask, tokenizer: Tokenizer) -> Iterator[tuple[Passage, i
         if words is None or words.text != passage.document:
             words = words_of(passage.document, tokenizer)
         for length in task.lengths:
-            cut[passage.id, length] = _cut(passage, words, task, length, tokenizer)
+            widest = longest(passage, task.templates)
+            cut[passage.id, length] = _cut(widest, words, task, length, tokenizer)
     for length in task.lengths or (None,):
         for passage in asked:
             document = passage.document if length is None else cut[passage.id, length]
-            yield passage, length, passage.prompt(document, task.reads, task.question_first)
+            for worded in wordings(passage, task.templates):
+                yield worded, length, worded.prompt(document, task.reads, task.question_first)
 
 
 def cut_passage(

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from braidlm.arch import Recipe
 from braidlm.arch.tasks import (
     AnyTask,
+    ChoiceTask,
     CopyingTask,
     HarnessTask,
     LMTask,
@@ -20,6 +21,7 @@ from braidlm.arch.tasks import (
     RulerTask,
 )
 from braidlm.data.tokenizer import Tokenizer, load_tokenizer
+from braidlm.tasks.choice import ChoiceWork
 from braidlm.tasks.choose import limited
 from braidlm.tasks.harness.work import HarnessWork
 from braidlm.tasks.lm import LMWork, describe_lm
@@ -43,6 +45,7 @@ TextTask = (
     | RecallTask
     | RulerTask
     | HarnessTask
+    | ChoiceTask
 )
 """Tasks of text; the others are of symbols."""
 
@@ -84,6 +87,8 @@ def _of_text(task_config: TextTask, tokenizer: Tokenizer, recipe: Recipe) -> Wor
             return recall_work(task_config, tokenizer, recipe)
         case RulerTask():
             return RulerWork(task_config, tokenizer, recipe)
+        case ChoiceTask():
+            return ChoiceWork(task_config, tokenizer, recipe)
         case HarnessTask():
             return HarnessWork(task_config, tokenizer, recipe)
 
@@ -105,5 +110,5 @@ def describe(task: AnyTask, recipe: Recipe, tokenizer: Tokenizer | None = None) 
         case PhonebookTask():
             return describe_phonebook(task, tokenizer, recipe)
     work = make_ready(limited(task, 1), tokenizer, recipe)
-    assert isinstance(work, QuestionWork | LongTextWork | HarnessWork)
+    assert isinstance(work, QuestionWork | LongTextWork | HarnessWork | ChoiceWork)
     return work.example()

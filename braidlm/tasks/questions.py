@@ -30,6 +30,7 @@ from braidlm.errors import InputError
 from braidlm.tasks.greedy import answer
 from braidlm.tasks.scorers import SCORERS
 from braidlm.tasks.scoring import at_once, check_vocabulary
+from braidlm.tasks.spread import KEY, over_templates, told
 from braidlm.tasks.stats import Estimate, by_cluster, drawn_anew, known, share
 from braidlm.tasks.work import Column, Row, digest
 
@@ -189,6 +190,10 @@ class QuestionWork:
         tables = {f"by_{key}": self._table(rows, (key,)) for key in self.keys}
         if len(self.keys) > 1:
             tables["by_group"] = self._table(rows, self.keys)
+        if KEY in self.keys and len({row[KEY] for row in rows}) > 1:
+            table = over_templates(rows, list(self.units), lambda name: self._mean(rows, name))
+            tables["over_templates"] = table
+            metrics["template_spread"] = told(table, metric, self.units[metric])
         longest = max(map(len, self.prompts)) + self.answering.max_new_tokens
         return {"metric": metric, **primary, "metrics": metrics, "tables": tables} | {
             "form": "questions",

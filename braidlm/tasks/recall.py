@@ -21,6 +21,7 @@ from braidlm.data.passages import DATASETS
 from braidlm.data.recall import prompts
 from braidlm.data.tokenizer import Tokenizer
 from braidlm.tasks.questions import Answering, Question, QuestionWork
+from braidlm.tasks.spread import KEY
 
 
 def recall_work(task: RecallTask, tokenizer: Tokenizer, recipe: Recipe) -> QuestionWork:
@@ -35,7 +36,8 @@ def recall_work(task: RecallTask, tokenizer: Tokenizer, recipe: Recipe) -> Quest
             prompt=prompt,
             answers=passage.answers,
             cluster=passage.cluster,
-            group={} if length is None else {"length": length},
+            group=({} if length is None else {"length": length})
+            | ({KEY: passage.template} if task.templates else {}),
             without_context=passage.question if passage.document else None,
         )
         for passage, length, prompt in prompts(task, tokenizer)

@@ -1,7 +1,9 @@
 """Recall from real documents through `braid eval`: built in, interrupted, compared, refused."""
 
 import json
+from collections.abc import Sequence
 
+import numpy as np
 import pytest
 
 from braidlm.arch.tasks.builtin import BUILTIN, builtin
@@ -34,8 +36,8 @@ def place(tmp_path) -> str:
     return f"tasks.squad.path={path}"
 
 
-def _squad(run: Run, place: str, **settings) -> dict:
-    overrides = [place, "tasks.squad.max_new_tokens=6"]
+def _squad(run: Run, place: str, more: Sequence[str] = (), **settings) -> dict:
+    overrides = [place, "tasks.squad.max_new_tokens=6", *more]
     (found,) = evaluate(run.path, ["squad"], overrides=overrides, **settings)
     return found
 
@@ -247,3 +249,23 @@ def test_a_folder_of_data_sets_serves_every_task_that_it_holds(run, place, tmp_p
 def test_a_recipe_without_tasks_says_what_can_be_asked(tmp_path):
     with pytest.raises(InputError, match=r"declares no tasks.* built in: squad"):
         choose_tasks(recipe(tmp_path, tasks=[]), None)
+
+
+def test_the_same_questions_under_several_wordings(run, place):
+    names = ["published", "labelled", "fenced"]
+    found = _squad(
+        run, place, lengths=[120, 160], more=[f"tasks.squad.templates={json.dumps(names)}"]
+    )
+    rows = read_items(run.results_dir, found)
+    assert len(rows) == found["n_items"] == 30
+    assert (found["n"], found["seq_len"] <= 160) == (5, True)
+    assert [line["template"] for line in found["tables"]["by_template"]] == names
+    (line,) = [x for x in found["tables"]["over_templates"] if x["metric"] == "answer_nll"]
+    means = [x["answer_nll"] for x in found["tables"]["by_template"]]
+    assert line["mean"] == pytest.approx(np.mean(means))
+    assert line["spread"] == pytest.approx(np.std(means, ddof=1))
+    assert line["stderr_over_items"] == found["metrics"]["answer_nll"]["stderr"]
+    assert len(set(np.round(means, 6))) == 3
+    assert found["metrics"]["template_spread"]["unit"] == "share"
+    lengths = {(row["length"], row["template"]): row["tokens"] for row in rows}
+    assert lengths[120, "labelled"] - lengths[120, "published"] == len("Text: Task: ")

@@ -4,6 +4,7 @@ from typing import Annotated
 
 from pydantic import Field
 
+from braidlm.arch.tasks.choice import ChoiceTask
 from braidlm.arch.tasks.harness import HarnessTask
 from braidlm.arch.tasks.lm import LMTask
 from braidlm.arch.tasks.longtext import LongTextTask
@@ -17,6 +18,7 @@ from braidlm.arch.tasks.symbols import CopyingTask, MADTask
 
 __all__ = [
     "AnyTask",
+    "ChoiceTask",
     "CopyingTask",
     "HarnessTask",
     "LMTask",
@@ -41,7 +43,8 @@ AnyTask = Annotated[
     | PhonebookKeysTask
     | RecallTask
     | RulerTask
-    | HarnessTask,
+    | HarnessTask
+    | ChoiceTask,
     Field(discriminator="kind"),
 ]
 """Any of them, told apart by its kind."""

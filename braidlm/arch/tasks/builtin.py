@@ -7,6 +7,7 @@ from typing import NamedTuple
 from braidlm.arch.symbols import MADName
 from braidlm.arch.tasks import (
     AnyTask,
+    ChoiceTask,
     CopyingTask,
     HarnessTask,
     LongTextTask,
@@ -129,6 +130,14 @@ BUILTIN: dict[str, Builtin] = {
     "hotpotqa": Builtin(
         MultiDocTask(dataset="hotpotqa", name="hotpotqa"),
         "a question that two of ten paragraphs answer together",
+    ),
+    "mmlu": Builtin(ChoiceTask(), "57 subjects, five examples: answers listed, a letter is scored"),
+    "mmlu_text": Builtin(
+        ChoiceTask(name="mmlu_text", format="letters_and_text"),
+        "the same, a letter and its answer are scored",
+    ),
+    "mmlu_cloze": Builtin(
+        ChoiceTask(name="mmlu_cloze", format="cloze"), "the same, no list, answers are scored"
     ),
     **{name: Builtin(HarnessTask(name=name, task=name), line) for name, line in HARNESS.items()},
     "phonebook": Builtin(

@@ -10,6 +10,7 @@ from braidlm.arch.sources import PathText
 from braidlm.arch.tasks.base import RESULT_NAME, DataTask
 
 RecallSet = Literal["squad", "fda", "swde", "nq", "triviaqa", "drop", "altqa", "squad_qa", "pairs"]
+RecallTemplate = Literal["published", "labelled", "instructed", "fenced", "joined"]
 
 PUBLISHED: dict[RecallSet, str] = {
     "squad": "hf:hazyresearch/based-squad",
@@ -49,6 +50,9 @@ class RecallTask(DataTask):
     held_out: float = Field(default=0.0, ge=0, lt=1)
     """Share of the documents that are asked about, chosen by their hash as `data.held_out` chooses
     what is not trained on: at most that share, and training saw none of them; 0: all."""
+    templates: tuple[RecallTemplate, ...] = ()
+    """Wordings around text and question in which every question is put; more than one tells how
+    much they matter. Empty: as published, and nothing is reported apart."""
     max_new_tokens: int = Field(default=48, gt=0)
     """Tokens of the answer at most; it ends before at a line end. Source: Arora et al. 2024."""
 

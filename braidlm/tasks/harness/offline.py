@@ -9,14 +9,14 @@ The fields of a record are those of the data set on the Hub that the harness's f
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from braidlm.data.records import read_jsonl
+from braidlm.data.split_files import absent, places, split_file
 from braidlm.errors import InputError
 
-ENDINGS = ("", ".gz", ".xz", ".zst")
 OTHER_NAMES = {
     "lighteval/siqa": "social_i_qa",
     "truthfulqa/truthful_qa": "truthfulqa",
@@ -55,17 +55,15 @@ def offline(name: str, config: Mapping[str, Any], folder: Path, n_shots: int) ->
     Raises:
         InputError: no such folder or file, or none with worked examples.
     """
-    if not folder.is_dir():
-        raise InputError(f"data {folder} must be a folder that exists")
     hub, part = str(config.get("dataset_path") or ""), str(config.get("dataset_name") or "")
     splits = {field: str(config[field]) for field in SPLITS if config.get(field)}
     asked = [splits[field] for field in SPLITS[:2] if field in splits]
-    places = list(_places(folder, name, hub, part))
-    place = next((p for p in places if any(_file(p, split) for split in asked)), None)
+    names = (OTHER_NAMES.get(hub, name), name, hub.rpartition("/")[2], part)
+    there = places(folder, names)
+    place = next((p for p in there if any(split_file(p, split) for split in asked)), None)
     if place is None:
-        wanted = places[0] / f"{(asked or ['validation'])[0]}.jsonl"
-        raise InputError(f"data file {wanted} (or .gz, .xz, .zst) does not exist")
-    found = {field: _file(place, split) for field, split in splits.items()}
+        raise InputError(absent(there[0], (asked or ["validation"])[0]))
+    found = {field: split_file(place, split) for field, split in splits.items()}
     files = {splits[field]: str(file) for field, file in found.items() if file is not None}
     split = next(s for s in asked if s in files)
     drawn = [splits.get(f) for f in ("fewshot_split", "training_split", "validation_split")]
@@ -73,25 +71,12 @@ def offline(name: str, config: Mapping[str, Any], folder: Path, n_shots: int) ->
     if n_shots and (not drawn or drawn[0] == split):
         wanted = splits.get("fewshot_split") or splits.get("training_split") or "train"
         raise InputError(
-            f"data file {place / wanted}.jsonl (or .gz, .xz, .zst) does not exist: num_fewshot = "
-            f"{n_shots} needs worked examples besides the questions"
+            f"{absent(place, wanted)}: num_fewshot = {n_shots} needs worked examples besides the "
+            "questions"
         )
     only = {SUBJECTS[hub]: part} if hub in SUBJECTS else {}
     missing = tuple(field for field, file in found.items() if file is None)
     return Offline(files, only, missing, split)
-
-
-def _places(folder: Path, name: str, hub: str, part: str) -> Iterator[Path]:
-    """Yield the folders that may hold a task's data, also one level deeper."""
-    names = [OTHER_NAMES.get(hub, name), name, hub.rpartition("/")[2], part]
-    for called in dict.fromkeys(n for n in names if n):
-        yield folder / called
-        yield from sorted(folder.glob(f"*/{called}"))
-
-
-def _file(place: Path, split: str) -> Path | None:
-    files = (place / f"{split}.jsonl{ending}" for ending in ENDINGS)
-    return next((file for file in files if file.is_file()), None)
 
 
 def read_splits(
