@@ -86,7 +86,9 @@ class RunModel:
         """Load the model of a run; return the length that it was trained at."""
         run = open_run(path)
         recipe = within(Recipe.from_dict(run.config, str(run.path / "config.json")), run.path)
-        place = choose_device(device or recipe.train.device)
+        # The harness's command line says so where nobody has chosen.
+        chosen = "auto" if device == "cuda:0" else device
+        place = choose_device(chosen or recipe.train.device)
         self.dtype = choose_dtype(dtype, place, recipe.train.precision)
         self.text_tokenizer = load_tokenizer(recipe.data.tokenizer)
         check_vocabulary(self.text_tokenizer, recipe)

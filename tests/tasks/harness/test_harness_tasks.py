@@ -254,3 +254,21 @@ def test_the_list_draws_the_requests(run, data, capsys):
     words = ["eval", str(run.path), "--tasks", "piqa", "--list", "--set", f"tasks.piqa.path={data}"]
     assert main(words) == 0
     assert "Question: Open the door\nAnswer:[ push]" in capsys.readouterr().out
+
+
+def test_the_harness_command_line_asks_a_run_of_ours(run, tmp_path, monkeypatch, capsys):
+    """It hands over a device that this machine need not have."""
+    from braidlm.tasks.harness.__main__ import main as theirs
+
+    (tmp_path / "prose.yaml").write_text(ROLLS.replace("nobody/prose", "json"))
+    (tmp_path / "prose.jsonl").write_text(json.dumps({"text": "The door is red."}) + "\n")
+    with open(tmp_path / "prose.yaml", "a") as file:
+        file.write(f"dataset_kwargs: {{data_files: {{test: {tmp_path / 'prose.jsonl'}}}}}\n")
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    words = ["lm_eval", "--model", "braidlm", "--tasks", str(tmp_path / "prose.yaml")]
+    monkeypatch.setattr(sys, "argv", [*words, "--model_args", f"run={run.path}"])
+    assert theirs() == 0
+    assert "bits_per_byte" in capsys.readouterr().out
+    monkeypatch.setattr(sys, "argv", [*words, "--model_args", "run=nowhere"])
+    assert theirs() == 2
+    assert "braidlm: nowhere is not a run directory" in capsys.readouterr().err
