@@ -256,6 +256,7 @@ def test_the_list_draws_the_requests(run, data, capsys):
     assert "Question: Open the door\nAnswer:[ push]" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_the_harness_command_line_asks_a_run_of_ours(run, tmp_path, monkeypatch, capsys):
     """It hands over a device that this machine need not have."""
     from braidlm.tasks.harness.__main__ import main as theirs
