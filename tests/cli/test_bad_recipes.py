@@ -52,7 +52,7 @@ BAD = {
     "data.sources.mqar.length=1000": "longer than seq_len = 64",
     "data.sources.mqar.token_offset=1000": "token_offset + vocab_size = 1064",
     "tasks.lm.source=nope": "source = 'nope' is no text source of this recipe; allowed: text",
-    "tasks.lm.kind=quiz": "tasks.0.kind = 'quiz': allowed are 'lm', 'mqar'",
+    "tasks.lm.kind=quiz": "tasks.0.kind = 'quiz': allowed are 'lm', 'longtext', 'mqar', ",
     "tasks.lm.name=a/b": "name = 'a/b'",
     "tasks.lm.seq_len=1": "seq_len = 1",
     "tasks.mqar.n_pairs=[40]": "task 'recall': n_pairs = 40: must be between 1 and 31",
