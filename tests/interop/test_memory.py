@@ -22,7 +22,7 @@ ROWS = {
 MEASURE = """
 import json, re, sys
 import torch
-from braidlm import interop
+from braidlm import HybridLM, Spec, interop
 from braidlm.interop import names, weights, folder
 from braidlm.interop.families import FAMILIES
 
@@ -30,6 +30,8 @@ def peak():
     # getrusage would begin with what the process that started this one held.
     return int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1]) * 1024
 
+with torch.device("meta"):  # what PyTorch needs for shapes alone: sympy, dynamo, triton
+    HybridLM(Spec.parse("*-", d_model=32, vocab_size=99))
 before = peak()
 what, path, out = sys.argv[1:]
 if what == "load":
@@ -51,8 +53,8 @@ def measured(what, path, out) -> float:
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_no_tensor_is_held_twice(tmp_path):
-    """308 MB in fp32. Measured, in shares of the model: load 1.05; import and export 0.3, and
-    0.25 of that is what PyTorch loads to know shapes without memory.
+    """308 MB in fp32. Measured, in shares of the model, beyond what PyTorch loads to know shapes
+    without memory: load 1.05; import 0.05; export 0.04.
     """
     shapes = {"model.embed_tokens.weight": (VOCAB, WIDTH), "model.norm.weight": (WIDTH,)}
     shapes |= {f"model.layers.{i}.{k}": v for i in range(LAYERS) for k, v in ROWS.items()}
@@ -79,5 +81,5 @@ def test_no_tensor_is_held_twice(tmp_path):
     exporting = measured("export", tmp_path / "run", tmp_path / "b") / n_bytes
     print(f"load {loading:.2f}, import {importing:.2f}, export {exporting:.2f}")
     assert loading < 1.2
-    assert importing < 0.4
-    assert exporting < 0.4
+    assert importing < 0.15
+    assert exporting < 0.15
