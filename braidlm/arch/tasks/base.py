@@ -13,6 +13,21 @@ RESULT_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 """What a task may be called: its name becomes a part of a file name."""
 
 
+def check_levels(lengths: tuple[int, ...], depths: tuple[float, ...]) -> None:
+    """Refuse tokens below 1, depths that are no percentages, and whatever stands there twice.
+
+    Raises:
+        ValueError: names the field and its values.
+    """
+    for field, values in (("lengths", lengths), ("depths", depths)):
+        if len(set(values)) < len(values):
+            raise ValueError(f"{field} = {list(values)}: every value may stand there once")
+    if any(length < 1 for length in lengths):
+        raise ValueError(f"lengths = {list(lengths)}: must be greater than 0")
+    if not all(0 <= depth <= 100 for depth in depths):
+        raise ValueError(f"depths = {list(depths)}: must be from 0 to 100")
+
+
 class ContextTask(Config):
     """Fields of a task that asks about a long text, which may be cut and may be read twice."""
 

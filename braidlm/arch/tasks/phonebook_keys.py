@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from braidlm.arch.config import Config
 from braidlm.arch.phonebook import Order
-from braidlm.arch.tasks.base import RESULT_NAME
+from braidlm.arch.tasks.base import RESULT_NAME, check_levels
 
 
 class PhonebookKeysTask(Config):
@@ -40,14 +40,5 @@ class PhonebookKeysTask(Config):
 
     @model_validator(mode="after")
     def _levels_fit(self) -> Self:
-        for field in ("lengths", "depths"):
-            values = getattr(self, field)
-            if len(set(values)) < len(values):
-                raise ValueError(f"{field} = {list(values)}: every value may stand there once")
-        for length in self.lengths:
-            if length < 1:
-                raise ValueError(f"lengths = {list(self.lengths)}: must be greater than 0")
-        for depth in self.depths:
-            if not 0 <= depth <= 100:
-                raise ValueError(f"depths = {list(self.depths)}: must be from 0 to 100")
+        check_levels(self.lengths, self.depths)
         return self
