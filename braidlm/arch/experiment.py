@@ -8,12 +8,19 @@ from pydantic import Field, model_validator
 
 from braidlm.arch.config import Config
 from braidlm.arch.pairs import PairsSource
+from braidlm.arch.paraphrase import ParaphraseSource
 from braidlm.arch.phonebook import PhonebookSource
 from braidlm.arch.sources import PathText, TextSource
 from braidlm.arch.symbols import CopyingSource, MADSource, MQARSource
 
 AnySource = Annotated[
-    TextSource | PairsSource | PhonebookSource | MQARSource | MADSource | CopyingSource,
+    TextSource
+    | PairsSource
+    | ParaphraseSource
+    | PhonebookSource
+    | MQARSource
+    | MADSource
+    | CopyingSource,
     Field(discriminator="kind"),
 ]
 
@@ -21,7 +28,7 @@ AnySource = Annotated[
 def _longest_item(source: AnySource) -> int:
     """Return the tokens of an item that is never cut; 0 for text, which may be."""
     match source:
-        case MQARSource() | MADSource() | CopyingSource():
+        case MQARSource() | MADSource() | CopyingSource() | ParaphraseSource():
             return source.length
         case PhonebookSource():
             return max(source.lengths)
