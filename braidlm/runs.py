@@ -240,7 +240,7 @@ class Run:
             InputError: another process holds it.
         """
         with open(self.path / ".lock", "ab") as file:
-            _hold(file, f"{self.path} is in use: another process is training it")
+            hold(file, f"{self.path} is in use: another process is training it")
             yield
 
     @contextlib.contextmanager
@@ -256,7 +256,7 @@ class Run:
                 self.results_dir.mkdir(exist_ok=True)
                 file = stack.enter_context(open(path, "ab"))
                 busy = self.results_dir / f"{kind}-{name}.json"
-                _hold(file, f"{busy} is in use: another process is measuring it")
+                hold(file, f"{busy} is in use: another process is measuring it")
             yield
 
     def is_active(self) -> bool:
@@ -338,7 +338,7 @@ def _holds_something(folder: Path) -> bool:
     return any(not entry.name.startswith(".") for entry in folder.iterdir())
 
 
-def _hold(file: Any, busy: str) -> None:
+def hold(file: Any, busy: str) -> None:
     """Take the lock of a file, or say `busy`.
 
     Raises:

@@ -1,0 +1,81 @@
+"""The methods by name: one row each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from braidlm.arch.config import Config, nearest
+from braidlm.arch.sources import Corpus
+from braidlm.data.paraphrase.method import Method
+from braidlm.data.paraphrase.pairs import Pairs, PairsConfig
+from braidlm.data.paraphrase.reading import TextInput
+from braidlm.errors import InputError
+
+
+class Kind(NamedTuple):
+    """How a method is declared and made."""
+
+    config: type[Config]
+    """Its settings; what they hold decides the drafts, and stands in the manifest."""
+    open: Callable[[Any, Any, int], Method]
+    """(settings, input, seed) -> the method; the input is None where there is none."""
+    source: type[Corpus] | None
+    """What its input is: `TextInput` (passages by `read_passages`), `Corpus` (records), or None
+    for a method that takes no input."""
+
+
+METHODS: Mapping[str, Kind] = {
+    "pairs": Kind(PairsConfig, lambda config, source, seed: Pairs(config, source), Corpus),
+}
+
+
+class Opened(NamedTuple):
+    """A method and what the manifest says of it."""
+
+    method: Method
+    settings: dict[str, Any]
+    source: dict[str, Any] | None
+
+
+def open_method(
+    name: str, path: str | None, settings: Mapping[str, Any], source: Mapping[str, Any], seed: int
+) -> Opened:
+    """Return a method over an input.
+
+    Args:
+        name: of the method.
+        path: of the input; None where the method takes none.
+        settings: the method's own.
+        source: fields of the input beside its path.
+        seed: of all that is random.
+
+    Raises:
+        InputError: there is no such method, a setting is wrong, or an input is missing or too
+            much.
+    """
+    if name not in METHODS:
+        hint = nearest(name, list(METHODS))
+        raise InputError(f"unknown --method '{name}'{hint}; allowed: {', '.join(METHODS)}")
+    kind = METHODS[name]
+    config = kind.config.of(dict(settings), f"--method {name}")
+    read = _source(name, kind, path, source)
+    method = kind.open(config, read, seed)
+    plain = None if read is None else read.model_dump(mode="json", exclude=_OF_TRAINING)
+    return Opened(method, config.model_dump(mode="json"), plain)
+
+
+_OF_TRAINING = {"kind", "name", "weight"}
+"""Fields of a source that say how it is mixed, not what it holds."""
+
+
+def _source(
+    name: str, kind: Kind, path: str | None, source: Mapping[str, Any]
+) -> Corpus | TextInput | None:
+    if kind.source is None:
+        if path is not None or source:
+            raise InputError(f"IN = '{path}': --method {name} makes its texts and takes no input")
+        return None
+    if path is None:
+        raise InputError(f"--method {name} needs an input: a file, a folder, or 'hf:NAME'")
+    return kind.source.of({**source, "path": path}, "source")
