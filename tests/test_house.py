@@ -13,9 +13,9 @@ import torch
 from braidlm.arch.cost import cost
 from braidlm.cli.main import build_parser
 from braidlm.model import HybridLM
+from braidlm.study.bases import settle
 from braidlm.study.budget import check_matched, quantities
 from braidlm.study.config import StudyConfig
-from braidlm.study.matching import match_arms
 from tests.house import ROOT, anchors, blocks, commands, pages, tracked
 
 SOURCES = [p for p in tracked() if p.suffix == ".py" and p.is_relative_to(ROOT / "braidlm")]
@@ -154,7 +154,7 @@ STUDIES = sorted((ROOT / "recipes").rglob("*.study.toml"))
 @pytest.mark.parametrize("path", STUDIES, ids=lambda p: p.stem)
 def test_every_arm_of_a_shipped_study_builds(path):
     """Recipes by themselves are held in `tests/arch/test_shipped_recipes.py`."""
-    study, _ = match_arms(StudyConfig.load(path), path.parent)
+    study, _ = settle(StudyConfig.load(path), path.parent)
     recipes = {a.name: study.recipe_of(a, study.seeds[0], path.parent) for a in study.arms}
     budgets = {name: quantities(recipe, study.context) for name, recipe in recipes.items()}
     check_matched(budgets, study.require_matched)

@@ -37,6 +37,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("--resume", action="store_true", help="continue the run that DIR holds")
     parser.add_argument("--no-eval", action="store_true", help="leave out the recipe's tasks")
     parser.add_argument(
+        "--no-before", action="store_true", help="do not ask the weights of --init the tasks too"
+    )
+    parser.add_argument(
         "--progress",
         choices=("auto", "json", "none"),
         default="auto",
@@ -62,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
     failures, results, found = Failures(), [], []
     if recipe.tasks and not args.no_eval:
         results = _evaluate(args.out, args, failures)
-        if recipe.init is not None:
+        if recipe.init is not None and not args.no_before:
             found = _changes(args, results)
     if args.json:
         told = {"results": results, "changes": found}

@@ -13,7 +13,7 @@ from braidlm.errors import InputError
 from braidlm.files import read_json, write_json
 from braidlm.provenance import code_version, now
 from braidlm.study.budget import Quantities, matched
-from braidlm.study.config import Arm, StudyConfig
+from braidlm.study.config import Arm, Base, StudyConfig
 from braidlm.study.machine import Share
 from braidlm.study.plan import Job
 
@@ -90,11 +90,13 @@ def head(
 
 
 def _arm_row(config: StudyConfig, arm: Arm) -> dict[str, Any]:
-    return {
+    row = {
         "name": arm.name,
         "label": arm.label or arm.name,
-        "overrides": [*config.set, *arm.set],
+        "overrides": list(config.declared(arm)),
     }
+    base = _base_of(config, arm)
+    return row if base is None else {**row, "base": base}
 
 
 def read_before(out: Path, resume: bool) -> dict[str, Any] | None:
@@ -127,7 +129,7 @@ def read_before(out: Path, resume: bool) -> dict[str, Any] | None:
 
 def _is_sound(field: str, value: Any) -> bool:
     """Whether a field of study.json has the parts that are read when a study goes on."""
-    if field in ("seeds", "sessions", "arms") and not isinstance(value, list):
+    if field in ("seeds", "sessions", "arms", "bases") and not isinstance(value, list):
         return False
     match field:
         case "name" | "cwd" | "command":
@@ -136,7 +138,7 @@ def _is_sound(field: str, value: Any) -> bool:
             return isinstance(value, int) and value > 0
         case "seeds":
             return all(type(seed) is int for seed in value)
-        case "arms":
+        case "arms" | "bases":
             return all(
                 isinstance(arm, dict)
                 and isinstance(arm.get("name"), str)
@@ -168,14 +170,32 @@ def check_grown(before: dict[str, Any], config: StudyConfig, out: Path) -> None:
         raise InputError(
             f"--out {out}: seed {lost[0]!s:.40} is no longer in the study file; {advice}"
         )
-    arms = {arm.name: [*config.set, *arm.set] for arm in config.arms}
-    for arm in before.get("arms", []):
-        if arm["name"] not in arms:
+    for what, parts in (("bases", config.bases), ("arms", config.arms)):
+        known = {part.name: part for part in parts}
+        for row in before.get(what, []):
+            _check_part(row, known.get(row["name"]), config, f"--out {out}: {what[:-1]}", advice)
+
+
+def _check_part(
+    row: dict[str, Any], part: Arm | Base | None, config: StudyConfig, where: str, advice: str
+) -> None:
+    """Refuse an arm or a base that is gone or has become another one."""
+    if part is None:
+        raise InputError(f"{where} '{row['name']:.60}' is no longer in the study file; {advice}")
+    now = list(config.declared(part))
+    if now != row["overrides"]:
+        raise InputError(
+            f"{where} '{row['name']}' was made with {row['overrides']!s:.200} and now has {now}; "
+            f"{advice}"
+        )
+    begin = {"init": part.init} if isinstance(part, Base) else {"base": _base_of(config, part)}
+    for field, value in begin.items():
+        if row.get(field) != value:
             raise InputError(
-                f"--out {out}: arm '{arm['name']:.60}' is no longer in the study file; {advice}"
+                f"{where} '{row['name']}': {field} = {value!r}, but it was started with "
+                f"{row.get(field)!r}; {advice}"
             )
-        if arms[arm["name"]] != arm["overrides"]:
-            raise InputError(
-                f"--out {out}: arm '{arm['name']}' was made with {arm['overrides']!s:.200} and now "
-                f"has {arms[arm['name']]}; {advice}"
-            )
+
+
+def _base_of(config: StudyConfig, arm: Arm) -> str | None:
+    return next(iter(config.bases_of(arm)), None)

@@ -11,7 +11,7 @@ from braidlm.arch.spec import Spec
 from braidlm.arch.toml import inline, model_table
 from braidlm.errors import InputError
 from braidlm.study.budget import TOLERANCE
-from braidlm.study.config import Arm, StudyConfig
+from braidlm.study.config import Arm, Base, StudyConfig, kind_of
 
 ARM_TOLERANCE = TOLERANCE / 2
 """Largest distance from the reference: two arms on either side of it are then matched too."""
@@ -20,9 +20,10 @@ ARM_TOLERANCE = TOLERANCE / 2
 def match_arms(
     config: StudyConfig, folder: Path
 ) -> tuple[StudyConfig, dict[str, tuple[Change, ...]]]:
-    """Return the study with the overrides that resize its arms, and what each arm's changes are.
+    """Return the study with the overrides that resize its models, and what each one's changes are.
 
-    Without `[match]` the study is returned as it is. `folder` is where the study's file lies.
+    Models are those of the arms, or of the bases that they start from. Without `[match]` the study
+    is returned as it is. `folder` is where the study's file lies.
 
     Raises:
         InputError: naming the arm that cannot be, or cannot be matched.
@@ -30,23 +31,28 @@ def match_arms(
     rule = config.match
     if rule is None:
         return config, {}
-    recipes = {arm.name: config.recipe_of(arm, config.seeds[0], folder) for arm in config.arms}
+    seed = config.seeds[0]
+    recipes = {part.name: config.recipe_of(part, seed, folder) for part in config.models}
     goal = recipes[rule.reference]
-    context = rule.context or (goal.data.seq_len if rule.on == "flops" else config.context)
-    arms, changes = [], {}
-    for arm in config.arms:
-        own = recipes[arm.name].spec
+    found: dict[str, Arm | Base] = {}
+    changes: dict[str, tuple[Change, ...]] = {}
+    for part in config.models:
+        on = (part.match if isinstance(part, Base) else None) or rule.on
+        context = rule.context or (goal.data.seq_len if on == "flops" else config.context)
+        own = recipes[part.name].spec
         try:
-            found = match(
-                goal.spec, own, rule.on, context, tolerance=ARM_TOLERANCE, factor=rule.factor
-            )
+            made = match(goal.spec, own, on, context, tolerance=ARM_TOLERANCE, factor=rule.factor)
         except InputError as error:
-            raise InputError(f"match: arm '{arm.name}': {error}") from None
-        short = [f"model.{change.field}={change.new}" for change in found.changes]
-        more = overrides_to(found.spec, short, _loader(config, arm, folder)) if short else []
-        arms.append(arm.model_copy(update={"set": (*arm.set, *more)}))
-        changes[arm.name] = found.changes
-    return config.model_copy(update={"arms": tuple(arms)}), changes
+            raise InputError(f"match: {kind_of(part)} '{part.name}': {error}") from None
+        short = [f"model.{change.field}={change.new}" for change in made.changes]
+        more = overrides_to(made.spec, short, _loader(config, part, folder)) if short else []
+        found[part.name] = part.model_copy(update={"set": (*part.set, *more)})
+        changes[part.name] = made.changes
+    resized = {
+        "arms": tuple(found.get(arm.name, arm) for arm in config.arms),
+        "bases": tuple(found.get(base.name, base) for base in config.bases),
+    }
+    return config.model_copy(update=resized), changes
 
 
 def as_rows(config: StudyConfig, changes: dict[str, tuple[Change, ...]]) -> dict[str, Any]:
@@ -55,7 +61,8 @@ def as_rows(config: StudyConfig, changes: dict[str, tuple[Change, ...]]) -> dict
         return {}
     rows = {arm: [change._asdict() for change in found] for arm, found in changes.items()}
     rule = config.match.model_dump()
-    return {"match": {**rule, "tolerance": ARM_TOLERANCE, "changes": rows}}
+    own = {base.name: base.match for base in config.bases if base.match}
+    return {"match": {**rule, "tolerance": ARM_TOLERANCE, "on_of": own, "changes": rows}}
 
 
 def overrides_to(
@@ -76,9 +83,9 @@ def overrides_to(
     return [f"model={inline(model_table(spec))}"]
 
 
-def _loader(config: StudyConfig, arm: Arm, folder: Path) -> Callable[[Sequence[str]], Spec]:
+def _loader(config: StudyConfig, part: Arm | Base, folder: Path) -> Callable[[Sequence[str]], Spec]:
     def load(more: Sequence[str]) -> Spec:
-        changed = arm.model_copy(update={"set": (*arm.set, *more)})
+        changed = part.model_copy(update={"set": (*part.set, *more)})
         return config.recipe_of(changed, config.seeds[0], folder).spec
 
     return load

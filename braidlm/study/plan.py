@@ -11,7 +11,7 @@ from braidlm.arch import Recipe
 from braidlm.arch.recipe import differences
 from braidlm.errors import InputError
 from braidlm.files import read_json
-from braidlm.study.config import StudyConfig
+from braidlm.study.config import Arm, Base, StudyConfig
 
 FREE_FIELDS = frozenset(
     {
@@ -26,7 +26,7 @@ FREE_FIELDS = frozenset(
 
 @dataclass
 class Job:
-    """One run of one arm."""
+    """One run of one arm, or of a base that arms start from."""
 
     name: str
     arm: str
@@ -34,9 +34,17 @@ class Job:
     recipe: Recipe
     command: list[str]
     """Arguments of `braid`."""
+    after: Job | None = None
+    """The run that trains its base; it starts when that is done."""
+    init: str | None = None
+    """Whose weights it begins with."""
+    asks_before: bool = False
+    """Whether it asks its initial weights the tasks too, for every arm of their base."""
     state: str = "waiting"
     error: str | None = None
     pid: int | None = None
+
+    is_base: bool = False
 
     @property
     def log(self) -> Path:
@@ -45,24 +53,46 @@ class Job:
 
 
 def plan(config: StudyConfig, folder: Path, out: Path) -> list[Job]:
-    """List the runs, all arms of one seed before the next seed; their commands are still empty.
+    """List the runs, all of one seed before the next seed, bases first; commands are still empty.
 
-    `folder` is where the recipe's path starts.
+    Args:
+        config: the study, settled: every arm has one base or none.
+        folder: where its recipes' paths start.
+        out: the study's folder.
 
     Raises:
-        InputError: naming the arm whose recipe cannot be.
+        InputError: naming the arm or the base whose recipe cannot be.
     """
-    return [
-        Job(
-            name=f"{arm.name}/seed-{seed}",
-            arm=arm.name,
-            folder=out / arm.name / f"seed-{seed}",
-            recipe=config.recipe_of(arm, seed, folder),
-            command=[],
-        )
-        for seed in config.seeds
-        for arm in config.arms
-    ]
+    jobs = []
+    for seed in config.seeds:
+        bases = {
+            base.name: _job(config, base, seed, folder, out)
+            for base in config.bases
+            if base.recipe is not None
+        }
+        given = {base.name: str(folder / base.init) for base in config.bases if base.init}
+        jobs += bases.values()
+        asked: set[str] = set()
+        for arm in config.arms:
+            job = _job(config, arm, seed, folder, out)
+            for name in config.bases_of(arm):
+                job.after = bases.get(name)
+                job.init = str(job.after.folder) if job.after else given[name]
+                job.asks_before = bool(job.recipe.tasks) and name not in asked
+                asked.add(name)
+            jobs.append(job)
+    return jobs
+
+
+def _job(config: StudyConfig, part: Arm | Base, seed: int, folder: Path, out: Path) -> Job:
+    return Job(
+        name=f"{part.name}/seed-{seed}",
+        arm=part.name,
+        folder=out / part.name / f"seed-{seed}",
+        recipe=config.recipe_of(part, seed, folder),
+        command=[],
+        is_base=isinstance(part, Base),
+    )
 
 
 def fill_commands(jobs: list[Job], config: StudyConfig, folder: Path, n_threads: int) -> None:
@@ -71,27 +101,35 @@ def fill_commands(jobs: list[Job], config: StudyConfig, folder: Path, n_threads:
     The number of threads is a part of the command: another number rounds sums otherwise, and
     the weights would differ in their last bits.
     """
-    arms = {arm.name: arm for arm in config.arms}
+    parts = {part.name: part for part in (*config.bases, *config.arms)}
     for job in jobs:
-        overrides = list(config.overrides(arms[job.arm], job.recipe.seed))
+        part = parts[job.arm]
+        overrides = list(config.overrides(part, job.recipe.seed))
         if job.recipe.train.threads == 0:
             overrides.append(f"train.threads={n_threads}")
-        path = folder / config.recipe
+        path = config.path_of(part, folder)
         job.recipe = Recipe.load(path, overrides)
         job.command = ["train", str(path), "--out", str(job.folder)]
+        if job.init is not None:
+            job.command += ["--init", job.init]
         for text in overrides:
             job.command += ["--set", text]
         if not job.recipe.tasks:
             job.command.append("--no-eval")
+        elif job.init is not None and not job.asks_before:
+            job.command.append("--no-before")
 
 
 def is_done(job: Job) -> bool:
     """Whether a run has trained to its end and has every result of its recipe, of that end."""
     steps = job.recipe.train.steps
+    asked = [(job.folder, steps)] + ([(job.folder / "init", 0)] if job.asks_before else [])
     with suppress(InputError, OSError, AttributeError):
         status = read_json(job.folder / "status.json")
         return (status.get("state"), status.get("step")) == ("done", steps) and all(
-            _holds(job.folder, task, steps) for task in job.recipe.to_dict().get("tasks", [])
+            _holds(folder, task, step)
+            for task in job.recipe.to_dict().get("tasks", [])
+            for folder, step in asked
         )
     return False
 
@@ -124,7 +162,8 @@ def check_unchanged(job: Job) -> None:
     for part in ("model", "data", "train"):
         for path, old, new in differences(before.get(part), now.get(part), part):
             if path not in FREE_FIELDS:
+                what = "base" if job.is_base else "arm"
                 raise InputError(
-                    f"arm '{job.arm}': {path} = {new!r}, but its run in {job.folder} was started "
-                    f"with {old!r}; choose a new --out, or put the earlier value back"
+                    f"{what} '{job.arm}': {path} = {new!r}, but its run in {job.folder} was "
+                    f"started with {old!r}; choose a new --out, or put the earlier value back"
                 )

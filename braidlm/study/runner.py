@@ -52,8 +52,12 @@ class Runner:
         waiting = [job for job in self.book.jobs if job.state != "done"]
         problem: BaseException | None = None
         with StopSignals() as signals, ThreadPoolExecutor(self.share.n_slots) as pool:
-            pending: set[Future[None]] = {pool.submit(self._run_one, job) for job in waiting}
-            while pending:
+            pending: set[Future[None]] = set()
+            while True:
+                waiting, ready = _ready(waiting)
+                pending |= {pool.submit(self._run_one, job) for job in ready}
+                if not pending:
+                    break
                 ended, pending = wait(pending, _POLL_SEC, FIRST_COMPLETED)
                 problem = problem or next((e for f in ended if (e := f.exception())), None)
                 if signals.count or problem:
@@ -61,10 +65,19 @@ class Runner:
                 if signals.count > 1:
                     self.kill()
                 self.shown.tick()
+        self._excuse(waiting)
         if problem:
             raise problem
         if signals.count:
             raise KeyboardInterrupt
+
+    def _excuse(self, left: list[Job]) -> None:
+        """Say of runs that never started that their base failed."""
+        for job in left:
+            if job.after is not None and job.after.state == "failed":
+                job.error = f"its base {job.after.name} failed"
+        if left:
+            self.book.write()
 
     def stop(self) -> None:
         """Start nothing more and ask, once, what runs to save and end."""
@@ -166,3 +179,9 @@ class Runner:
             if self.is_stopping:
                 process.terminate()
         return process
+
+
+def _ready(jobs: list[Job]) -> tuple[list[Job], list[Job]]:
+    """Part runs whose base is not done from those that can start."""
+    ready = [job for job in jobs if job.after is None or job.after.state == "done"]
+    return [job for job in jobs if job not in ready], ready

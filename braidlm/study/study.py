@@ -16,12 +16,13 @@ from typing import Any
 from braidlm.errors import InputError
 from braidlm.files import read_json
 from braidlm.runs import Run
+from braidlm.study import bases
 from braidlm.study import book as books
 from braidlm.study.budget import Quantities, check_matched, quantities
 from braidlm.study.config import StudyConfig
 from braidlm.study.display import Work, display
 from braidlm.study.machine import Share, share
-from braidlm.study.matching import as_rows, match_arms
+from braidlm.study.matching import as_rows
 from braidlm.study.plan import Job, check_unchanged, fill_commands, is_done, plan, share_left
 from braidlm.study.runner import Runner
 
@@ -105,7 +106,7 @@ def run_config(
         folder: where its recipe's path starts.
         extra: more for `study.json`.
     """
-    config, changes = match_arms(config, folder)
+    config, changes = bases.settle(config, folder)
     planned = plan(config, folder, out)
     budgets = _budgets(config, planned)
     check_matched(budgets, config.require_matched)
@@ -121,13 +122,13 @@ def run_config(
         if books.read_before(out, resume) != before:
             raise InputError(f"--out {out}: another process has run this study just now; try again")
         head = books.head(config, budgets, part, command, before)
-        head |= as_rows(config, changes) | dict(extra or {})
+        head |= as_rows(config, changes) | bases.rows(config) | dict(extra or {})
         book = books.Book(out, head, planned)
         for job in planned:
             job.state = "done" if is_done(job) else "waiting"
         _wait_for_orphans([j for j in planned if j.state != "done"], before or {})
         book.write()
-        _run(book, part, budgets, is_silent)
+        _run(book, part, config.context, is_silent)
     return StudySummary(
         path=out,
         states={job.name: job.state for job in planned},
@@ -137,9 +138,20 @@ def run_config(
 
 
 def _budgets(config: StudyConfig, jobs: list[Job]) -> dict[str, Quantities]:
-    """Return the quantities of each arm; its seeds share them."""
-    first = {job.arm: job.recipe for job in reversed(jobs)}
-    return {arm.name: quantities(first[arm.name], config.context) for arm in config.arms}
+    """Return the quantities of each arm, the training of its base included; its seeds share them.
+
+    What was spent on a base that is given is unknown and not counted.
+    """
+    first = {job.arm: job for job in reversed(jobs)}
+    found = {}
+    for arm in config.arms:
+        job = first[arm.name]
+        found[arm.name] = quantities(job.recipe, config.context)
+        if job.after is not None:
+            spent = quantities(job.after.recipe, config.context)
+            for name in ("training tokens", "training FLOPs"):
+                found[arm.name][name] += spent[name]
+    return found
 
 
 def _divide(jobs: list[Job], n_jobs: int, before: dict[str, Any] | None) -> Share:
@@ -209,12 +221,11 @@ def _is_held(folder: Path) -> bool:
         return True
 
 
-def _run(book: books.Book, part: Share, budgets: dict[str, Quantities], is_silent: bool) -> None:
+def _run(book: books.Book, part: Share, context: int, is_silent: bool) -> None:
     """Run what is not done and show it."""
+    flops = {job.arm: float(quantities(job.recipe, context)["training FLOPs"]) for job in book.jobs}
     work = {
-        job.name: Work(float(budgets[job.arm]["training FLOPs"]), share_left(job))
-        for job in book.jobs
-        if job.state != "done"
+        job.name: Work(flops[job.arm], share_left(job)) for job in book.jobs if job.state != "done"
     }
     if not work:
         return
