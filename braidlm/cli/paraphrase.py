@@ -45,7 +45,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 
 def run(args: argparse.Namespace) -> int:
-    """Make or go on with a folder, print what it holds; 1 if there is more to be done."""
+    """Make or go on with a folder, print what it holds; 2 if it had to stop before the end."""
     from braidlm.arch.recipe import override
     from braidlm.data.paraphrase.gate import Gate, GateConfig
     from braidlm.data.paraphrase.make import make
@@ -70,7 +70,7 @@ def run(args: argparse.Namespace) -> int:
     print(json.dumps(made.counts, indent=2) if args.json else _as_text(made, args.out))
     if made.stopped:
         print(f"braid: {made.stopped}; run it again to go on", file=sys.stderr)
-    return 1 if made.stopped else 0
+    return 2 if made.stopped else 0
 
 
 def _table(settings: Mapping[str, Any], name: str) -> dict[str, Any]:

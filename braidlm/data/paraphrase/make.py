@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from braidlm.data.paraphrase.folder import Folder, Row
-from braidlm.data.paraphrase.gate import Gate
+from braidlm.data.paraphrase.gate import Gate, Verdict
 from braidlm.data.paraphrase.method import Draft, Method, Passage, PassageError, StoppedError
 from braidlm.errors import InputError
 
@@ -122,6 +122,7 @@ class _Making:
             for passage, found in zip(batch, outcomes, strict=True)
             if not isinstance(found, PassageError)
             for draft in found
+            if not draft.reason
         ]
         verdicts = iter(self._gate.judge(drafts))
         for passage, found in zip(batch, outcomes, strict=True):
@@ -132,9 +133,10 @@ class _Making:
                 found = []
             texts: set[str] = set()
             for n, draft in enumerate(found):
-                verdict = next(verdicts)
+                verdict = Verdict({}, draft.reason) if draft.reason else next(verdicts)
                 scores = {**draft.scores, **verdict.scores}
-                reason = "repeated" if draft.text in texts else verdict.reason
+                is_again = draft.text in texts and not draft.reason
+                reason = "repeated" if is_again else verdict.reason
                 texts.add(draft.text)
                 (rejected if reason else accepted).append(_row(n, draft.text, scores, reason))
             self._folder.record(passage.id, passage.text, accepted, rejected)

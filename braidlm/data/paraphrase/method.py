@@ -29,6 +29,9 @@ class Draft:
     text: str
     scores: dict[str, float] = field(default_factory=dict)
     """What the method knows of it, such as how many words it changed; kept beside the gate's."""
+    reason: str = ""
+    """Why the method itself rejects it, such as an answer that was cut: a word, and after ":" what
+    exactly. The gate is then not asked, and `text` may be empty."""
 
 
 class PassageError(Exception):

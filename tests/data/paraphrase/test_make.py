@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from braidlm.data.paraphrase.folder import JOURNAL, PAIRS, read_manifest
+from braidlm.data.paraphrase.folder import JOURNAL, PAIRS, read_manifest, read_rejected
+from braidlm.data.paraphrase.gate import GateConfig
 from braidlm.data.paraphrase.method import Draft, Passage, PassageError, StoppedError
 from braidlm.errors import InputError
 
@@ -84,6 +85,22 @@ def test_no_draft_and_the_same_draft_twice_have_their_reasons(tmp_path):
     made(Odd(["x", "y"]), tmp_path)
     assert accepted(tmp_path) == [("t0#0", "a"), ("t0#1", "b")]
     assert reasons(tmp_path) == {"t0#2": "repeated", "t1#0": "no paraphrase"}
+
+
+def test_what_a_method_itself_rejects_passes_by_the_gate_and_keeps_its_text(tmp_path):
+    class Cut(Echo):
+        def paraphrase(self, batch):
+            cut = Draft("x and", {"words": 2.0}, reason="truncated: at 2 tokens")
+            return [[cut, Draft("x and y"), cut, Draft("")] for _ in batch]
+
+    strict = GateConfig(min_length=0.5, min_distance=0, max_distance=1)
+    made(Cut(["x or y"]), tmp_path, strict)
+    assert accepted(tmp_path) == [("t0#1", "x and y")]
+    assert [(p.id, p.paraphrase, p.scores, why) for p, why in read_rejected(tmp_path)] == [
+        ("t0#0", "x and", {"words": 2.0}, "truncated: at 2 tokens"),
+        ("t0#2", "x and", {"words": 2.0}, "truncated: at 2 tokens"),
+        ("t0#3", "", {}, "empty paraphrase"),
+    ]
 
 
 @pytest.mark.parametrize("workers", [1, 4])
