@@ -102,6 +102,8 @@ class TrainConfig(Config):
     """cosine: to min_lr_ratio; trapezoid (WSD): stable, then down over decay_fraction."""
     warmup_steps: int = Field(default=0, ge=0)
     """Steps of linear warm-up; a run shorter than this never leaves it."""
+    warmup_from: Literal["zero", "init"] = "zero"
+    """Where the warm-up begins; init: at the learning rate that the recipe's init ended with."""
     min_lr_ratio: float = Field(default=0.1, ge=0, le=1)
     """Last learning rate of the main phase, as a share of `lr`."""
     decay_fraction: float = Field(default=0.2, ge=0, le=1)
@@ -112,6 +114,8 @@ class TrainConfig(Config):
     """Share of the steps that make a last linear phase after the schedule."""
     anneal_lr_ratio: float = Field(default=0.0, ge=0, le=1)
     """Learning rate at the end of that phase, as a share of `lr`."""
+    continue_optimizer: bool = False
+    """Whether the optimizer begins with its state at the end of the recipe's init, or anew."""
     weight_decay: float = Field(default=0.1, ge=0)
     """Decoupled weight decay of matrices; norms, biases, A_log, D and dt_bias have none."""
     beta1: float = Field(default=0.9, ge=0, lt=1)
@@ -152,4 +156,6 @@ class TrainConfig(Config):
                 f"micro_batch_size = {self.micro_batch_size}: must divide "
                 f"batch_size = {self.batch_size}"
             )
+        if self.warmup_from == "init" and not self.warmup_steps:
+            raise ValueError("warmup_from = 'init': needs warmup_steps of at least 1, not 0")
         return self

@@ -12,6 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from braidlm.cli.began import began, said
 from braidlm.cli.compare import drawn
 from braidlm.cli.eval import Failures, card
 from braidlm.cli.progress import TaskBar
@@ -68,12 +69,16 @@ def run(args: argparse.Namespace) -> int:
         if recipe.init is not None and not args.no_before:
             found = _changes(args, results)
     if args.json:
-        told = {"results": results, "changes": found}
+        told: dict[str, Any] = {"results": results, "changes": found}
+        if recipe.init is not None:
+            told["began_with"] = began(args.out)
         print(json.dumps({"out": str(args.out), **asdict(summary), **told}))
     elif args.progress != "json":
         print(
             f"{args.out}: {summary.step} steps, {summary.tokens:,} tokens, loss {summary.loss:.4f}"
         )
+        if recipe.init is not None:
+            print(said(began(args.out)))
         for result in results:
             print(card(result))
         if found:

@@ -21,6 +21,8 @@ from braidlm.errors import InputError
 from braidlm.model import HybridLM
 from braidlm.runs import Run
 from braidlm.train.compile import compiled
+from braidlm.train.ending import refuse_without_init
+from braidlm.train.optimizer import load_optimizer_state
 from braidlm.train.precision import resolve_precision
 from braidlm.train.progress import Progress, Silent
 from braidlm.train.recompute import recomputed
@@ -70,6 +72,8 @@ def train(
             pass
     check_installed(recipe.train.log_to)
     start = start_of(recipe, out) if model is None else None
+    if start is None:
+        refuse_without_init(recipe)
     device = choose_device(recipe.train.device)
     with surroundings(recipe.train, device):
         precision = resolve_precision(recipe.train.precision, device)
@@ -86,8 +90,13 @@ def train(
             if start is not None:
                 start.keep(run, recipe, model)
             place = Place(device)
-            session = Session(recipe, run, model, mixture, precision, place, progress or Silent())
+            first_lr = start.first_lr(recipe) if start is not None else 0.0
+            session = Session(
+                recipe, run, model, mixture, precision, place, progress or Silent(), first_lr
+            )
             session.restore()
+            if start is not None and session.step == 0:
+                load_optimizer_state(session.optimizer, start.optimizer(recipe))
             run.write_config(recipe.to_dict())
             with open_writers(recipe, run) as session.writers:
                 return session.run()

@@ -31,6 +31,7 @@ from braidlm.train.schedule import learning_rate
 from braidlm.train.signals import StopRequest
 from braidlm.train.step import Batch, Place, accumulate, micro_slices, rows_of
 from braidlm.train.telemetry import Telemetry
+from braidlm.train.window import Window
 from braidlm.train.writers import Writer, numbers
 
 
@@ -81,7 +82,9 @@ class Session:
         precision: Precision,
         place: Place,
         progress: Progress,
+        first_lr: float = 0.0,
     ) -> None:
+        self.first_lr = first_lr
         self.recipe, self.config, self.directory = recipe, recipe.train, directory
         self.model, self.mixture = model, mixture
         self.corpora = mixture.corpora if isinstance(mixture, Mixture) else {}
@@ -97,6 +100,7 @@ class Session:
         self.earlier_sec = 0.0
         self.began = self.window_began = time.perf_counter()
         self.window_tokens = 0
+        self.window = Window()
 
     # a session
 
@@ -155,7 +159,7 @@ class Session:
     def _update(self) -> None:
         """Make one update of the weights and tell of it."""
         batch = self.mixture.batch(self.step)
-        lr = learning_rate(self.step + 1, self.config)
+        lr = learning_rate(self.step + 1, self.config, self.first_lr)
         set_learning_rate(self.optimizer, lr)
         self.optimizer.zero_grad()
         loss, grad_norm = self._gradients(batch)
@@ -164,6 +168,7 @@ class Session:
         self.step += 1
         told = self._told()
         self.loss = loss
+        self.window.add(loss)
         self.tokens += batch.n_tokens
         self.window_tokens += batch.n_tokens
         self.sources.update(batch.source_counts)
@@ -238,6 +243,7 @@ class Session:
         row = {
             "step": self.step,
             "loss": self.loss,
+            **self.window.told(),
             "lr": lr,
             "grad_norm": grad_norm,
             **self.routers.told(),
@@ -263,6 +269,7 @@ class Session:
             "tokens": self.tokens,
             "loss": self.loss,
             "sources": dict(self.sources),
+            "window": self.window.state(),
             "wall_sec": self._wall_sec(),
             "optimizer": optimizer_state(self.optimizer),
             "random": random_states(),
@@ -315,6 +322,8 @@ class Session:
         self.tokens, self.loss = state["tokens"], state["loss"]
         self.sources.update(state["sources"])
         self.earlier_sec = state["wall_sec"]
+        if "window" in state:  # absent in older checkpoints
+            self.window.load(state["window"])
         for name, before in state.get("corpora", {}).items():  # absent in older checkpoints
             if self.corpora.get(name, before) != before:
                 raise InputError(

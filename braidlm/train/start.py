@@ -5,7 +5,8 @@ compared with what it was, when the place that they came from is gone:
 
     init/config.json                   the recipe, so that the same tasks are asked
     init/checkpoints/step-00000000/    the weights, and no state of an optimizer
-    init/origin.json                   what they were: path, name, checkpoint, step, SHA-256
+    init/origin.json                   what they were: path, name, checkpoint, step, SHA-256, and
+                                       how their own training ended
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import hashlib
 import os
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +34,15 @@ from braidlm.interop.folder import read_config
 from braidlm.interop.tokenizer import TRAVELLING, of_folder, said_by
 from braidlm.model import HybridLM
 from braidlm.runs import Run, capture_env
-
-INIT, ORIGIN = "init", "origin.json"
+from braidlm.train.ending import (
+    ENDED,
+    INIT,
+    ORIGIN,
+    ending,
+    first_rate,
+    optimizer_of,
+    read_origin,
+)
 
 
 @dataclass(frozen=True)
@@ -61,8 +69,11 @@ class Start:
         """Refuse a recipe that these weights do not fit.
 
         Raises:
-            InputError: naming the first field of the model that differs, or the tokenizer.
+            InputError: naming the first field of the model that differs, the tokenizer, or what
+                the training should take over and the init does not have.
         """
+        first_rate(recipe.train, self.origin, self.init)
+        optimizer_of(self.folder, recipe.train, self.origin, self.init)
         for field, theirs, ours in differences(_plain(self.spec), _plain(recipe.spec), "model"):
             raise InputError(
                 f"{field} = {ours!r}: must be {theirs!r} as in init = '{self.init}' (a recipe "
@@ -76,6 +87,20 @@ class Start:
                 f"data.tokenizer = '{name}': must be '{self.tokenizer}', with which init = "
                 f"'{self.init}' was trained: to its weights these ids are other text"
             )
+
+    def first_lr(self, recipe: Recipe) -> float:
+        """Return the learning rate from which the recipe's warm-up begins."""
+        return first_rate(recipe.train, self.origin, self.init)
+
+    def optimizer(self, recipe: Recipe) -> dict[str, Any]:
+        """Return the optimizer's state that the recipe begins with; {}: a new one.
+
+        Raises:
+            InputError: it cannot be read.
+        """
+        if not optimizer_of(self.folder, recipe.train, self.origin, self.init):
+            return {}
+        return checkpoint.load_train_state(self.folder)["optimizer"]
 
     def model(self) -> HybridLM:
         """Return a model with these weights in fp32, ready to be trained.
@@ -102,7 +127,13 @@ class Start:
         kept.set_status("done", 0, 0)
         write_json(place / ORIGIN, self.origin)
         self._take_along(recipe, run.path, place)
-        checkpoint.save(checkpoint.checkpoint_path(place, 0), model, recipe=about)
+        optimizer = self.optimizer(recipe)
+        checkpoint.save(
+            checkpoint.checkpoint_path(place, 0),
+            model,
+            recipe=about,
+            train_state={"optimizer": optimizer} if optimizer else None,
+        )
 
     def _take_along(self, recipe: Recipe, *places: Path) -> None:
         """Copy a tokenizer that lies in a run, so that it is found when that run is gone."""
@@ -174,11 +205,12 @@ def is_kept(out: str | os.PathLike[str]) -> bool:
 def _open(init: str, out: str | os.PathLike[str] | None) -> Start:
     """Find the weights in the run that keeps them, or else where they came from."""
     if out is not None and is_kept(out):
-        return open_start(str(Path(out) / INIT))
+        kept = Path(out) / INIT
+        return replace(open_start(str(kept)), origin=read_origin(kept))
     start = open_start(init)
     origin = Path(out or "") / INIT / ORIGIN
     is_begun = out is not None and origin.is_file()
-    if is_begun and read_json(origin).get("weights") != start.origin["weights"]:
+    if is_begun and read_origin(origin.parent).get("weights") != start.origin["weights"]:
         raise InputError(f"init = '{init}': its weights are not those that {out} began with")
     return start
 
@@ -194,7 +226,10 @@ def _is_foreign(folder: Path) -> bool:
 def _ours(init: str) -> Start:
     folder = checkpoint.resolve(init)
     manifest = checkpoint.verify(folder)
-    recipe = kept_recipe(folder / checkpoint.CONFIG, folder.parent.parent)
+    run = folder.parent.parent
+    recipe = kept_recipe(folder / checkpoint.CONFIG, run)
+    # Weights that a run began with were trained elsewhere, not as this recipe says.
+    ended = read_origin(run).get(ENDED) or ending(recipe, run, manifest["step"])
     origin = {
         "path": init,
         "form": "run",
@@ -202,6 +237,7 @@ def _ours(init: str) -> Start:
         "checkpoint": folder.name,
         "step": manifest["step"],
         "code_version": manifest["code_version"],
+        ENDED: ended,
         "weights": {checkpoint.WEIGHTS: manifest["files"][checkpoint.WEIGHTS]["sha256"]},
     }
     return Start(init, folder, recipe.spec, _tokenizer_of(recipe), origin)

@@ -37,6 +37,10 @@ def test_before_and_after_are_asked_the_same_and_compared(braid, trained, tuning
     told = json.loads(found.out)
     assert [c["task"] for c in told["changes"]] == ["lm-held-out", "mqar-recall"]
     out = tuning.parent / "out"
+    began = told["began_with"]
+    last = json.loads((trained / "run" / "metrics.jsonl").read_text().splitlines()[-1])
+    assert began["origin"]["ended_with"]["lr"] == last["lr"]
+    assert began["highest_loss"] >= began["first_loss"]
     for change in told["changes"]:
         stem, metric = change["task"], change["metric"]
         now, before = (
@@ -60,6 +64,7 @@ def test_before_and_after_are_asked_the_same_and_compared(braid, trained, tuning
     assert [arm["name"] for arm in arms] == ["tiny", "tiny before"]
     again = braid(*train(tuning, trained, "--resume", "--progress", "none"))
     assert again.code == 0
+    assert f"its last loss {last['loss']:.4g}, learning rate {last['lr']:.4g}\nloss" in again.out
     assert shown.out in again.out
 
 
