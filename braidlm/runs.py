@@ -44,6 +44,22 @@ RESULT_FIELDS = (
 )
 
 
+INIT, ORIGIN = "init", "origin.json"
+
+
+def read_origin(folder: str | os.PathLike[str]) -> dict[str, Any]:
+    """Return where the initial weights in a folder came from; {} where nothing says so.
+
+    Raises:
+        InputError: its `origin.json` is no JSON object.
+    """
+    path = Path(folder) / ORIGIN
+    origin = read_json(path) if path.is_file() else {}
+    if not isinstance(origin, dict):
+        raise InputError(f"{path}: must be a JSON object, not {origin!r:.40}")
+    return origin
+
+
 class Run:
     """One run directory. Make it with `Run.create` or `Run.open`."""
 
@@ -99,6 +115,11 @@ class Run:
         if not (run.path / "config.json").is_file():
             raise InputError(f"{run.path} is not a run directory: config.json is missing")
         return run
+
+    @property
+    def origin(self) -> dict[str, Any]:
+        """What the weights were that the run began with; {} if they were drawn."""
+        return read_origin(self.path / INIT)
 
     @property
     def checkpoints_dir(self) -> Path:

@@ -120,3 +120,15 @@ def sentence(error: ValidationError, where: str = "", data: Any = None) -> str:
         context = first.get("ctx", {})
         return f"{path}.kind = '{context['tag']:.60}': allowed are {context['expected_tags']}{tail}"
     return f"{path} = {first['input']!r:.80}: {message[0].lower()}{message[1:]}{tail}"
+
+
+def differences(old: Any, new: Any, path: str) -> Iterator[tuple[str, Any, Any]]:
+    """Yield (path, old, new) of every leaf that differs between two plain values."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in {**old, **new}:
+            yield from differences(old.get(key), new.get(key), f"{path}.{key}")
+    elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        for index, pair in enumerate(zip(old, new, strict=True)):
+            yield from differences(*pair, f"{path}.{index}")
+    elif old != new:
+        yield path, old, new

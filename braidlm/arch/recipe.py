@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -12,6 +12,7 @@ from pydantic import Field, model_validator
 from braidlm.arch.config import Config
 from braidlm.arch.defaults import LETTERS
 from braidlm.arch.experiment import DataConfig, TrainConfig
+from braidlm.arch.init_changes import InitChanges
 from braidlm.arch.pairs import PairsSource
 from braidlm.arch.sources import PathText
 from braidlm.arch.spec import Spec
@@ -47,6 +48,8 @@ class Recipe(ModelFile):
     init: PathText | None = None
     """A run, a checkpoint of one or a folder in the form of transformers, whose weights the
     training begins with; default: none, they are drawn from the seed."""
+    init_changes: InitChanges | None = None
+    """How the model differs from that of its init. Default: not at all."""
     data: DataConfig
     """The data."""
     train: TrainConfig = TrainConfig()
@@ -241,18 +244,6 @@ def override(data: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
             raise InputError(f"--set {text}: must look like a.b=value")
         data = _set(data, path.split("."), _value(value), text)
     return data
-
-
-def differences(old: Any, new: Any, path: str) -> Iterator[tuple[str, Any, Any]]:
-    """Yield (path, old, new) of every leaf that differs between two plain values."""
-    if isinstance(old, dict) and isinstance(new, dict):
-        for key in {**old, **new}:
-            yield from differences(old.get(key), new.get(key), f"{path}.{key}")
-    elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
-        for index, pair in enumerate(zip(old, new, strict=True)):
-            yield from differences(*pair, f"{path}.{index}")
-    elif old != new:
-        yield path, old, new
 
 
 def _set(node: Any, path: list[str], value: Any, text: str) -> Any:

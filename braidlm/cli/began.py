@@ -15,12 +15,11 @@ def began(out: Path) -> dict[str, Any]:
         "last_loss"; null where no row says so.
     """
     from braidlm.runs import Run
-    from braidlm.train.ending import INIT, read_origin
 
     rows = [row for row in Run(out).metrics() if isinstance(row.get("loss"), float)]
     highest = max(rows, key=_highest, default={})
     return {
-        "origin": read_origin(out / INIT),
+        "origin": Run(out).origin,
         "first_loss": rows[0]["loss"] if rows and rows[0].get("step") == 1 else None,
         "highest_loss": _highest(highest) if highest else None,
         "highest_by": highest.get("step"),

@@ -103,6 +103,20 @@ def exact_text(spec: Spec, context: int, each: bool) -> str:
     return "\n".join([*parts, _experts(spec)] if has_experts(spec) else parts)
 
 
+def changes_text(changes: list[dict[str, Any]]) -> str:
+    """Return a line per field in which a model differs from that of its init."""
+    if not changes:
+        return ""
+    rows = [(c["field"], *(_plainly(c.get(end)) for end in ("from", "to"))) for c in changes]
+    head = ("changed from its init", "from", "to")
+    return "\n" + table(head, rows, head)
+
+
+def _plainly(value: Any) -> str:
+    """Write a field's value; a run alone knows what it was before."""
+    return "" if value is None else str(value)
+
+
 def published_text(convention: Convention, spec: Spec, context: int, each: bool) -> str:
     """Return a paper's count as text."""
     paper = published(convention, spec, context)

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
+from typing import TYPE_CHECKING, Any
 
 from braidlm.errors import InputError
+
+if TYPE_CHECKING:
+    from braidlm.arch import Spec
 
 EXACT = "exact"
 
@@ -90,20 +94,36 @@ def _defaults(as_json: bool) -> str:
 
 def _model(args: argparse.Namespace) -> str:
     from braidlm.arch.published import CONVENTIONS
-    from braidlm.arch.recipe import load_spec
     from braidlm.cli import card
 
     allowed = (EXACT, *CONVENTIONS)
     if args.convention not in allowed:
         raise InputError(f"--convention {args.convention}: allowed are {', '.join(allowed)}")
-    spec = load_spec(args.model, args.overrides, d_model=args.d_model, vocab_size=args.vocab_size)
+    spec, changes = _declared(args)
+    if args.convention == EXACT and args.json:
+        told: dict[str, object] = {"changes": changes} if changes else {}
+        return _json(card.exact(spec, args.context) | told)
     if args.convention == EXACT:
-        figures = card.exact(spec, args.context)
-        return _json(figures) if args.json else card.exact_text(spec, args.context, args.each)
+        return card.exact_text(spec, args.context, args.each) + card.changes_text(changes)
     figures = card.published_figures(args.convention, spec, args.context)
     if args.json:
         return _json(figures)
     return card.published_text(args.convention, spec, args.context, args.each)
+
+
+def _declared(args: argparse.Namespace) -> tuple[Spec, list[dict[str, Any]]]:
+    """Return the model, and in what it differs from that of its init as far as a run knows."""
+    from braidlm.arch.init_changes import changed
+    from braidlm.arch.recipe import Recipe, load_declaration
+    from braidlm.runs import Run
+
+    sizes = {"d_model": args.d_model, "vocab_size": args.vocab_size}
+    given = [f"model.{name}={size}" for name, size in sizes.items() if size is not None]
+    declared = load_declaration(args.model, [*given, *args.overrides])
+    if not isinstance(declared, Recipe) or declared.init_changes is None:
+        return declared.spec, []
+    changes = Run(args.model).origin.get("changes") or declared.init_changes.as_rows()
+    return changed(declared.spec, declared.init_changes), changes
 
 
 def _json(figures: dict[str, object]) -> str:

@@ -142,11 +142,23 @@ def _arm(arm: Arm, columns: list[Column], context: int) -> dict[str, Any]:
         "label": arm.label,
         "overrides": list(arm.overrides),
         "changes": list(arm.changes),
+        "init_changes": _init_changes(arm),
         "seeds": [run.seed for run in arm.runs],
         "n_runs": len(arm.runs),
         **arch_figures(arm.config, context),
         "metrics": {column.key: _metric(arm, column) for column in columns},
     }
+
+
+def _init_changes(arm: Arm) -> list[str]:
+    """In what the arm's model differs from that of its init, e.g. "mixers.*.window 64 → 128"."""
+    changes = next((run.origin.get("changes") for run in arm.runs if run.origin), None)
+    rows = [c for c in changes if isinstance(c, dict)] if isinstance(changes, list) else []
+    return [f"{c.get('field')} {_plainly(c.get('from'))} → {_plainly(c.get('to'))}" for c in rows]
+
+
+def _plainly(value: Any) -> str:
+    return "none" if value is None else str(value)
 
 
 def _metric(arm: Arm, column: Column) -> dict[str, Any] | None:

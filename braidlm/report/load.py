@@ -27,6 +27,8 @@ class Run:
     metrics: list[dict[str, Any]]
     results: dict[str, dict[str, Any]]  # "<kind>-<name>" -> result file
     notes: tuple[str, ...] = ()
+    origin: dict[str, Any] = field(default_factory=dict)
+    """What the weights were that it began with; empty if they were drawn."""
 
     @property
     def is_readable(self) -> bool:
@@ -231,7 +233,8 @@ def read_run(path: Path, study_note: str = "") -> Run:
     own = str(status.get("error") or "")
     if own and (own in study_note or study_note in own):
         study_note = ""  # the run says it itself
-    notes = [study_note, config_note, env_note, status_note, metrics_note]
+    origin, origin_note = _json(path / runs.INIT / runs.ORIGIN)
+    notes = [study_note, config_note, env_note, status_note, metrics_note, origin_note]
     results = {}
     for file in sorted((path / "results").glob("*.json")):
         result, note = _json(file)
@@ -251,6 +254,7 @@ def read_run(path: Path, study_note: str = "") -> Run:
         metrics=metrics,
         results=results,
         notes=tuple(note for note in notes if note),
+        origin=origin,
     )
 
 

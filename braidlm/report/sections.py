@@ -103,8 +103,9 @@ def _arm_row(index: int, arm: Data, columns: list[Data], shown: dict[str, Shown]
 
 
 def _label(index: int, arm: Data) -> Markup:
-    """The arm's name, and below it what was resized so that it matches another arm."""
-    changed = [tag("small", f"resized: {', '.join(arm['changes'])}")] if arm["changes"] else []
+    """The arm's name, and below it what was resized or differs from the model of its init."""
+    told = {"resized": arm["changes"], "changed from its init": arm["init_changes"]}
+    changed = [tag("small", f"{how}: {', '.join(what)}") for how, what in told.items() if what]
     return join([tag("span", Markup(plots.swatch(index)), arm["label"], cls="arm"), *changed])
 
 

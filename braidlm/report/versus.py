@@ -7,8 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from braidlm.arch.config import nearest
-from braidlm.arch.recipe import differences
+from braidlm.arch.config import differences, nearest
 from braidlm.errors import InputError
 from braidlm.report.load import Run, is_run, is_study, read_run, seed_folders
 from braidlm.report.pairs import Paired, pair, scores

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from braidlm.arch import Recipe
-from braidlm.arch.recipe import differences
+from braidlm.arch.config import differences
 from braidlm.errors import InputError
 from braidlm.files import read_json
 from braidlm.study.config import Arm, Base, StudyConfig

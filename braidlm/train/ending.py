@@ -15,25 +15,10 @@ from braidlm import checkpoint
 from braidlm.arch import Recipe
 from braidlm.arch.experiment import TrainConfig
 from braidlm.errors import InputError
-from braidlm.files import read_json
 from braidlm.runs import Run
 from braidlm.train.schedule import learning_rate
 
 ENDED = "ended_with"
-INIT, ORIGIN = "init", "origin.json"
-
-
-def read_origin(folder: Path) -> dict[str, Any]:
-    """Return what the `origin.json` in a folder says; {} without one.
-
-    Raises:
-        InputError: it is no JSON object.
-    """
-    path = folder / ORIGIN
-    origin = read_json(path) if path.is_file() else {}
-    if not isinstance(origin, dict):
-        raise InputError(f"{path}: must be a JSON object, not {origin!r:.40}")
-    return origin
 
 
 def ending(recipe: Recipe, run: Path, step: int) -> dict[str, Any] | None:
@@ -47,7 +32,7 @@ def ending(recipe: Recipe, run: Path, step: int) -> dict[str, Any] | None:
     if step == 0:
         return None
     config = recipe.train
-    before = read_origin(run / INIT)
+    before = Run(run).origin
     return {
         "step": step,
         "steps": config.steps,
@@ -103,6 +88,7 @@ def refuse_without_init(recipe: Recipe) -> None:
     asked = {
         "train.warmup_from = 'init'": recipe.train.warmup_from == "init",
         "train.continue_optimizer = true": recipe.train.continue_optimizer,
+        "[init_changes]": recipe.init_changes is not None,
     }
     for field, is_asked in asked.items():
         if is_asked:

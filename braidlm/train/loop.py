@@ -66,14 +66,17 @@ def train(
         OSError: a file cannot be written; the newest checkpoint stays as it was.
     """
     out = Path(out)
+    Run.check_free(out, resume=resume)
+    start = start_of(recipe, out) if model is None else None
+    if start is None:
+        refuse_without_init(recipe)
+    else:
+        recipe = start.settled(recipe)
     _check_folder(out, recipe, resume)
     if out.is_dir():
         with Run(out).lock():  # refused before the data is read, and not after minutes
             pass
     check_installed(recipe.train.log_to)
-    start = start_of(recipe, out) if model is None else None
-    if start is None:
-        refuse_without_init(recipe)
     device = choose_device(recipe.train.device)
     with surroundings(recipe.train, device):
         precision = resolve_precision(recipe.train.precision, device)
@@ -124,7 +127,7 @@ def _initial(recipe: Recipe, start: Start | None) -> HybridLM:
     if start is None:
         return build_model(recipe)
     torch.manual_seed(recipe.seed)
-    return start.model()
+    return start.model(recipe.spec)
 
 
 def build_model(recipe: Recipe) -> HybridLM:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from braidlm.arch import Recipe
-from braidlm.arch.recipe import differences
+from braidlm.arch.config import differences
 from braidlm.errors import InputError
 
 FREE_FIELDS = frozenset(

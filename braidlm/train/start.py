@@ -23,8 +23,10 @@ import torch
 
 from braidlm import checkpoint
 from braidlm.arch import Recipe, Spec
+from braidlm.arch.config import differences
+from braidlm.arch.init_changes import changed, told
 from braidlm.arch.kept import kept_recipe
-from braidlm.arch.recipe import differences, override, read_toml
+from braidlm.arch.recipe import override, read_toml
 from braidlm.arch.sources import HUB
 from braidlm.data.tokenizer import load_tokenizer
 from braidlm.errors import InputError
@@ -33,16 +35,8 @@ from braidlm.interop import load, spec_of
 from braidlm.interop.folder import read_config
 from braidlm.interop.tokenizer import TRAVELLING, of_folder, said_by
 from braidlm.model import HybridLM
-from braidlm.runs import Run, capture_env
-from braidlm.train.ending import (
-    ENDED,
-    INIT,
-    ORIGIN,
-    ending,
-    first_rate,
-    optimizer_of,
-    read_origin,
-)
+from braidlm.runs import INIT, ORIGIN, Run, capture_env, read_origin
+from braidlm.train.ending import ENDED, ending, first_rate, optimizer_of
 
 
 @dataclass(frozen=True)
@@ -74,10 +68,13 @@ class Start:
         """
         first_rate(recipe.train, self.origin, self.init)
         optimizer_of(self.folder, recipe.train, self.origin, self.init)
-        for field, theirs, ours in differences(_plain(self.spec), _plain(recipe.spec), "model"):
+        wanted = changed(self.spec, recipe.init_changes)
+        now = self.settled(recipe).spec
+        for field, theirs, ours in differences(_plain(wanted), _plain(now), "model"):
             raise InputError(
                 f"{field} = {ours!r}: must be {theirs!r} as in init = '{self.init}' (a recipe "
-                "without [model] takes that of its init)"
+                "without [model] takes that of its init; what leaves its weights as they are may "
+                "change by [init_changes])"
             )
         name = recipe.data.tokenizer
         if self.tokenizer in (None, name):
@@ -87,6 +84,19 @@ class Start:
                 f"data.tokenizer = '{name}': must be '{self.tokenizer}', with which init = "
                 f"'{self.init}' was trained: to its weights these ids are other text"
             )
+
+    def settled(self, recipe: Recipe) -> Recipe:
+        """Return the recipe with the model that is trained.
+
+        Its `[model]` is that of the init, with or without the changes that it declares.
+
+        Raises:
+            InputError: a change that cannot be made.
+        """
+        if _plain(recipe.spec) != _plain(self.spec):
+            return recipe
+        spec = changed(self.spec, recipe.init_changes)
+        return recipe.model_copy(update={"spec": spec})
 
     def first_lr(self, recipe: Recipe) -> float:
         """Return the learning rate from which the recipe's warm-up begins."""
@@ -102,15 +112,25 @@ class Start:
             return {}
         return checkpoint.load_train_state(self.folder)["optimizer"]
 
-    def model(self) -> HybridLM:
+    def model(self, spec: Spec | None = None) -> HybridLM:
         """Return a model with these weights in fp32, ready to be trained.
+
+        Args:
+            spec: of the model, which may differ in what needs no weights; default: that of the
+                init.
 
         Raises:
             InputError: damaged files, or tensors that are missing or of another shape.
         """
         if self.is_ours:
-            return checkpoint.load_model(self.folder, dtype=torch.float32)[0].train()
-        return load(self.folder, dtype=torch.float32).model.train()
+            model = checkpoint.load_model(self.folder, dtype=torch.float32)[0]
+        else:
+            model = load(self.folder, dtype=torch.float32).model
+        if spec is not None and _plain(spec) != _plain(self.spec):
+            weights = model.state_dict()
+            model = HybridLM(spec)
+            model.load_state_dict(weights)  # strict: every name and shape is the same
+        return model.train()
 
     def keep(self, run: Run, recipe: Recipe, model: torch.nn.Module) -> None:
         """Write the run of the initial weights into `run`, unless it is there; the weights last.
@@ -121,11 +141,14 @@ class Start:
         if is_kept(run.path):
             return
         place = run.path / INIT
-        about = recipe.model_copy(update={"init": None, "name": f"{recipe.name} before"}).to_dict()
+        # As they were trained, before anything about the model has changed.
+        before = {"init": None, "init_changes": None, "spec": self.spec}
+        about = recipe.model_copy(update={**before, "name": f"{recipe.name} before"}).to_dict()
         kept = Run.create(place, about, resume=True)
         kept.write_env(capture_env())
         kept.set_status("done", 0, 0)
-        write_json(place / ORIGIN, self.origin)
+        changes = told(self.spec, recipe.spec)
+        write_json(place / ORIGIN, {**self.origin, **({"changes": changes} if changes else {})})
         self._take_along(recipe, run.path, place)
         optimizer = self.optimizer(recipe)
         checkpoint.save(

@@ -68,6 +68,25 @@ def test_before_and_after_are_asked_the_same_and_compared(braid, trained, tuning
     assert shown.out in again.out
 
 
+def test_a_changed_model_is_shown_as_such(braid, trained, tuning):
+    text = tuning.read_text()
+    tuning.write_text(text + '\n[init_changes.mixers."*"]\nrope_theta = 500000.0\n')
+    words = ("--no-eval", "--progress", "none", "--set", "init_changes.mixers.*.window=16")
+    assert braid(*train(tuning, trained, *words)).code == 0
+    out = tuning.parent / "out"
+    found = json.loads(braid("describe", out, "--json").out)["changes"]
+    assert [(c["field"], c.get("from"), c["to"]) for c in found] == [
+        ("mixers.*.rope_theta", 10000.0, 500000.0),
+        ("mixers.*.window", None, 16),
+    ]
+    assert "mixers.*.rope_theta" in braid("describe", out).out
+    (arm, before) = json.loads(braid("report", out, "--json").out)["arms"]
+    assert arm["init_changes"][0] == "mixers.*.rope_theta 10000.0 → 500000.0"
+    assert before["init_changes"] == []
+    braid("report", out, "-o", out / "report.html")
+    assert "changed from its init: mixers.*.rope" in (out / "report.html").read_text()
+
+
 def test_without_tasks_nothing_is_compared(braid, trained, tuning):
     found = braid(*train(tuning, trained, "--no-eval", "--progress", "none", "--json"))
     assert json.loads(found.out)["changes"] == []

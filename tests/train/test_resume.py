@@ -3,7 +3,7 @@ import random
 import pytest
 import torch
 
-from braidlm.arch.recipe import differences
+from braidlm.arch.config import differences
 from braidlm.errors import InputError
 from braidlm.train import train
 from braidlm.train.resume import check_same_run, random_states, set_random_states
