@@ -330,8 +330,8 @@ def load_weights(path: str | os.PathLike[str], model: nn.Module) -> None:
             tensor.copy_(stored[name])
 
 
-def load_train_state(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Return the training state of a verified checkpoint, on the CPU.
+def load_train_state(path: str | os.PathLike[str], *, lazily: bool = False) -> dict[str, Any]:
+    """Return a verified checkpoint's training state, on the CPU; `lazily`: read when it is used.
 
     Raises:
         InputError: the checkpoint has none, or it cannot be read.
@@ -340,7 +340,7 @@ def load_train_state(path: str | os.PathLike[str]) -> dict[str, Any]:
     if not file.is_file():
         raise InputError(f"{path} cannot be resumed: {TRAIN_STATE} is missing")
     try:
-        return torch.load(file, map_location="cpu", weights_only=True)
+        return torch.load(file, map_location="cpu", weights_only=True, mmap=lazily)
     except Exception as error:  # the unpickler raises whatever the damaged bytes lead it to
         first = str(error).partition("\n")[0]
         raise InputError(f"{file} is not readable as a training state: {first}") from None

@@ -10,6 +10,7 @@ from braidlm.arch.config import Config
 from braidlm.arch.pairs import PairsSource
 from braidlm.arch.paraphrase import ParaphraseSource
 from braidlm.arch.phonebook import PhonebookSource
+from braidlm.arch.replay import REPLAY, Replay
 from braidlm.arch.sources import PathText, TextSource
 from braidlm.arch.symbols import CopyingSource, MADSource, MQARSource
 
@@ -46,6 +47,8 @@ class DataConfig(Config):
     """Tokens of one training row."""
     sources: tuple[AnySource, ...] = Field(min_length=1)
     """The mixture."""
+    replay: Replay | None = None
+    """Rows of what the recipe's init was trained on, among those of the mixture. Default: none."""
     held_out: float = Field(default=0.02, ge=0, lt=1)
     """Share of each text source's documents that are kept for evaluation, chosen by their hash."""
     cache_dir: PathText = "data"
@@ -57,6 +60,8 @@ class DataConfig(Config):
         for name in names:
             if names.count(name) > 1:
                 raise ValueError(f"sources: the name '{name}' is used twice; names must differ")
+        if self.replay is not None and REPLAY in names:
+            raise ValueError(f"sources: the name '{REPLAY}' is that of what [data.replay] replays")
         for source in self.sources:
             if (longest := _longest_item(source)) > self.seq_len:
                 raise ValueError(

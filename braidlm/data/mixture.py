@@ -12,7 +12,8 @@ from torch import Tensor
 
 from braidlm.arch.experiment import DataConfig
 from braidlm.data.packing import IGNORE, Row
-from braidlm.data.streams import MixedRow, RowMixture
+from braidlm.data.replay import Record, open_rows
+from braidlm.data.streams import MixedRow
 from braidlm.errors import InputError
 from braidlm.segments import PADDING, Segments
 
@@ -59,9 +60,10 @@ class Mixture:
         seed: of every order and every generated item.
         cache_dir: folder of shard folders; by default the declared one.
         verify: compare the shards' checksums too.
+        record: of the init, whose rows a declared replay takes.
 
     Raises:
-        InputError: see `RowMixture`; or a batch size below 1.
+        InputError: see `open_rows`; or a batch size below 1.
     """
 
     def __init__(
@@ -73,10 +75,11 @@ class Mixture:
         *,
         cache_dir: str | Path | None = None,
         verify: bool = False,
+        record: Record | None = None,
     ):
         if batch_size < 1:
             raise InputError(f"batch_size = {batch_size} must be at least 1")
-        self.rows = RowMixture(data, seq_len, seed, cache_dir=cache_dir, verify=verify)
+        self.rows = open_rows(data, record, seq_len, seed, cache_dir=cache_dir, verify=verify)
         self.batch_size = batch_size
 
     @property
@@ -92,9 +95,7 @@ class Mixture:
     @property
     def corpora(self) -> dict[str, str]:
         """The fingerprint of the text behind each source that reads files."""
-        named = zip(self.rows.names, self.rows.streams, strict=True)
-        shards = {name: getattr(stream, "shards", None) for name, stream in named}
-        return {name: s.meta["source"]["fingerprint"] for name, s in shards.items() if s}
+        return self.rows.corpora
 
     def batch(self, step: int, start: int = 0, stop: int | None = None) -> Batch:
         """Return the batch of a step, or its rows `start` to `stop` - 1 alone.

@@ -123,6 +123,13 @@ class RowMixture:
         """Every token is below this: a model needs at least so many embeddings."""
         return max(stream.vocab_size for stream in self.streams)
 
+    @property
+    def corpora(self) -> dict[str, str]:
+        """The fingerprint of the text behind each source that reads files."""
+        named = zip(self.names, self.streams, strict=True)
+        shards = {name: getattr(stream, "shards", None) for name, stream in named}
+        return {name: s.meta["source"]["fingerprint"] for name, s in shards.items() if s}
+
     def row(self, number: int) -> MixedRow:
         """Return row 0, 1, 2, ..."""
         source, before = self._interleave.locate(number)

@@ -14,11 +14,13 @@ from typing import Any
 from braidlm import checkpoint
 from braidlm.arch import Recipe
 from braidlm.arch.experiment import TrainConfig
+from braidlm.arch.replay import REPLAY
+from braidlm.data.replay import Record
 from braidlm.errors import InputError
 from braidlm.runs import Run
 from braidlm.train.schedule import learning_rate
 
-ENDED = "ended_with"
+ENDED, TRAINED = "ended_with", "trained_on"
 
 
 def ending(recipe: Recipe, run: Path, step: int) -> dict[str, Any] | None:
@@ -40,6 +42,44 @@ def ending(recipe: Recipe, run: Path, step: int) -> dict[str, Any] | None:
         "loss": _last_loss(run, step),
         "optimizer": config.optimizer,
     }
+
+
+def trained_on(recipe: Recipe, run: Path, folder: Path, step: int) -> dict[str, Any] | None:
+    """Return what a run had read after `step` updates, as `Record.plain` has it.
+
+    None where that cannot be read again: weights that were put there, or lanes of documents.
+    """
+    if step == 0:
+        return None
+    has_state = (folder / checkpoint.TRAIN_STATE).is_file()
+    state = checkpoint.load_train_state(folder, lazily=True) if has_state else {}
+    before = Run(run).origin.get(TRAINED) if recipe.data.replay is not None else None
+    if recipe.data.replay is not None and before is None:
+        return None
+    corpora = {k: v for k, v in state.get("corpora", {}).items() if not k.startswith(f"{REPLAY}/")}
+    n_rows = step * recipe.train.batch_size
+    earlier = None if before is None else Record.of(before)
+    return Record(recipe.data, recipe.seed, n_rows, corpora, earlier).plain()
+
+
+def record_of(recipe: Recipe, origin: dict[str, Any], init: str) -> Record | None:
+    """Return the rows that a recipe replays; None if it does not.
+
+    Raises:
+        InputError: nobody knows them, or they cannot be replayed in rows of this length.
+    """
+    replay = recipe.data.replay
+    if replay is None:
+        return None
+    found = origin.get(TRAINED)
+    if found is None:
+        raise InputError(
+            f"data.replay.fraction = {replay.fraction}: init = '{init}' does not say on which rows "
+            "it was trained; allowed: a run that was trained here"
+        )
+    record = Record.of(found)
+    record.check(replay, recipe.data.seq_len)
+    return record.read_with(recipe.data.tokenizer)
 
 
 def first_rate(config: TrainConfig, origin: dict[str, Any], init: str) -> float:
@@ -88,6 +128,7 @@ def refuse_without_init(recipe: Recipe) -> None:
     asked = {
         "train.warmup_from = 'init'": recipe.train.warmup_from == "init",
         "train.continue_optimizer = true": recipe.train.continue_optimizer,
+        "[data.replay]": recipe.data.replay is not None,
         "[init_changes]": recipe.init_changes is not None,
     }
     for field, is_asked in asked.items():

@@ -15,6 +15,7 @@ from braidlm.arch.experiment import TrainConfig
 from braidlm.arch.tasks import LMTask
 from braidlm.data.mixture import Mixture
 from braidlm.data.prepare import check_held_out
+from braidlm.data.replay import Record
 from braidlm.data.streams import TextStream
 from braidlm.device import choose_device
 from braidlm.errors import InputError
@@ -80,7 +81,8 @@ def train(
     device = choose_device(recipe.train.device)
     with surroundings(recipe.train, device):
         precision = resolve_precision(recipe.train.precision, device)
-        mixture = build_mixture(recipe) if mixture is None else mixture
+        record = None if start is None else start.record(recipe)
+        mixture = build_mixture(recipe, record) if mixture is None else mixture
         model = (_initial(recipe, start) if model is None else model).to(device)
         with (
             recomputed(model, recipe.train.activation_checkpointing),
@@ -159,15 +161,19 @@ def surroundings(config: TrainConfig, device: torch.device) -> Iterator[None]:
                 torch.use_deterministic_algorithms(was_deterministic, warn_only=warned_only)
 
 
-def build_mixture(recipe: Recipe) -> Mixture:
-    """Return the recipe's batches.
+def build_mixture(recipe: Recipe, record: Record | None = None) -> Mixture:
+    """Return the recipe's batches; `record` is what its init has read, for replay.
 
     Raises:
         InputError: data that cannot be read, tokens that the model has no embedding for, or a task
             that needs held-out documents where there are none.
     """
     mixture = Mixture(
-        recipe.data, batch_size=recipe.train.batch_size, seed=recipe.seed, verify=True
+        recipe.data,
+        batch_size=recipe.train.batch_size,
+        seed=recipe.seed,
+        verify=True,
+        record=record,
     )
     if mixture.vocab_size > recipe.spec.vocab_size:
         raise InputError(

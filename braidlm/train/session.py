@@ -29,7 +29,7 @@ from braidlm.train.resume import random_states, set_random_states
 from braidlm.train.routers import Routers
 from braidlm.train.schedule import learning_rate
 from braidlm.train.signals import StopRequest
-from braidlm.train.step import Batch, Place, accumulate, micro_slices, rows_of
+from braidlm.train.step import IGNORED, Batch, Place, accumulate, micro_slices, rows_of
 from braidlm.train.telemetry import Telemetry
 from braidlm.train.window import Window
 from braidlm.train.writers import Writer, numbers
@@ -88,6 +88,7 @@ class Session:
         self.recipe, self.config, self.directory = recipe, recipe.train, directory
         self.model, self.mixture = model, mixture
         self.corpora = mixture.corpora if isinstance(mixture, Mixture) else {}
+        self.tells_sources = isinstance(mixture, Mixture) and recipe.data.replay is not None
         self.precision, self.place, self.progress = precision, place, progress
         self.optimizer = build_optimizer(model, recipe.train, recipe.spec.width_ratio)
         self.routers = Routers(model)
@@ -183,6 +184,7 @@ class Session:
         Raises:
             NonFiniteLossError: one of the two is nan or infinite.
         """
+        by_row = torch.zeros(len(batch.tokens)) if self.tells_sources else None
         total = accumulate(
             self.model,
             batch,
@@ -192,7 +194,11 @@ class Session:
             self.recipe.seed,
             self.step,
             self.routers,
+            by_row,
         )
+        if by_row is not None:
+            n_targets = (batch.targets != IGNORED).sum(1)
+            self.window.add_rows(batch.row_sources, by_row, n_targets)
         self._watch(batch)
         limit = self.config.grad_clip or float("inf")
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), limit)

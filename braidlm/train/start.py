@@ -28,6 +28,7 @@ from braidlm.arch.init_changes import changed, told
 from braidlm.arch.kept import kept_recipe
 from braidlm.arch.recipe import override, read_toml
 from braidlm.arch.sources import HUB
+from braidlm.data.replay import Record
 from braidlm.data.tokenizer import load_tokenizer
 from braidlm.errors import InputError
 from braidlm.files import read_json, write_json
@@ -36,7 +37,15 @@ from braidlm.interop.folder import read_config
 from braidlm.interop.tokenizer import TRAVELLING, of_folder, said_by
 from braidlm.model import HybridLM
 from braidlm.runs import INIT, ORIGIN, Run, capture_env, read_origin
-from braidlm.train.ending import ENDED, ending, first_rate, optimizer_of
+from braidlm.train.ending import (
+    ENDED,
+    TRAINED,
+    ending,
+    first_rate,
+    optimizer_of,
+    record_of,
+    trained_on,
+)
 
 
 @dataclass(frozen=True)
@@ -66,6 +75,7 @@ class Start:
             InputError: naming the first field of the model that differs, the tokenizer, or what
                 the training should take over and the init does not have.
         """
+        self.record(recipe)
         first_rate(recipe.train, self.origin, self.init)
         optimizer_of(self.folder, recipe.train, self.origin, self.init)
         wanted = changed(self.spec, recipe.init_changes)
@@ -97,6 +107,10 @@ class Start:
             return recipe
         spec = changed(self.spec, recipe.init_changes)
         return recipe.model_copy(update={"spec": spec})
+
+    def record(self, recipe: Recipe) -> Record | None:
+        """Return the rows that the recipe replays; None if it does not."""
+        return record_of(recipe, self.origin, self.init)
 
     def first_lr(self, recipe: Recipe) -> float:
         """Return the learning rate from which the recipe's warm-up begins."""
@@ -252,7 +266,9 @@ def _ours(init: str) -> Start:
     run = folder.parent.parent
     recipe = kept_recipe(folder / checkpoint.CONFIG, run)
     # Weights that a run began with were trained elsewhere, not as this recipe says.
-    ended = read_origin(run).get(ENDED) or ending(recipe, run, manifest["step"])
+    elsewhere, step = read_origin(run), manifest["step"]
+    ended = elsewhere.get(ENDED) or ending(recipe, run, step)
+    rows = elsewhere.get(TRAINED) or trained_on(recipe, run, folder, step)
     origin = {
         "path": init,
         "form": "run",
@@ -261,6 +277,7 @@ def _ours(init: str) -> Start:
         "step": manifest["step"],
         "code_version": manifest["code_version"],
         ENDED: ended,
+        TRAINED: rows,
         "weights": {checkpoint.WEIGHTS: manifest["files"][checkpoint.WEIGHTS]["sha256"]},
     }
     return Start(init, folder, recipe.spec, _tokenizer_of(recipe), origin)

@@ -89,6 +89,7 @@ def accumulate(
     seed: int,
     step: int,
     routers: Routers | None = None,
+    row_losses: Tensor | None = None,
 ) -> Tensor:
     """Add the gradients of one whole batch to `model` and return its loss.
 
@@ -106,6 +107,7 @@ def accumulate(
         step: updates made before.
         routers: those of `model`: their losses are added to the gradients, and they are told the
             batch's loads. None: the model has none.
+        row_losses: (B,) filled with the loss of each row of ours, summed over its targets in nats.
 
     Returns:
         () fp32, nats per target token, without a graph; what routers lose is not in it.
@@ -126,9 +128,14 @@ def accumulate(
         torch.manual_seed(stream_seed(seed, step, micro, place.rank))
         asked = {"with_aux": True} if routers else {}
         with precision.autocast():
-            loss = model.loss(tokens, targets, segments, reduction="sum", **asked)  # pyright: ignore
+            reduction = "sum" if row_losses is None else "none"
+            loss = model.loss(tokens, targets, segments, reduction=reduction, **asked)  # pyright: ignore
+        loss, aux = loss if routers else (loss, {})
+        if row_losses is not None:
+            each = loss.float().view(len(tokens), -1).sum(1)
+            row_losses[rows] = each.detach().to(row_losses.device)
+            loss = each.sum()
         if routers:
-            loss, aux = loss
             share = count_tokens(tokens, segments) / n_tokens
             extra = routers.add(aux, share)
         else:
