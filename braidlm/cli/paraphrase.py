@@ -54,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
     if args.seed < 0:
         raise InputError(f"--seed {args.seed}: must be at least 0")
     settings = override({}, args.overrides)
-    gate = GateConfig.of(_table(settings, "gate"), "gate")
+    gate = Gate(GateConfig.of(_table(settings, "gate"), "gate"))
     source = _table(settings, "source")
     own = {key: value for key, value in settings.items() if key not in _PARTS}
     opened = open_method(args.method, args.input, own, source, args.seed)
@@ -63,10 +63,10 @@ def run(args: argparse.Namespace) -> int:
         "settings": opened.settings,
         "seed": args.seed,
         "source": opened.source,
-        "gate": gate.model_dump(mode="json"),
+        "gate": gate.described(),
     }
     progress = None if args.quiet else _progress()
-    made = make(opened.method, Gate(gate), args.out, header, progress=progress)
+    made = make(opened.method, gate, args.out, header, progress=progress)
     print(json.dumps(made.counts, indent=2) if args.json else _as_text(made, args.out))
     if made.stopped:
         print(f"braid: {made.stopped}; run it again to go on", file=sys.stderr)

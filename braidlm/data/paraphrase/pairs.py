@@ -25,6 +25,9 @@ class PairsConfig(Config):
     hold null in it, but not lack all."""
     id: str = ""
     """Field (text or whole number) that names the text; empty: its file and line."""
+    is_shuffled: bool = False
+    """Whether each text is given what belongs to the text before it, false pairs that a gate should
+    reject: a test of its bounds."""
 
 
 class Pairs:
@@ -42,15 +45,26 @@ class Pairs:
         Raises:
             InputError: as `read_records`, or a field is absent or no text.
         """
-        c = self._config
-        for record in read_records(self._source, None):
-            text = text_of(record.fields, c.text, record.where)
-            name = self._name(record)
-            yield Passage(name, text, tuple(self._given(record)))
+        read = self._read()
+        if not self._config.is_shuffled:
+            yield from read
+            return
+        first = previous = next(read, None)
+        for passage in read:
+            assert previous is not None
+            yield passage._replace(given=previous.given)
+            previous = passage
+        if first is not None and previous is not None:
+            yield first._replace(given=previous.given)
 
     def paraphrase(self, batch: Sequence[Passage]) -> Sequence[Sequence[Draft]]:
         """Return what the records hold."""
         return [[Draft(text) for text in passage.given] for passage in batch]
+
+    def _read(self) -> Iterator[Passage]:
+        for record in read_records(self._source, None):
+            text = text_of(record.fields, self._config.text, record.where)
+            yield Passage(self._name(record), text, tuple(self._given(record)))
 
     def _name(self, record: Record) -> str:
         if not self._config.id:

@@ -14,7 +14,19 @@ from braidlm.data.paraphrase.gate import Gate, GateConfig
 from braidlm.data.paraphrase.make import Made, make
 from braidlm.data.paraphrase.method import Draft, Passage, PassageError
 
-OPEN = GateConfig(min_distance=0, max_distance=1, min_length=0, max_length=9)
+OPEN = GateConfig(
+    min_distance=0,
+    max_distance=1,
+    min_length=0,
+    max_length=9,
+    min_numbers=0,
+    max_new_numbers=99,
+    min_dates=0,
+    max_new_dates=99,
+    min_names=0,
+    max_new_names=99,
+)
+"""Rejects what is empty, and nothing else."""
 
 
 class Echo:

@@ -80,6 +80,14 @@ def test_a_wrong_method_is_refused(name, path, says):
         open_method(name, path, {}, {}, 0)
 
 
+def test_shuffled_pairs_are_false_ones(tmp_path):
+    records = [{"text": f"t{i}", "paraphrase": [f"p{i}"]} for i in range(3)]
+    path = write(tmp_path / "x.jsonl", records)
+    found = {p.text: p.given for p in opened(path, is_shuffled=True).passages()}
+    assert found == {"t0": ("p2",), "t1": ("p0",), "t2": ("p1",)}
+
+
+@pytest.mark.slow
 @pytest.mark.skipif(not REAL_DATA.is_dir(), reason="the real collections are not here")
 def test_asset_and_turk(tmp_path):
     path = REAL_DATA / "paraphrase/asset_turk_valid.jsonl.gz"
