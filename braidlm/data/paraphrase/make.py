@@ -10,7 +10,14 @@ from typing import Any, NamedTuple
 
 from braidlm.data.paraphrase.folder import Folder, Row
 from braidlm.data.paraphrase.gate import Gate, Verdict
-from braidlm.data.paraphrase.method import Draft, Method, Passage, PassageError, StoppedError
+from braidlm.data.paraphrase.method import (
+    Closable,
+    Draft,
+    Method,
+    Passage,
+    PassageError,
+    StoppedError,
+)
 from braidlm.errors import InputError
 
 Progress = Callable[[int, int], None]
@@ -39,7 +46,8 @@ def make(
 
     Each passage that is done is in the folder before the next batch is asked for, so a killed run
     loses what was being written at that moment and nothing else. When it ends early, by an error
-    or by Ctrl-C, batches that have begun are waited for and kept.
+    or by Ctrl-C, batches that have begun are waited for and kept; Ctrl-C ends the waiting of a
+    `Closable` method.
 
     Args:
         method: what writes the drafts.
@@ -77,6 +85,10 @@ class _Making:
                     self._fill(pool)
                     while self._in_flight:
                         self._collect()
+                except KeyboardInterrupt:
+                    if isinstance(self._method, Closable):
+                        self._method.close()
+                    raise
                 finally:
                     self._drain()
             self._check_all_were_seen()

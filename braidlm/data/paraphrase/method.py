@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 
 class Passage(NamedTuple):
@@ -78,4 +78,13 @@ class Method(Protocol):
             StoppedError: no more can be done now.
             InputError: what the user gave cannot be used.
         """
+        ...
+
+
+@runtime_checkable
+class Closable(Protocol):
+    """A method whose threads may wait for long, as for an endpoint."""
+
+    def close(self) -> None:
+        """End what is under way, so that `paraphrase` raises `StoppedError` soon."""
         ...

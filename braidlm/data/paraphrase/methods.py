@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from braidlm.arch.config import Config, nearest
 from braidlm.arch.sources import Corpus
 from braidlm.data.paraphrase.method import Method
+from braidlm.data.paraphrase.openai import OpenAI, OpenAIConfig
 from braidlm.data.paraphrase.pairs import Pairs, PairsConfig
 from braidlm.data.paraphrase.reading import TextInput
 from braidlm.errors import InputError
@@ -17,7 +18,9 @@ class Kind(NamedTuple):
     """How a method is declared and made."""
 
     config: type[Config]
-    """Its settings; what they hold decides the drafts, and stands in the manifest."""
+    """Its settings; what they hold decides the drafts, and stands in the manifest. Fields with
+    ``exclude=True`` (addresses, budgets, batch sizes) do not decide them: a run may go on with
+    others."""
     open: Callable[[Any, Any, int], Method]
     """(settings, input, seed) -> the method; the input is None where there is none."""
     source: type[Corpus] | None
@@ -26,6 +29,7 @@ class Kind(NamedTuple):
 
 
 METHODS: Mapping[str, Kind] = {
+    "openai": Kind(OpenAIConfig, OpenAI, TextInput),
     "pairs": Kind(PairsConfig, lambda config, source, seed: Pairs(config, source), Corpus),
 }
 
