@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from braidlm.report.load import Arm, Loaded, Run
@@ -22,9 +22,13 @@ _MATCHED = {
 _ALIKE = ("dtype", "device", "code_version", "n", "seq_len", "ops")
 
 
-def problems(loaded: Loaded) -> list[dict[str, Any]]:
-    """Rows of arm, seed, state, step, steps, error: runs that did not end, or ended damaged."""
+def problems(loaded: Loaded, bases: Sequence[Arm] = ()) -> list[dict[str, Any]]:
+    """Rows of arm, seed, state, step, steps, error: runs that did not end, or ended damaged.
+
+    `bases` are what arms started from; they are asked no task of their own.
+    """
     rows = [row for arm in loaded.arms for run in arm.runs for row in _of_run(arm, run)]
+    rows += [row for arm in bases for run in arm.runs for row in _of_run(arm, run, is_asked=False)]
     lost = [
         {
             "arm": missing.arm,
@@ -39,14 +43,14 @@ def problems(loaded: Loaded) -> list[dict[str, Any]]:
     return rows + lost
 
 
-def _of_run(arm: Arm, run: Run) -> Iterator[dict[str, Any]]:
+def _of_run(arm: Arm, run: Run, *, is_asked: bool = True) -> Iterator[dict[str, Any]]:
     state = str(run.status.get("state") or "unknown")
     reasons = [str(run.status["error"])] if run.status.get("error") else []
     reasons += run.notes
     bad = first_bad_step(run.metrics)
     if bad is not None:
         reasons.append(f"the training loss is not finite from step {bad:.0f} on")
-    if not run.results and state == "done":
+    if is_asked and not run.results and state == "done":
         reasons.append("no result file")
     if not run.status:
         reasons.append("no status.json, so whether the run ended is unknown")

@@ -19,8 +19,10 @@ from braidlm.report.lookups import lookups
 from braidlm.report.questions import questions
 from braidlm.report.reproduce import reproduce
 from braidlm.report.series import loss_points, row_estimates
+from braidlm.report.spent import base_runs
 from braidlm.report.stats import as_dict, better, estimate, number
 from braidlm.report.sweeps import sweeps
+from braidlm.report.treatments import treatments
 from braidlm.report.words import notes, summary
 
 # kind -> (metric, title, unit, which is better)
@@ -70,7 +72,8 @@ def tables(dirs: Iterable[Path | str], *, context: int = 8192) -> dict[str, Any]
         step), `by_position`, `trained_lengths` (those that a long text exceeds), `by_pairs`,
         `in_context_chance`, `lookups`, `questions` (see `questions.questions`), `frontier`,
         `telemetry` (see `inside.telemetry`), `analyses` (see `analysis.analyses`), `sweeps` (see
-        `sweeps.sweeps`), `leads` (see `compare.leads`), `problems`, `cautions` and `reproduce`.
+        `sweeps.sweeps`), `treatments` (see `treatments.treatments`),
+        `leads` (see `compare.leads`), `problems`, `cautions` and `reproduce`.
 
     Raises:
         InputError: a directory is neither run nor study, no run can be read, `context` is below 1,
@@ -97,7 +100,8 @@ def tables(dirs: Iterable[Path | str], *, context: int = 8192) -> dict[str, Any]
         "telemetry": {arm.name: telemetry(arm) for arm in loaded.arms},
         "analyses": {arm.name: analyses(arm) for arm in loaded.arms},
         "sweeps": sweeps(loaded.arms),
-        "problems": problems(loaded),
+        "treatments": treatments(loaded),
+        "problems": problems(loaded, [arm for study in loaded.studies for arm in base_runs(study)]),
         "cautions": [*unmatched(arms, loaded.matched), *cautions(loaded.arms)],
         "reproduce": reproduce(loaded),
     }

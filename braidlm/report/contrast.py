@@ -9,12 +9,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from braidlm.report.pairs import Scores, pair
 from braidlm.report.stats import t95
 from braidlm.report.student import two_sided
+
+if TYPE_CHECKING:
+    import numpy as np  # at run time it is loaded where a study has comparisons
 
 N_DRAWS = 4000
 """Bootstrap draws: the ends of a 95 % interval then move by a few percent of its width."""
@@ -97,6 +99,8 @@ def _linear(gaps: list[Scores]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         (S, C); and the stratum from which each draw comes (C,): its kind, or one for all where
         items are drawn together and may reach over kinds.
     """
+    import numpy as np
+
     groups, clusters = gaps[0].groups, gaps[0].clusters
     kinds = sorted(set(groups.values()))
     kind = np.array([kinds.index(group) for group in groups.values()])
@@ -120,6 +124,8 @@ def bootstrap(
     Seeds are drawn with replacement, and items within their strata, the same ones for all seeds,
     because every seed answers the same questions. The draws are the same at every call.
     """
+    import numpy as np
+
     random = np.random.default_rng(0)
     n_seeds = len(by_seed)
     chosen = random.multinomial(n_seeds, np.full(n_seeds, 1 / n_seeds), n_draws) / n_seeds

@@ -73,6 +73,15 @@ class Arm:
         return next((run.config for run in self.runs if run.config), {})
 
 
+@dataclass(frozen=True)
+class Study:
+    """A study's folder, its `study.json`, and its arms by the names that they have there."""
+
+    path: Path
+    book: dict[str, Any]
+    arms: dict[str, Arm]
+
+
 @dataclass
 class Loaded:
     """All that was found under the given directories."""
@@ -83,6 +92,7 @@ class Loaded:
     matched: tuple[str, ...] = ()
     missing: list[Missing] = field(default_factory=list)
     commands: list[str] = field(default_factory=list)
+    studies: list[Study] = field(default_factory=list)
 
 
 def load(dirs: Iterable[Path]) -> Loaded:
@@ -110,6 +120,7 @@ def load(dirs: Iterable[Path]) -> Loaded:
         matched=tuple(dict.fromkeys(m for study in studies for m in study.matched)),
         missing=[m for study in studies for m in study.missing],
         commands=[c for study in studies for c in study.commands],
+        studies=[found for study in studies for found in study.studies],
     )
 
 
@@ -172,6 +183,7 @@ def _study(path: Path) -> Loaded:
         matched=tuple(_matched(data.get("matched"))),
         missing=missing,
         commands=[as_command(data["command"])] if data.get("command") else [],
+        studies=[Study(path, data, {arm.name: arm for arm in arms})],
     )
 
 
@@ -333,13 +345,19 @@ def _check_study(path: Path, data: dict[str, Any]) -> None:
     is_sound = (
         isinstance(data.get("arms") or [], list)
         and isinstance(data.get("seeds") or [], list)
+        and all(_are_objects(data.get(name)) for name in ("bases", "comparisons"))
         and isinstance(states, dict)
         and all(isinstance(state, dict) for state in states.values())
     )
     if not is_sound:
         raise InputError(
-            f"file {str(path)!r}: 'arms' and 'seeds' must be lists, 'runs' an object of objects"
+            f"file {str(path)!r}: 'arms' and 'seeds' must be lists, 'bases' and 'comparisons' "
+            "lists of objects, 'runs' an object of objects"
         )
+
+
+def _are_objects(value: Any) -> bool:
+    return isinstance(value or [], list) and all(isinstance(row, dict) for row in value or [])
 
 
 def _group(runs: list[Run]) -> list[Arm]:

@@ -10,7 +10,7 @@ from typing import Any
 
 from braidlm.errors import InputError
 from braidlm.files import atomic_write
-from braidlm.report import analysis, gallery, inside, sections
+from braidlm.report import analysis, contrasts, gallery, inside, sections
 from braidlm.report.content import tables
 from braidlm.report.html import Markup, join, tag
 
@@ -79,6 +79,11 @@ def render(data: dict[str, Any]) -> str:
         lead,
         notes,
         section("arms", "Arms", sections.arms(data)),
+        *(
+            [section("treatments", "Before, after, and against each other", told)]
+            if (told := contrasts.section(data))
+            else []
+        ),
         section("figures", "Figures", gallery.figures(data)),
         section("layers", "Layers", gallery.diagrams(data)),
         *(

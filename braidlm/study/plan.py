@@ -9,6 +9,7 @@ from typing import Any
 
 from braidlm.arch import Recipe
 from braidlm.arch.config import differences
+from braidlm.arch.init_changes import changed
 from braidlm.errors import InputError
 from braidlm.files import read_json
 from braidlm.study.config import Arm, Base, StudyConfig
@@ -89,10 +90,23 @@ def _job(config: StudyConfig, part: Arm | Base, seed: int, folder: Path, out: Pa
         name=f"{part.name}/seed-{seed}",
         arm=part.name,
         folder=out / part.name / f"seed-{seed}",
-        recipe=config.recipe_of(part, seed, folder),
+        recipe=_changed(config.recipe_of(part, seed, folder), part.name),
         command=[],
         is_base=isinstance(part, Base),
     )
+
+
+def _changed(recipe: Recipe, name: str) -> Recipe:
+    """Return the recipe with the model that is trained, after what it changes in its base's.
+
+    Raises:
+        InputError: naming the arm whose changes do not fit its model.
+    """
+    try:
+        spec = changed(recipe.spec, recipe.init_changes)
+    except InputError as error:
+        raise InputError(f"arm '{name}': {error}") from None
+    return recipe.model_copy(update={"spec": spec})
 
 
 def fill_commands(jobs: list[Job], config: StudyConfig, folder: Path, n_threads: int) -> None:
@@ -108,7 +122,7 @@ def fill_commands(jobs: list[Job], config: StudyConfig, folder: Path, n_threads:
         if job.recipe.train.threads == 0:
             overrides.append(f"train.threads={n_threads}")
         path = config.path_of(part, folder)
-        job.recipe = Recipe.load(path, overrides)
+        job.recipe = _changed(Recipe.load(path, overrides), part.name)
         job.command = ["train", str(path), "--out", str(job.folder)]
         if job.init is not None:
             job.command += ["--init", job.init]
