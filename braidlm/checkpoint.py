@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from braidlm.arch import Recipe
 from braidlm.arch.kept import kept_recipe
 from braidlm.errors import InputError
-from braidlm.files import is_unaltered, read_json, sealed, sync_folder, write_json
+from braidlm.files import is_unaltered, no_folder, read_json, sealed, sync_folder, write_json
 from braidlm.model import HybridLM
 from braidlm.provenance import code_version, now
 from braidlm.tensors import write_held
@@ -354,7 +354,7 @@ def resolve(path: str | os.PathLike[str]) -> Path:
     """
     path = Path(path)
     if not path.is_dir():
-        raise InputError(f"{path} is neither a run nor a checkpoint: no such folder")
+        raise InputError(f"{path} is neither a run nor a checkpoint: {no_folder(path)}")
     if (path / MANIFEST).is_file() or (path / WEIGHTS).is_file():
         return path
     return latest(path)

@@ -14,11 +14,13 @@ from typing import Any
 
 import torch
 
+from braidlm import interop
 from braidlm.arch.config import nearest
 from braidlm.arch.recipe import load_spec
 from braidlm.checkpoint import load_model
 from braidlm.device import choose_device
 from braidlm.errors import InputError
+from braidlm.gguf import is_gguf
 from braidlm.interop.choose import of_config
 from braidlm.laws import hf_load
 from braidlm.laws.catalogue import Law, choose, tolerance_of
@@ -114,8 +116,8 @@ def check(
 
     Args:
         model: a `HybridLM`, a causal model of transformers, a `Subject`, or the path of a run, of
-            a checkpoint, or of a folder of transformers; with random weights also a recipe, a
-            pattern, a `config.json`, or the name of a family such as "mamba2".
+            a checkpoint, of a folder of transformers, or of a GGUF file; with random weights also a
+            recipe, a pattern, a `config.json`, or the name of a family such as "mamba2".
         laws: names, see `braidlm.laws.catalogue`; None: all.
         device: where a model that is loaded runs; a model that is passed stays where it is.
         dtype: "fp32", "fp64" (throughout) or "bf16" weights.
@@ -240,13 +242,16 @@ def _declared(subject: TransformersSubject) -> TransformersSubject:
 
 
 def _loaded(path: str | Path, device: str) -> Subject:
+    if is_gguf(path):
+        loaded = interop.load(path).model
+        return HybridSubject(loaded.to(choose_device(device)), f"{path} (GGUF)")
     model, recipe = load_model(path, choose_device(device))
     return HybridSubject(model, f"{recipe.name} ({path})")
 
 
 def _drawn(source: str | Path, device: str, seed: int) -> Subject:
     try:
-        spec = load_spec(source)
+        spec = interop.spec_of(source) if is_gguf(source) else load_spec(source)
     except InputError as error:
         if Path(source).is_file():
             raise

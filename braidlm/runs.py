@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from braidlm.errors import InputError
-from braidlm.files import atomic_write, read_json, strict_json, write_json
+from braidlm.files import atomic_write, no_folder, read_json, strict_json, write_json
 from braidlm.items import write_items
 from braidlm.provenance import capture_env, code_version, now, package_versions
 
@@ -111,7 +111,7 @@ class Run:
         """
         run = cls(path)
         if not run.path.is_dir():
-            raise InputError(f"{run.path} is not a run directory: no such folder")
+            raise InputError(f"{run.path} is not a run directory: {no_folder(run.path)}")
         if not (run.path / "config.json").is_file():
             raise InputError(f"{run.path} is not a run directory: config.json is missing")
         return run

@@ -41,8 +41,8 @@ class DataConfig(Config):
     """What a model is trained on."""
 
     tokenizer: PathText = "bytes"
-    """"bytes" (built in), the path of a `tokenizers` JSON file, or "hf:" and a folder or
-    name of the Hugging Face Hub; in an imported run "run:" and a folder of that run."""
+    """"bytes" (built in), the path of a `tokenizers` JSON file or of a GGUF file, or "hf:"
+    and a folder or name of the Hugging Face Hub; in an imported run "run:" and a folder of it."""
     seq_len: int = Field(default=256, gt=1, le=2**24)
     """Tokens of one training row."""
     sources: tuple[AnySource, ...] = Field(min_length=1)

@@ -46,8 +46,8 @@ class Recipe(ModelFile):
     """A model, its data, its training and its tasks."""
 
     init: PathText | None = None
-    """A run, a checkpoint of one or a folder in the form of transformers, whose weights the
-    training begins with; default: none, they are drawn from the seed."""
+    """A run, a checkpoint of one, a folder in the form of transformers or a GGUF file, whose
+    weights the training begins with; default: none, they are drawn from the seed."""
     init_changes: InitChanges | None = None
     """How the model differs from that of its init. Default: not at all."""
     data: DataConfig

@@ -20,8 +20,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument(
         "model",
         metavar="MODEL",
-        help="a run, a checkpoint or a folder of transformers; with --random-weights also a "
-        "recipe, a pattern, a config.json or a family such as mamba2",
+        help="a run, a checkpoint, a folder of transformers or a GGUF file; with "
+        "--random-weights also a recipe, a pattern, a config.json or a family such as mamba2",
     )
     parser.add_argument(
         "--laws", type=_words, metavar="A,B", help="only these (default: every one)"

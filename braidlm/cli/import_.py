@@ -1,4 +1,4 @@
-"""`braid import HF_DIR --out DIR`: make a run of a checkpoint of another library."""
+"""`braid import PATH --out DIR`: make a run of a checkpoint of another library."""
 
 from __future__ import annotations
 
@@ -12,9 +12,11 @@ ADVICE = "; tasks in text need one: import with --tokenizer NAME"
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Declare the command's arguments."""
     parser = subparsers.add_parser(
-        "import", help="make a run of a checkpoint in the form of transformers"
+        "import", help="make a run of a checkpoint in the form of transformers or of llama.cpp"
     )
-    parser.add_argument("path", metavar="HF_DIR", help="a folder with config.json and weights")
+    parser.add_argument(
+        "path", metavar="PATH", help="a folder with config.json and weights, or a .gguf file"
+    )
     parser.add_argument("--out", required=True, metavar="DIR", help="the run: a new, empty folder")
     parser.add_argument(
         "--dtype", default="as-stored", metavar="NAME", help="of the weights: as-stored, fp32, bf16"
@@ -27,7 +29,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument(
         "--tokenizer",
         metavar="NAME",
-        help="instead of the folder's: bytes, a tokenizer.json, hf:NAME, or none",
+        help="instead of the one that comes along: bytes, a tokenizer.json, hf:NAME, or none",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.set_defaults(run=run)

@@ -32,7 +32,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument(
         "--init",
         metavar="DIR",
-        help="begin with the weights of a run, a checkpoint of one, or a folder of transformers",
+        help="begin with weights of a run, a checkpoint, a folder of transformers or a GGUF file",
     )
     parser.add_argument("--set", action="append", default=[], metavar="A.B=C", dest="overrides")
     parser.add_argument("--resume", action="store_true", help="continue the run that DIR holds")

@@ -18,6 +18,8 @@ from braidlm.data.hub import tokenizer_folder
 from braidlm.data.tokenizer import JSONTokenizer, Tokenizer, document_ids
 from braidlm.errors import InputError
 from braidlm.files import read_json
+from braidlm.gguf import read_header
+from braidlm.gguf.tokenizer import tokenizer_files
 
 _ROLES = ("bos", "eos", "pad")
 _NO_TOKENIZER = {"config.json", "generation_config.json"}
@@ -40,6 +42,17 @@ def load_hub_tokenizer(name: str) -> Tokenizer:
             "one by --tokenizer NAME"
         )
     return _made_by_transformers(name, folder)
+
+
+def load_gguf_tokenizer(path: str | Path) -> Tokenizer:
+    """Return the tokenizer that a GGUF file carries.
+
+    Raises:
+        InputError: a damaged file, or a tokenizer in it that is not rebuilt here.
+    """
+    made = tokenizer_files(read_header(path))
+    named = _spelled(json.loads(made["tokenizer_config.json"]))
+    return JSONTokenizer(path, made["tokenizer.json"], named)
 
 
 class SlowTokenizer:

@@ -11,6 +11,7 @@ import numpy as np
 
 from braidlm.arch.sources import HUB, RUN
 from braidlm.errors import InputError
+from braidlm.gguf import is_gguf
 
 _BOS_NAMES = ("<bos>", "<s>", "<|begin_of_text|>", "<|startoftext|>", "[BOS]", "[CLS]")
 _EOS_NAMES = ("<|endoftext|>", "<eos>", "</s>", "<|end_of_text|>", "[EOS]", "[SEP]")
@@ -200,8 +201,8 @@ def load_tokenizer(name: str | Path) -> Tokenizer:
     """Return the tokenizer that a recipe names.
 
     Args:
-        name: "bytes", the path of a tokenizers JSON file, or "hf:" and a folder in the form of
-            the Hugging Face Hub, or a name there.
+        name: "bytes", the path of a tokenizers JSON file or of a GGUF file, or "hf:" and a folder
+            in the form of the Hugging Face Hub, or a name there.
 
     Raises:
         InputError: the file is missing, is not such a file, or has no document token; a name
@@ -217,6 +218,10 @@ def load_tokenizer(name: str | Path) -> Tokenizer:
         from braidlm.data.hub_tokenizer import load_hub_tokenizer
 
         return load_hub_tokenizer(str(name))
+    if is_gguf(name):
+        from braidlm.data.hub_tokenizer import load_gguf_tokenizer
+
+        return load_gguf_tokenizer(name)
     return JSONTokenizer(name)
 
 

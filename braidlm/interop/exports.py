@@ -14,9 +14,10 @@ from braidlm.errors import InputError
 from braidlm.files import read_json, write_json
 from braidlm.interop import folder, weights
 from braidlm.interop.choose import OWN, for_spec, of_config
+from braidlm.interop.folder import Along
 from braidlm.interop.names import entries
 from braidlm.interop.own import own_config, own_entries
-from braidlm.interop.tokenizer import BYTES, MADE_OF, TRAVELLING
+from braidlm.interop.tokenizer import BYTES, MADE_OF, TRAVELLING, files_of
 from braidlm.model import HybridLM
 from braidlm.tensors import Held, Shards, Source
 
@@ -96,7 +97,7 @@ def _write(
     format: str,
     family: str | None,
     extra: Mapping[str, Any],
-    along: Sequence[Path],
+    along: Sequence[Along],
     max_shard_bytes: int,
 ) -> str:
     if format not in FORMATS:
@@ -121,7 +122,7 @@ def _write(
     return config["model_type"]
 
 
-def _along(place: Path, recipe: Recipe) -> list[Path]:
+def _along(place: Path, recipe: Recipe) -> Sequence[Along]:
     """Return what travels along: what came with an import, or the files of the tokenizer."""
     imported = place.parent.parent / TRAVELLING
     if (imported / folder.CONFIG).is_file():
@@ -129,13 +130,14 @@ def _along(place: Path, recipe: Recipe) -> list[Path]:
     name = recipe.data.tokenizer
     if name.startswith("hf:") and Path(name[3:]).is_dir():
         return folder.travelling(Path(name[3:]))
-    file = Path(name)
-    return [file] if file.name == "tokenizer.json" and file.is_file() else []
+    is_there = Path(name).is_file()
+    return files_of(name) if is_there else ()
 
 
-def _extra(along: Sequence[Path], recipe: Recipe) -> dict[str, Any]:
+def _extra(along: Sequence[Along], recipe: Recipe) -> dict[str, Any]:
     """Return fields that decide nothing of the model: ids of special tokens, lengths."""
-    config = next((file for file in along if file.name == folder.CONFIG), None)
+    found = (f for f in along if f.name == folder.CONFIG and isinstance(f, Path))
+    config = next(found, None)
     made_of = {MADE_OF: BYTES} if recipe.data.tokenizer == BYTES else {}
     if config is None:
         return made_of | {"max_position_embeddings": recipe.data.seq_len} | special_ids(recipe)

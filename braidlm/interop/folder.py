@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -29,6 +29,16 @@ TOKENIZER = (
 MAX_SHARD_BYTES = 5 * 10**9
 
 
+class Made(NamedTuple):
+    """A file that travels along and lies nowhere yet."""
+
+    name: str
+    data: bytes
+
+
+Along = Path | Made
+
+
 # reading
 
 
@@ -39,11 +49,16 @@ def read_config(folder: str | os.PathLike[str]) -> dict[str, Any]:
         InputError: no folder, no configuration in it, or none that is a JSON object.
     """
     folder = Path(folder)
+    if folder.is_file():
+        raise InputError(f"{folder} is a file, but no GGUF file; else a folder is read, as a whole")
     if not folder.is_dir():
         is_like_a_hub_name = len(folder.parts) == 2 and not folder.parent.exists()
         fetch = f"; nothing is fetched here: 'hf download {folder} --local-dir DIR' does"
         hint = fetch if is_like_a_hub_name else ""
         raise InputError(f"{folder} is no folder of a checkpoint: no such folder{hint}")
+    files = sorted(folder.glob("*.gguf"))
+    if files and not (folder / CONFIG).is_file():
+        raise InputError(f"{folder} holds no {CONFIG}; give a file of it, such as {files[0]}")
     found = read_json(folder / CONFIG)
     if not isinstance(found, dict):
         raise InputError(f"{folder / CONFIG} must be a JSON object, not {found!r:.40}")
@@ -202,7 +217,10 @@ def _shards(about: Mapping[str, About], limit: int) -> list[list[str]]:
     return [[name for _, name in group] for _, group in groupby(numbers, key=lambda x: x[0])]
 
 
-def copy_along(files: Sequence[Path], folder: Path) -> None:
+def copy_along(files: Sequence[Along], folder: Path) -> None:
     """Copy what travels along."""
     for file in files:
-        shutil.copyfile(file, folder / file.name)
+        if isinstance(file, Made):
+            (folder / file.name).write_bytes(file.data)
+        else:
+            shutil.copyfile(file, folder / file.name)

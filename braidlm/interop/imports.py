@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Callable
@@ -15,12 +16,15 @@ from braidlm import checkpoint, tensors
 from braidlm.arch import Recipe, Spec
 from braidlm.arch.sources import HUB, RUN
 from braidlm.checkpoint import cast_weights
-from braidlm.interop import folder, weights
+from braidlm.gguf import SUFFIX, Quantised, is_gguf, read_header
+from braidlm.interop import folder, gguf, weights
 from braidlm.interop.choose import of_config
+from braidlm.interop.families.gguf_llama import GGUF_LLAMA
 from braidlm.interop.families.mamba_ssm import flattened, is_mamba_ssm, of_flattened
+from braidlm.interop.folder import Along, Made
 from braidlm.interop.names import Entry, Undrawn, entries
 from braidlm.interop.own import MODEL_TYPE, PREFIX, own_entries, own_spec
-from braidlm.interop.tokenizer import NONE, TRAVELLING, Chosen, choose, of_folder
+from braidlm.interop.tokenizer import NONE, TRAVELLING, Chosen, choose, of_place
 from braidlm.model import HybridLM
 from braidlm.runs import Run, capture_env
 from braidlm.tensors import Source
@@ -51,6 +55,8 @@ class _Described(NamedTuple):
     """Patterns of other names of tensors, and what they are called here."""
     tied: tuple[str, str] | None = None
     """Tensors of the head and of the embedding, which are one."""
+    stored: Source | None = None
+    """Its tensors, where what tells of the model lies among them; None: they lie in the folder."""
 
 
 class _Found(NamedTuple):
@@ -70,7 +76,7 @@ def load(
     """Read a foreign checkpoint into a model, holding no tensor twice but the one being copied.
 
     Args:
-        path: folder with `config.json` and weights.
+        path: folder with `config.json` and weights, or a GGUF file.
         dtype: of the model's weights; A_log, D and dt_bias stay in fp32 beside narrower ones.
         weights_only_pickle: whether pickled tensors may be read.
 
@@ -84,11 +90,11 @@ def load(
     found = _found(Path(path), described, model, weights_only_pickle)
     cast_weights(model, dtype)
     weights.fill(model, found.source, found.entries)
-    return Loaded(model.eval(), of_folder(Path(path)), described.family, tuple(found.skipped))
+    return Loaded(model.eval(), of_place(Path(path)), described.family, tuple(found.skipped))
 
 
 def spec_of(path: str | os.PathLike[str]) -> Spec:
-    """Return the model that a foreign folder's configuration tells of; no weight is read.
+    """Return the model that a foreign folder or GGUF file tells of; no weight is read.
 
     Raises:
         InputError: an unknown family, or a field that no field of ours expresses.
@@ -107,7 +113,7 @@ def import_run(
     """Make a run directory of a foreign checkpoint, one tensor at a time.
 
     Args:
-        path: folder with `config.json` and weights.
+        path: folder with `config.json` and weights, or a GGUF file.
         out: the run directory: new, or empty.
         dtype: of the stored weights; None: as they are.
         weights_only_pickle: whether pickled tensors may be read.
@@ -121,7 +127,7 @@ def import_run(
     """
     Run.check_free(out)
     described = _described(Path(path))
-    config = folder.read_config(Path(path))
+    config = read_config(path)
     chosen = choose(Path(path), config, described.spec.vocab_size, tokenizer)
     found = _found(Path(path), described, None, weights_only_pickle)
     about = weights.ours_about(found.source, found.entries)
@@ -129,9 +135,8 @@ def import_run(
     with folder.Writing(out) as temporary:
         run = Run.create(temporary, {})
         (run.path / TRAVELLING).mkdir()
-        along = [*chosen.files, Path(path) / folder.CONFIG]
-        folder.copy_along(along, run.path / TRAVELLING)
-        recipe = recipe_of(described.spec, Path(path).resolve().name, chosen.name).to_dict()
+        folder.copy_along([*chosen.files, _config_file(path)], run.path / TRAVELLING)
+        recipe = recipe_of(described.spec, _name(Path(path)), chosen.name).to_dict()
         run.write_config(recipe)
         run.write_env(capture_env())
         run.set_status("done", 0, 0)
@@ -162,7 +167,32 @@ def recipe_of(spec: Spec, name: str, tokenizer: str) -> Recipe:
     )
 
 
+def read_config(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Return the configuration of a folder, or what a GGUF file's would be in that form.
+
+    Raises:
+        InputError: as `folder.read_config`, or as for `load`.
+    """
+    if not is_gguf(path):
+        return folder.read_config(path)
+    return gguf.configuration(read_header(path), spec_of(path))
+
+
+def _config_file(path: str | os.PathLike[str]) -> Along:
+    if not is_gguf(path):
+        return Path(path) / folder.CONFIG
+    return Made(folder.CONFIG, json.dumps(read_config(path), indent=2).encode())
+
+
+def _name(path: Path) -> str:
+    """Return what a run is called after."""
+    whole = path.resolve().name
+    return whole.removesuffix(SUFFIX) if is_gguf(path) else whole
+
+
 def _described(path: Path) -> _Described:
+    if is_gguf(path):
+        return _of_gguf(path)
     config = folder.read_config(path)
     where = str(path / folder.CONFIG)
     if config.get("model_type") == MODEL_TYPE:
@@ -180,10 +210,20 @@ def _described(path: Path) -> _Described:
     return _Described(family.model_type, spec, plan, skipped, family.respelled, tied)
 
 
+def _of_gguf(path: Path) -> _Described:
+    header = read_header(path)
+    source = Quantised(header)
+    spec = GGUF_LLAMA.spec(gguf.config(header, source), str(path))
+    plan = partial(entries, GGUF_LLAMA)
+    return _Described(GGUF_LLAMA.model_type, spec, plan, GGUF_LLAMA.skipped, stored=source)
+
+
 def _found(
     path: Path, described: _Described, model: HybridLM | None, weights_only_pickle: bool
 ) -> _Found:
-    stored = folder.source(path, weights_only_pickle=weights_only_pickle)
+    stored = described.stored
+    if stored is None:
+        stored = folder.source(path, weights_only_pickle=weights_only_pickle)
     respelled = weights.respelled(stored, described.respelled, str(path))
     plan = described.plan(described.spec, model)
     source = weights.by_first_use(respelled, plan)

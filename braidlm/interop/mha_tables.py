@@ -43,7 +43,7 @@ MLP_MULTIPLE = 128
 """What the MLP's width is rounded up to."""
 
 
-def _pairs_to_halves(config: MixerConfig) -> tuple[tuple[int, ...], list[int]]:
+def pairs_to_halves(config: MixerConfig) -> tuple[tuple[int, ...], list[int]]:
     """Rows of q and k whose rotated pairs are neighbours, put as ours: first halves, then second.
 
     One order for queries and keys leaves their products as they are.
@@ -66,7 +66,7 @@ def _gate_first(config: MixerConfig) -> tuple[tuple[int, ...], list[int]]:
 MHA = Letter("attention", {x: rows(x) for x in ("in_proj.weight", "in_proj.bias")})
 INTERLEAVED = Letter(
     "attention",
-    {x: Rows((x,), order=_pairs_to_halves) for x in ("in_proj.weight", "in_proj.bias")},
+    {x: Rows((x,), order=pairs_to_halves) for x in ("in_proj.weight", "in_proj.bias")},
 )
 MLP = Letter("mlp", {"in_proj.weight": Rows(("fc1.weight",), order=_gate_first)}, out="fc2")
 

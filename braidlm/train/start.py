@@ -32,9 +32,10 @@ from braidlm.data.replay import Record
 from braidlm.data.tokenizer import load_tokenizer
 from braidlm.errors import InputError
 from braidlm.files import read_json, write_json
+from braidlm.gguf import is_gguf
 from braidlm.interop import load, spec_of
-from braidlm.interop.folder import read_config
-from braidlm.interop.tokenizer import TRAVELLING, of_folder, said_by
+from braidlm.interop.imports import read_config
+from braidlm.interop.tokenizer import TRAVELLING, of_place, said_by
 from braidlm.model import HybridLM
 from braidlm.runs import INIT, ORIGIN, Run, capture_env, read_origin
 from braidlm.train.ending import (
@@ -55,7 +56,7 @@ class Start:
     init: str
     """As it was declared."""
     folder: Path
-    """Of a checkpoint, or in the form of transformers."""
+    """Of a checkpoint, or in the form of transformers; or a GGUF file."""
     spec: Spec
     """The model that they are of."""
     tokenizer: str | None
@@ -253,7 +254,9 @@ def _open(init: str, out: str | os.PathLike[str] | None) -> Start:
 
 
 def _is_foreign(folder: Path) -> bool:
-    """Whether a folder has a configuration that is no recipe."""
+    """Whether a folder has a configuration that is no recipe, or is a GGUF file."""
+    if is_gguf(folder):
+        return True
     if not (folder / "config.json").is_file():
         return False
     config = read_json(folder / "config.json")
@@ -285,10 +288,12 @@ def _ours(init: str) -> Start:
 
 def _foreign(init: str) -> Start:
     folder = Path(init)
-    files = sorted(f for f in folder.iterdir() if f.suffix in (".safetensors", ".bin"))
+    is_file = is_gguf(folder)
+    inside = [folder] if is_file else folder.iterdir()
+    files = sorted(f for f in inside if is_file or f.suffix in (".safetensors", ".bin"))
     origin = {
         "path": init,
-        "form": "transformers",
+        "form": "gguf" if is_file else "transformers",
         "name": folder.resolve().name,
         "weights": {file.name: _sha256(file) for file in files},
     }
@@ -300,7 +305,7 @@ def _tokenizer_of(recipe: Recipe) -> str | None:
     """Return a run's tokenizer; None: it was imported without one."""
     name = recipe.data.tokenizer
     place = Path(name.removeprefix(HUB))
-    is_absent = name.startswith(HUB) and place.is_dir() and of_folder(place) is None
+    is_absent = name.startswith(HUB) and place.is_dir() and of_place(place) is None
     return None if is_absent else name
 
 

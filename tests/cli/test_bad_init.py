@@ -17,7 +17,7 @@ def test_what_holds_no_weights_is_refused(refused, trained, recipe, tmp_path, wh
     init, out = tmp_path / "init", tmp_path / "out"
     says = {
         "missing": "no such folder",
-        "file": "no such folder",
+        "file": "it is a file",
         "empty": "has no checkpoint",
         "no_checkpoint": "has no checkpoint",
         "config": "config.json",

@@ -231,7 +231,7 @@ def test_what_is_no_init_is_refused_and_nothing_is_made(pretrained, tmp_path, wh
             says = "has no checkpoint"
         case "text":
             init.write_text("weights")
-            says = "no such folder"
+            says = "it is a file"
         case "damaged":
             shutil.copytree(pretrained, init)
             file = checkpoint.latest(init) / "weights.safetensors"
