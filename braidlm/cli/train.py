@@ -56,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
     from braidlm.train import NonFiniteLossError, train
 
     try:
-        summary = train(recipe, args.out, resume=args.resume, progress=_progress(args.progress))
+        summary = train(recipe, args.out, resume=args.resume, progress=progress_of(args.progress))
     except NonFiniteLossError as error:
         print(f"braid: {error}", file=sys.stderr)
         return 1
@@ -159,7 +159,8 @@ class JsonLines:
         _say({"state": state})
 
 
-def _progress(kind: str) -> Progress:
+def progress_of(kind: str) -> Progress:
+    """Return who is told of a training: a person, a program or nobody."""
     from braidlm.train.progress import Silent, Terminal
 
     return {"auto": Terminal, "json": JsonLines, "none": Silent}[kind]()

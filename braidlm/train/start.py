@@ -87,12 +87,19 @@ class Start:
                 "without [model] takes that of its init; what leaves its weights as they are may "
                 "change by [init_changes])"
             )
-        name = recipe.data.tokenizer
+        self.check_tokenizer(recipe.data.tokenizer)
+
+    def check_tokenizer(self, name: str, role: str = "init") -> None:
+        """Refuse ids that are other text to these weights; `role` is what messages call them.
+
+        Raises:
+            InputError: naming both tokenizers.
+        """
         if self.tokenizer in (None, name):
             return
         if load_tokenizer(self.tokenizer).fingerprint != load_tokenizer(name).fingerprint:
             raise InputError(
-                f"data.tokenizer = '{name}': must be '{self.tokenizer}', with which init = "
+                f"data.tokenizer = '{name}': must be '{self.tokenizer}', with which {role} = "
                 f"'{self.init}' was trained: to its weights these ids are other text"
             )
 

@@ -10,7 +10,7 @@ from braidlm.arch import Recipe, schema
 from braidlm.arch.recipe import read_toml
 
 RECIPES = Path(__file__).parents[2] / "recipes"
-FILES = [p for p in sorted(RECIPES.rglob("*.toml")) if not p.stem.endswith(".study")]
+FILES = [p for p in sorted(RECIPES.rglob("*.toml")) if not p.stem.endswith((".study", ".convert"))]
 TYPES = {
     "object": dict, "array": list, "string": str, "integer": int, "number": (int, float),
     "boolean": bool, "null": type(None),

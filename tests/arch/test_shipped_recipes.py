@@ -12,7 +12,7 @@ from braidlm.model import HybridLM
 RECIPES = Path(__file__).parents[2] / "recipes"
 
 
-FILES = [p for p in sorted(RECIPES.rglob("*.toml")) if not p.stem.endswith(".study")]
+FILES = [p for p in sorted(RECIPES.rglob("*.toml")) if not p.stem.endswith((".study", ".convert"))]
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)
