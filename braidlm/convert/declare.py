@@ -19,6 +19,9 @@ from braidlm.train.start import INIT, Start, is_kept, open_start
 TARGETS = ("pattern", "keep", "keep_layers")
 """Fields of which one says what the student is: a flag goes before all of them in the file."""
 
+OF_AN_INIT = {"data": ("replay",), "train": ("warmup_from", "continue_optimizer")}
+"""What the teacher's own training took from an init, which a stage does not have."""
+
 
 def load_conversion(
     file: str | Path | None,
@@ -49,6 +52,8 @@ def load_conversion(
         raise InputError("convert.teacher: no teacher is given: a run, or a folder of transformers")
     start = open_teacher(teacher, out)
     known = _recipe_of(start).to_dict()
+    for table, fields in OF_AN_INIT.items():
+        known[table] = {k: v for k, v in known[table].items() if k not in fields}
     complete = {"tasks": known["tasks"], **data}
     complete["data"] = _with_tokenizer(data.get("data", {}), start)
     for key in ("data", "train"):

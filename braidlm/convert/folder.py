@@ -19,8 +19,8 @@ from torch import nn
 
 from braidlm import checkpoint
 from braidlm.arch import Recipe
+from braidlm.arch.config import differences
 from braidlm.arch.convert import Conversion
-from braidlm.arch.recipe import differences
 from braidlm.arch.sources import HUB
 from braidlm.errors import InputError
 from braidlm.files import read_json, write_json
