@@ -14,14 +14,10 @@ from braidlm.arch.replay import REPLAY, Replay
 from braidlm.arch.sources import PathText, TextSource
 from braidlm.arch.symbols import CopyingSource, MADSource, MQARSource
 
+FileSource = TextSource | PairsSource | ParaphraseSource
+"""Sources whose text lies in files and is tokenised once."""
 AnySource = Annotated[
-    TextSource
-    | PairsSource
-    | ParaphraseSource
-    | PhonebookSource
-    | MQARSource
-    | MADSource
-    | CopyingSource,
+    FileSource | PhonebookSource | MQARSource | MADSource | CopyingSource,
     Field(discriminator="kind"),
 ]
 

@@ -14,9 +14,6 @@ from pydantic import Field, model_validator
 from braidlm.arch.config import Config
 from braidlm.arch.sources import PathText
 
-PAIRS_FILE = "pairs.jsonl"
-"""The file of a folder of paraphrases that holds the accepted ones."""
-
 Layout = Literal["after", "before", "far", "plain", "separate"]
 Second = Literal["paraphrase", "partial", "repeat", "unrelated"]
 

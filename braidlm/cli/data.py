@@ -70,7 +70,8 @@ def _build(args: argparse.Namespace) -> int:
     from braidlm.data.prepare import build
 
     recipe = Recipe.load(args.recipe, args.overrides)
-    summary = build(recipe.data, args.out, verify="all" if args.verify_all else True)
+    verify = "all" if args.verify_all else True
+    summary = build(recipe.data, args.out, verify=verify, seed=recipe.seed)
     if args.json:
         print(json.dumps(summary, indent=2))
         return 0
@@ -97,9 +98,32 @@ def _card(source: dict[str, Any]) -> Iterator[str]:
             f"  {'too long':<9} {long['pairs']:,} of {long['of']:,} pairs have more than seq_len = "
             f"{long['seq_len']} tokens: {done}"
         )
+    if windows := source.get("windows"):
+        yield from _windows(windows)
+    if epoch := source.get("epoch"):
+        yield (
+            f"  {'epoch':<9} {epoch['input']:>12,} tokens read, {epoch['loss']:,} learnt, "
+            f"{epoch['unique']:,} different"
+        )
     if files := source.get("files"):
         more = f" and {len(files) - SHOWN_FILES} more" if len(files) > SHOWN_FILES else ""
         yield f"  {'files':<9} {', '.join(files[:SHOWN_FILES])}{more}"
+
+
+def _windows(windows: dict[str, Any]) -> Iterator[str]:
+    """Yield what stands in windows of texts and paraphrases, and what of them does not."""
+    yield (
+        f"  {'windows':<9} {windows['texts']:>12,} texts with {windows['paraphrases']:,} "
+        f"paraphrases, at most {windows['share']} tokens of each in a window of {windows['length']}"
+    )
+    if (long := windows["too_long"])["texts"]:
+        what = "are left out" if long["policy"] == "drop" else "are cut off"
+        yield (
+            f"  {'too long':<9} {long['texts']:>12,} texts, or their paraphrases, have more: "
+            f"{long['tokens']:,} tokens {what}"
+        )
+    if windows["padding"]:
+        yield f"  {'padding':<9} {windows['padding']:>12,} tokens of each row are left empty"
 
 
 def _tokenizer(args: argparse.Namespace) -> int:

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from braidlm.arch import Recipe
-from braidlm.arch.experiment import DataConfig
-from braidlm.arch.pairs import PairsSource
+from braidlm.arch.experiment import DataConfig, FileSource
+from braidlm.arch.paraphrase import ParaphraseSource
 from braidlm.arch.sources import TextSource
 from braidlm.arch.tasks import (
     AnyTask,
@@ -21,12 +21,13 @@ from braidlm.arch.tasks import (
     PhonebookTask,
     RecallTask,
 )
-from braidlm.data.corpora import PYTHON_DOCS, corpus_files, read_corpus
+from braidlm.data.corpora import PYTHON_DOCS, Document, corpus_files, read_corpus
 from braidlm.data.halves import is_held_out
 from braidlm.data.near_duplicates import NearDuplicates
 from braidlm.data.ngrams import Unit
 from braidlm.data.overlap import Comparison, Item, Search, TrainingText, comparison
 from braidlm.data.pairs import read_documents
+from braidlm.data.passages import named
 from braidlm.data.phonebook import Phonebook, eval_lookups
 from braidlm.data.phonebook_keys import eval_multi_lookups, kind_of
 from braidlm.data.prepare import text_source
@@ -114,6 +115,9 @@ def _comparisons(
             compared.append(comparison(name, items, unit, n))
         else:
             skipped.append({"name": name, "why": "it asks symbols, not text"})
+    for source in recipe.data.sources:
+        if isinstance(source, ParaphraseSource) and (items := list(_held_out(source, recipe.data))):
+            compared.append(comparison(f"held-out-{source.name}", items, unit, n))
     names = [c.name for c in compared]
     for path in against:
         name = re.sub(r"[^A-Za-z0-9_-]", "_", path.name.partition(".")[0])
@@ -157,6 +161,13 @@ def _items_of(task: AnyTask, data: DataConfig) -> Iterator[Item]:
                     yield Item(f"{order}/{length}/{i}", (tokenizer.decode(item.prompt),))
 
 
+def _held_out(source: ParaphraseSource, data: DataConfig) -> Iterator[Item]:
+    """Yield the held-out half of a folder of paraphrases, each with its text."""
+    for document in read_documents(source):
+        if is_held_out(document.key, data.held_out):
+            yield Item(document.id, (document.prompt or "", document.text))
+
+
 def _file_items(path: Path) -> Iterator[Item]:
     source = TextSource.of({"path": str(path), "documents": "blank-line"}, "--against")
     if source.is_hub or source.path == PYTHON_DOCS or path.is_dir():
@@ -180,12 +191,25 @@ def _texts_in(value: Any) -> Iterator[str]:
 
 def _training_text(data: DataConfig) -> Iterator[TrainingText]:
     for source in data.sources:
-        if not isinstance(source, TextSource | PairsSource):
+        if not isinstance(source, FileSource):
             continue
+        seen: set[str] = set()
         for document in read_documents(source):
             if document.text.strip() and not is_held_out(document.key, data.held_out):
-                text = "\n".join(filter(None, (document.prompt, document.text)))
-                yield TrainingText(f"{source.name}:{document.id}", text)
+                for text in _texts_of(source, document, seen):
+                    yield TrainingText(f"{source.name}:{document.id}", text)
+
+
+def _texts_of(source: FileSource, document: Document, seen: set[str]) -> Iterator[str]:
+    """Yield what is learnt of a document: a pair at once, a paraphrase and its text apart."""
+    if not isinstance(source, ParaphraseSource):
+        yield "\n".join(filter(None, (document.prompt, document.text)))
+        return
+    assert document.prompt is not None
+    if (name := named(document.prompt)) not in seen:
+        seen.add(name)
+        yield document.prompt
+    yield document.text
 
 
 def _peak_bytes() -> int | None:

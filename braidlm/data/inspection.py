@@ -8,6 +8,7 @@ import numpy as np
 from braidlm.arch.experiment import DataConfig
 from braidlm.data.packing import IGNORE, Piece, Row
 from braidlm.data.pair_stream import PairStream
+from braidlm.data.paraphrase_stream import ParaphraseStream
 from braidlm.data.phonebook import PhonebookStream
 from braidlm.data.shards import ShardSet, open_shards
 from braidlm.data.streams import AnyStream, RowMixture, TextStream
@@ -17,7 +18,12 @@ from braidlm.data.symbols import draw_item
 from braidlm.data.tokenizer import Tokenizer, load_tokenizer
 from braidlm.errors import InputError
 
-KINDS = {TextStream: "text", PairStream: "pairs", PhonebookStream: "phonebook"}
+KINDS = {
+    TextStream: "text",
+    PairStream: "pairs",
+    ParaphraseStream: "paraphrase",
+    PhonebookStream: "phonebook",
+}
 MASKED = "⟦", "⟧"
 """What stands around the tokens of a pair that are learnt."""
 
@@ -45,8 +51,9 @@ def inspect(
         "offset" (tokens of the document before it), "document_tokens", "text", "loss"}. Special
         tokens are spelled out in the text; "loss" lists the runs [first, last + 1] of columns
         whose next token is learnt. A pair has "masked" too: its text with the tokens that are
-        learnt between ⟦ and ⟧. Generated symbols are written as such: "k3" a key, "v7" a value,
-        "_" symbol 0, and "k3->v7" where v7 is asked for.
+        learnt between ⟦ and ⟧; so has a window of paraphrases, and its texts from left to right as
+        "parts": {"role", "document", "start", "stop"}. Generated symbols are written as such: "k3"
+        a key, "v7" a value, "_" symbol 0, and "k3->v7" where v7 is asked for.
 
     Raises:
         InputError: as `RowMixture` and `open_shards`.
@@ -56,11 +63,11 @@ def inspect(
     if isinstance(what, DataConfig):
         rows = RowMixture(what, seq_len, seed, cache_dir=cache_dir, verify=True)
         found = [rows.row(i) for i in range(n)]
-        streams = [(rows.names[m.source], rows.streams[m.source]) for m in found]
+        streams = [(rows.names[m.source], rows.streams[m.source], m.number) for m in found]
         packed = [m.row for m in found]
     else:
         stream = _stream_of(open_shards(what, verify=True), seq_len or 256, seed)
-        streams = [(Path(what).name, stream)] * n
+        streams = [(Path(what).name, stream, i) for i in range(n)]
         packed = [stream.row(i) for i in range(n)]
     return [_show(i, *s, row) for i, (s, row) in enumerate(zip(streams, packed, strict=True))]
 
@@ -83,7 +90,8 @@ def _stream_of(shards: ShardSet, seq_len: int, seed: int) -> TextStream | PairSt
     return kind(shards, tokenizer, shards.folder.name, seq_len, seed)
 
 
-def _show(number: int, name: str, stream: AnyStream, row: Row) -> dict[str, Any]:
+def _show(number: int, name: str, stream: AnyStream, before: int, row: Row) -> dict[str, Any]:
+    """Show a row before which the stream gave `before` rows."""
     pieces, at = [], 0
     for piece in row.pieces:
         stop = at + piece.stop - piece.start
@@ -92,9 +100,11 @@ def _show(number: int, name: str, stream: AnyStream, row: Row) -> dict[str, Any]
             shown = _phonebook_piece(stream, row, piece, at, stop)
         elif isinstance(stream, SymbolStream):
             shown = _symbol_piece(stream, row, piece, at, stop)
+        elif isinstance(stream, ParaphraseStream):
+            shown = _window_piece(stream, before, row, piece, at, stop)
         else:
             shown = _text_piece(stream, row, piece, at, stop)
-        if isinstance(stream, PairStream):
+        if isinstance(stream, PairStream | ParaphraseStream):
             shown["masked"] = _masked(stream.tokenizer, row, at, stop, runs)
         place = {"start": at, "stop": stop, "offset": piece.start}
         pieces.append(place | shown | {"loss": runs})
@@ -128,6 +138,17 @@ def _text_piece(
         "document": split.ids[piece.document],
         "document_tokens": int(split.lengths[piece.document]),
         "text": show_tokens(row.tokens[start:stop], stream.tokenizer),
+    }
+
+
+def _window_piece(
+    stream: ParaphraseStream, before: int, row: Row, piece: Piece, start: int, stop: int
+) -> dict:
+    return {
+        "document": stream.shards.train.ids[piece.document],
+        "document_tokens": stop - start,
+        "text": show_tokens(row.tokens[start:stop], stream.tokenizer),
+        "parts": stream.parts(before, start, stop),
     }
 
 

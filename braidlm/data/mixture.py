@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -34,11 +35,22 @@ class Batch:
     """Positions that carry loss."""
     row_sources: tuple[str, ...]
     """(B,) name of each row's source."""
+    row_counts: tuple[tuple[int, int], ...] = ()
+    """(B,) tokens of each row that are no padding, and those that carry loss."""
 
     @property
     def source_counts(self) -> dict[str, int]:
         """Rows of each source that the batch holds."""
         return dict(Counter(self.row_sources))
+
+    @property
+    def source_tokens(self) -> dict[str, tuple[int, int]]:
+        """Tokens that are no padding, and those that carry loss, of each source."""
+        found: dict[str, tuple[int, int]] = {}
+        for name, (n_tokens, n_targets) in zip(self.row_sources, self.row_counts, strict=True):
+            before = found.get(name, (0, 0))
+            found[name] = (before[0] + n_tokens, before[1] + n_targets)
+        return found
 
     def to(self, device: str | torch.device) -> Batch:
         """Return the same batch with every tensor on `device`."""
@@ -97,6 +109,23 @@ class Mixture:
         """The fingerprint of the text behind each source that reads files."""
         return self.rows.corpora
 
+    def unique_tokens(self, rows: Mapping[str, int]) -> dict[str, int | None]:
+        """Return the different tokens of text in the first rows of each source.
+
+        Args:
+            rows: how many, by the source's name.
+
+        Returns:
+            By name: tokens of text that these rows show at least once; None: its rows are
+            generated, or those of another training.
+        """
+        streams = dict(zip(self.rows.names, self.rows.streams, strict=True))
+        found: dict[str, int | None] = {}
+        for name, n_rows in rows.items():
+            tell = getattr(streams[name], "unique_tokens", None)
+            found[name] = None if tell is None else tell(n_rows)
+        return found
+
     def batch(self, step: int, start: int = 0, stop: int | None = None) -> Batch:
         """Return the batch of a step, or its rows `start` to `stop` - 1 alone.
 
@@ -124,8 +153,13 @@ class Mixture:
             segments=Segments.from_doc_ids(torch.from_numpy(ids)),
             n_tokens=int((ids != PADDING).sum()),
             n_targets=int((targets != IGNORE).sum()),
+            row_counts=tuple(map(_counts, ids, targets)),
             row_sources=tuple(self.rows.names[mixed.source] for mixed in found),
         )
+
+
+def _counts(ids: np.ndarray, targets: np.ndarray) -> tuple[int, int]:
+    return int((ids != PADDING).sum()), int((targets != IGNORE).sum())
 
 
 def _document_ids(row: Row) -> np.ndarray:

@@ -71,6 +71,12 @@ class PairStream:
             at = end
         return Row(tokens, targets, tuple(pieces))
 
+    def unique_tokens(self, n_rows: int) -> int:
+        """Return the tokens that rows 0 .. n_rows - 1 show at least once, bos and eos included."""
+        rows = self._order(0)[: min(n_rows, self.rows_per_epoch)]
+        sizes = np.minimum(self._split.lengths, self._seq_len)
+        return sum(int(sizes[self._packing.documents(row)].sum()) for row in rows.tolist())
+
     def _piece(self, document: int) -> Piece:
         length = int(self._split.lengths[document])
         return Piece(document, max(0, length - self._seq_len), length)

@@ -11,10 +11,12 @@ is asked about in the other.
 
 from collections.abc import Iterator
 
+from braidlm.arch.experiment import FileSource
 from braidlm.arch.pairs import PairsSource
-from braidlm.arch.sources import TextSource
+from braidlm.arch.paraphrase import ParaphraseSource
 from braidlm.data.corpora import Document, read_corpus, read_records
 from braidlm.data.cutting import words_of
+from braidlm.data.paraphrases import read_paraphrases
 from braidlm.data.passages import Passage, following, named
 from braidlm.data.recall import cut_passage, read_passages
 from braidlm.data.records import text_of
@@ -23,9 +25,7 @@ from braidlm.data.tokenizer import Tokenizer
 from braidlm.errors import InputError
 
 
-def read_documents(
-    source: TextSource | PairsSource, tokenizer: Tokenizer | None = None
-) -> Iterator[Document]:
+def read_documents(source: FileSource, tokenizer: Tokenizer | None = None) -> Iterator[Document]:
     """Yield the documents, or the pairs, of a source in a fixed order.
 
     Args:
@@ -36,7 +36,9 @@ def read_documents(
         InputError: as `read_corpus`, `read_records` and `read_passages`, or an empty answer; the
             message names file and line.
     """
-    if not isinstance(source, PairsSource):
+    if isinstance(source, ParaphraseSource):
+        yield from read_paraphrases(source)
+    elif not isinstance(source, PairsSource):
         yield from read_corpus(source)
     elif source.dataset is None:
         yield from _of_records(source)

@@ -4,14 +4,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from braidlm.arch.experiment import DataConfig
+from braidlm.arch.experiment import DataConfig, FileSource
 from braidlm.arch.pairs import PairsSource
+from braidlm.arch.paraphrase import ParaphraseSource
 from braidlm.arch.phonebook import PhonebookSource
-from braidlm.arch.sources import TextSource
 from braidlm.arch.symbols import SymbolSource
+from braidlm.data.paraphrase_stream import ParaphraseStream
 from braidlm.data.seeding import EVAL, generator
 from braidlm.data.shard_build import Progress, build_shards
 from braidlm.data.shards import ShardSet, TokenDocument, Verify
+from braidlm.data.token_counts import of_pairs, of_texts
 from braidlm.data.tokenizer import Tokenizer, load_tokenizer
 from braidlm.errors import InputError
 
@@ -22,13 +24,13 @@ MORE = (
 """How a corpus has more documents than one."""
 
 
-def text_source(data: DataConfig, name: str) -> TextSource | PairsSource:
+def text_source(data: DataConfig, name: str) -> FileSource:
     """Return the source of text, or of pairs, called `name`.
 
     Raises:
         InputError: there is none.
     """
-    sources = [s for s in data.sources if isinstance(s, TextSource | PairsSource)]
+    sources = [s for s in data.sources if isinstance(s, FileSource)]
     for source in sources:
         if source.name == name:
             return source
@@ -119,6 +121,7 @@ def build(
     *,
     verify: Verify = True,
     progress: Progress | None = None,
+    seed: int = 0,
 ) -> dict[str, Any]:
     """Tokenise every text source of a declaration; return what is there, ready for JSON.
 
@@ -127,15 +130,18 @@ def build(
         out: folder of shard folders; by default the declared `cache_dir`.
         verify: compare the checksums of shards that exist already, see `open_shards`.
         progress: told (documents, bytes) while a source is tokenised.
+        seed: of the order, which decides which paraphrases come first.
 
     Returns:
         {"out", "tokenizer", "held_out", "sources": [{"name", "kind", ...}]}; a text source has
         "path", "folder", "fingerprint", "empty_documents", "build_sec" and for "train" and
-        "held_out" the counts of documents, tokens and bytes; a source of pairs also "too_long":
-        {"pairs" (of the train half), "of", "seq_len", "policy"}.
+        "held_out" the counts of documents, tokens and bytes, and "epoch": the tokens of one epoch
+        of training rows, {"input" (read), "loss" (learnt), "unique" (different)}; a source of pairs
+        also "too_long": {"pairs" (of the train half), "of", "seq_len", "policy"}; one of
+        paraphrases "windows", see `ParaphraseStream.summary`.
 
     Raises:
-        InputError: see `open_text`.
+        InputError: see `open_text` and `ParaphraseStream`.
         OSError: the folder cannot be written.
     """
     folder = Path(data.cache_dir if out is None else out)
@@ -157,7 +163,15 @@ def build(
         card = {"name": source.name, "kind": source.kind} | _describe(shards)
         if isinstance(source, PairsSource):
             card["too_long"] = _too_long(shards, source, data.seq_len)
-        sources.append(card)
+            counts = of_pairs(shards, data.seq_len, source.too_long)
+        elif isinstance(source, ParaphraseSource):
+            assert tokenizer is not None
+            stream = ParaphraseStream(shards, tokenizer, source, data.seq_len, seed)
+            card["windows"] = stream.summary()
+            counts = stream.counts(stream.rows_per_epoch)
+        else:
+            counts = of_texts(shards)
+        sources.append(card | {"epoch": counts._asdict()})
     return {
         "out": str(folder),
         "tokenizer": None if tokenizer is None else _tokenizer_card(tokenizer),

@@ -9,16 +9,30 @@ from pathlib import Path
 
 import numpy as np
 
+from braidlm.arch.experiment import FileSource
 from braidlm.arch.pairs import PairsSource
+from braidlm.arch.paraphrase import ParaphraseSource
 from braidlm.arch.sources import TextSource
 from braidlm.data.building import building
 from braidlm.data.corpora import PYTHON_DOCS, Document, corpus_files, file_names
 from braidlm.data.halves import is_held_out
 from braidlm.data.hub_datasets import commit, data_set_name, local_files
 from braidlm.data.pairs import read_documents
+from braidlm.data.paraphrase.folder import PAIRS
+from braidlm.data.paraphrases import pairs_file
 from braidlm.data.shard_write import SplitWriter
-from braidlm.data.shards import FORMAT, LEARNT, PROMPT, SPLITS, ShardSet, Verify, open_shards
+from braidlm.data.shards import (
+    FORMAT,
+    LEARNT,
+    PROMPT,
+    SPLITS,
+    UNIT_END,
+    ShardSet,
+    Verify,
+    open_shards,
+)
 from braidlm.data.tokenizer import Tokenizer
+from braidlm.data.units import unit_marks
 from braidlm.errors import InputError
 from braidlm.files import sealed, write_json
 
@@ -30,7 +44,7 @@ Progress = Callable[[int, int], None]
 """Called with (documents, bytes of text) done so far."""
 
 
-def shard_key(source: TextSource | PairsSource, tokenizer: Tokenizer, held_out: float) -> str:
+def shard_key(source: FileSource, tokenizer: Tokenizer, held_out: float) -> str:
     """Return the name of a corpus's shard folder: 16 hex digits.
 
     It changes with the path, size or time of any source file, the tokenizer, the held-out
@@ -39,17 +53,19 @@ def shard_key(source: TextSource | PairsSource, tokenizer: Tokenizer, held_out: 
     Raises:
         InputError: the corpus does not exist.
     """
-    files = local_files(source) if source.is_hub else corpus_files(source)
-    stats = [(str(f.resolve()), f.stat()) for f in files]
+    stats = [(str(f.resolve()), f.stat()) for f in _files(source)]
     stamps = [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]
-    how = source.model_dump(exclude={"name", "weight", "path", "files", "too_long"})
-    how["path"] = source.path if source.is_hub or source.path == PYTHON_DOCS else ""
+    if isinstance(source, ParaphraseSource):
+        how = source.model_dump(include={"kind"})  # every layout reads the same shards
+    else:
+        how = source.model_dump(exclude={"name", "weight", "path", "files", "too_long"})
+        how["path"] = source.path if source.is_hub or source.path == PYTHON_DOCS else ""
     parts = [FORMAT, stamps, tokenizer.fingerprint, held_out, how]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
 
 def build_shards(
-    source: TextSource | PairsSource,
+    source: FileSource,
     tokenizer: Tokenizer,
     cache: str | Path,
     *,
@@ -89,16 +105,19 @@ class _Builder:
 
     def __init__(
         self,
-        source: TextSource | PairsSource,
+        source: FileSource,
         folder: Path,
         tokenizer: Tokenizer,
         held_out: float,
         max_tokens: int,
         progress: Progress | None,
     ):
-        if source.is_hub:
-            source = source.model_copy(update={"revision": commit(source)})
-        self._source, self._is_pairs = source, isinstance(source, PairsSource)
+        revision = ""
+        if not isinstance(source, ParaphraseSource):
+            if source.is_hub:
+                source = source.model_copy(update={"revision": commit(source)})
+            revision = source.revision
+        self._source, self._is_pairs = source, not isinstance(source, TextSource)
         self._loss_on_prompt = isinstance(source, PairsSource) and source.loss_on_prompt
         self._folder, self._tokenizer, self._held_out = folder, tokenizer, held_out
         self._progress = progress
@@ -106,7 +125,7 @@ class _Builder:
         self._splits = {
             s: SplitWriter(folder, s, self._dtype, max_tokens, self._is_pairs) for s in SPLITS
         }
-        self._digest = hashlib.sha256(source.revision.encode())
+        self._digest = hashlib.sha256(revision.encode())
         self._documents = self._bytes = self._empty = 0
 
     def run(self) -> None:
@@ -142,7 +161,7 @@ class _Builder:
             n_bytes = self._digested(document)
             side = "held_out" if is_held_out(document.key, self._held_out) else "train"
             tokens = np.concatenate((edges[0], prompt, ids, edges[1]))
-            mask = self._mask(len(prompt), len(ids)) if self._is_pairs else None
+            mask = self._mask(document, prompt, ids) if self._is_pairs else None
             self._splits[side].add(document.id, tokens, n_bytes, mask)
             self._documents += 1
             self._bytes += n_bytes
@@ -157,10 +176,16 @@ class _Builder:
             self._digest.update(hashlib.sha256(part).digest())
         return sum(map(len, data))
 
-    def _mask(self, n_prompt: int, n_answer: int) -> np.ndarray:
+    def _mask(self, document: Document, prompt: np.ndarray, ids: np.ndarray) -> np.ndarray:
         """Return the mask of bos, prompt, answer and eos."""
         of_prompt = PROMPT | (LEARNT if self._loss_on_prompt else 0)
-        return np.repeat(np.array([0, of_prompt, LEARNT], np.uint8), [1, n_prompt, n_answer + 1])
+        kinds = np.array([0, of_prompt, LEARNT], np.uint8)
+        mask = np.repeat(kinds, [1, len(prompt), len(ids) + 1])
+        if isinstance(self._source, ParaphraseSource):
+            both = (document.prompt or "", prompt), (document.text, ids)
+            marks = [unit_marks(*text, self._tokenizer) for text in both]
+            mask[1:-1] |= UNIT_END * np.concatenate(marks).astype(np.uint8)
+        return mask
 
     def _write_meta(self, wall_sec: float) -> None:
         t, source = self._tokenizer, self._source
@@ -205,12 +230,23 @@ def _batches(documents: Iterator[Document]) -> Iterator[list[Document]]:
         yield batch
 
 
-def _names(source: TextSource | PairsSource) -> list[str]:
+def _files(source: FileSource) -> list[Path]:
+    """Return the files whose change makes other shards."""
+    if isinstance(source, ParaphraseSource):
+        return [pairs_file(source)]
+    return local_files(source) if source.is_hub else corpus_files(source)
+
+
+def _names(source: FileSource) -> list[str]:
+    if isinstance(source, ParaphraseSource):
+        return [PAIRS]
     return [] if source.is_hub or source.path == PYTHON_DOCS else file_names(source)
 
 
-def _slug(source: TextSource | PairsSource) -> str:
-    path = data_set_name(source) if source.is_hub else source.path
+def _slug(source: FileSource) -> str:
+    path = source.path
+    if not isinstance(source, ParaphraseSource) and source.is_hub:
+        path = data_set_name(source)
     stem = Path(path).name.split(".")[0]
     return (
         "".join(c if c.isascii() and (c.isalnum() or c in "-_") else "_" for c in stem) or "corpus"

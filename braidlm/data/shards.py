@@ -7,10 +7,10 @@ A shard folder holds `meta.json` and, for each split ("train", "held_out") and s
     train-00000.bytes  (n_docs,) int64: UTF-8 bytes of each document's text
     train-00000.ids    one JSON string a line: where each document came from
     train-00000.mask   of pairs alone, uint8 for each token: bit 0 it is learnt, bit 1 it is
-                       of the prompt
+                       of the prompt, bit 2 a sentence ends with it (of paraphrases alone)
 
 Every document is stored whole in one shard as bos, its text, eos; a pair as bos, prompt, answer,
-eos.
+eos; a paraphrase as bos, the text, its paraphrase, eos.
 """
 
 import hashlib
@@ -29,8 +29,8 @@ from braidlm.files import is_unaltered, read_json
 FORMAT = 2
 SPLITS = ("train", "held_out")
 
-LEARNT, PROMPT = 1, 2
-"""Bits of a pair's mask."""
+LEARNT, PROMPT, UNIT_END = 1, 2, 4
+"""Bits of a pair's mask; the last one of a paraphrase's alone, see `braidlm.data.units`."""
 
 Verify = bool | Literal["all"]
 """Whether checksums are compared: False no, True those of files that were touched since they

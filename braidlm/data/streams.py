@@ -8,11 +8,13 @@ import numpy as np
 
 from braidlm.arch.experiment import AnySource, DataConfig
 from braidlm.arch.pairs import PairsSource
+from braidlm.arch.paraphrase import ParaphraseSource
 from braidlm.arch.phonebook import PhonebookSource
 from braidlm.arch.symbols import SymbolSource
 from braidlm.data.interleave import Interleave
 from braidlm.data.packing import Packing, Row, fill_row
 from braidlm.data.pair_stream import PairStream
+from braidlm.data.paraphrase_stream import ParaphraseStream
 from braidlm.data.phonebook import PhonebookStream
 from braidlm.data.prepare import MORE, open_text
 from braidlm.data.seeding import TRAIN, generator
@@ -66,6 +68,15 @@ class TextStream:
         lengths, pad_id = self._split.lengths, self.tokenizer.pad_id
         return fill_row(pieces, lengths, self._split.read, self._seq_len, pad_id)
 
+    def unique_tokens(self, n_rows: int) -> int:
+        """Return the tokens that rows 0 .. n_rows - 1 show at least once, bos and eos included."""
+        packing, order = self._plan(0)
+        if n_rows >= self.rows_per_epoch:
+            return packing.n_tokens
+        n_padding = self.rows_per_epoch * self._seq_len - packing.n_tokens
+        has_last = self.rows_per_epoch - 1 in order[:n_rows]
+        return n_rows * self._seq_len - n_padding * has_last
+
     def _new_plan(self, epoch: int) -> tuple[Packing, np.ndarray]:
         rng = generator(self._seed, TRAIN, self._name, epoch)
         documents = rng.permutation(len(self._split))
@@ -73,7 +84,7 @@ class TextStream:
         return packing, rng.permutation(packing.n_rows)
 
 
-AnyStream = TextStream | PairStream | SymbolStream | PhonebookStream
+AnyStream = TextStream | PairStream | ParaphraseStream | SymbolStream | PhonebookStream
 
 
 class MixedRow(NamedTuple):
@@ -97,8 +108,8 @@ class RowMixture:
         verify: compare the shards' checksums too.
 
     Raises:
-        InputError: see `open_text`, `TextStream`, `PairStream`, `SymbolStream` and
-            `PhonebookStream`.
+        InputError: see `open_text`, `TextStream`, `PairStream`, `ParaphraseStream`, `SymbolStream`
+            and `PhonebookStream`.
     """
 
     def __init__(
@@ -144,6 +155,8 @@ class RowMixture:
         shards = open_text(
             self.data, source.name, self._tokenizer, cache_dir=self._cache, verify=self._verify
         )
+        if isinstance(source, ParaphraseSource):
+            return ParaphraseStream(shards, self._tokenizer, source, self.seq_len, self.seed)
         if isinstance(source, PairsSource):
             return PairStream(
                 *(shards, self._tokenizer, source.name, self.seq_len, self.seed), source.too_long

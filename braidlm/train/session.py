@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -30,6 +29,7 @@ from braidlm.train.routers import Routers
 from braidlm.train.schedule import learning_rate
 from braidlm.train.signals import StopRequest
 from braidlm.train.step import IGNORED, Batch, Place, accumulate, micro_slices, rows_of
+from braidlm.train.tally import Tally
 from braidlm.train.telemetry import Telemetry
 from braidlm.train.window import Window
 from braidlm.train.writers import Writer, numbers
@@ -96,7 +96,8 @@ class Session:
         self.telemetry = Telemetry(model, recipe.train.telemetry_every)
         self.step = self.tokens = 0
         self.loss: float | None = None
-        self.sources: Counter[str] = Counter()
+        self.tally = Tally()
+        self.unique = getattr(mixture, "unique_tokens", None)
         self.checkpointed: int | None = None
         self.earlier_sec = 0.0
         self.began = self.window_began = time.perf_counter()
@@ -172,7 +173,7 @@ class Session:
         self.window.add(loss)
         self.tokens += batch.n_tokens
         self.window_tokens += batch.n_tokens
-        self.sources.update(batch.source_counts)
+        self.tally.add(batch)
         is_logged = self.step % self.config.log_every == 0
         if is_logged or told or self.step in (1, self.config.steps):
             self._log(lr, grad_norm, told)
@@ -256,7 +257,7 @@ class Session:
             "tokens": self.tokens,
             "tokens_per_sec": self.window_tokens / window_sec,
             "wall_sec": self._wall_sec(),
-            "sources": dict(sorted(self.sources.items())),
+            **self.tally.told(self.unique),
             **told,
         }
         self.directory.append_metrics(row)
@@ -274,7 +275,8 @@ class Session:
             "step": self.step,
             "tokens": self.tokens,
             "loss": self.loss,
-            "sources": dict(self.sources),
+            "sources": dict(self.tally.rows),
+            "source_tokens": self.tally.state(),
             "window": self.window.state(),
             "wall_sec": self._wall_sec(),
             "optimizer": optimizer_state(self.optimizer),
@@ -326,7 +328,7 @@ class Session:
         load_optimizer_state(self.optimizer, state["optimizer"])
         set_random_states(state["random"])
         self.tokens, self.loss = state["tokens"], state["loss"]
-        self.sources.update(state["sources"])
+        self.tally.load(state["sources"], state.get("source_tokens", {}))
         self.earlier_sec = state["wall_sec"]
         if "window" in state:  # absent in older checkpoints
             self.window.load(state["window"])

@@ -140,6 +140,7 @@ class Stopping:
         from braidlm.train.loop import build_mixture
 
         self.inner, self.at = build_mixture(config), at
+        self.unique_tokens = self.inner.unique_tokens
 
     def batch(self, step: int):
         if step == self.at:
