@@ -57,6 +57,8 @@ def run(args: argparse.Namespace) -> int:
     gate = Gate(GateConfig.of(_table(settings, "gate"), "gate"))
     source = _table(settings, "source")
     own = {key: value for key, value in settings.items() if key not in _PARTS}
+    if args.method == "hf":
+        _know_our_models()
     opened = open_method(args.method, args.input, own, source, args.seed)
     header = {
         "method": args.method,
@@ -71,6 +73,14 @@ def run(args: argparse.Namespace) -> int:
     if made.stopped:
         print(f"braid: {made.stopped}; run it again to go on", file=sys.stderr)
     return 2 if made.stopped else 0
+
+
+def _know_our_models() -> None:
+    """Teach transformers, where it is installed, the models that `braid export` writes for it."""
+    from importlib.util import find_spec
+
+    if find_spec("transformers"):
+        import braidlm.hf  # noqa: F401
 
 
 def _table(settings: Mapping[str, Any], name: str) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from braidlm.arch.config import Config, nearest
 from braidlm.arch.sources import Corpus
+from braidlm.data.paraphrase.hf import HF, HFConfig
 from braidlm.data.paraphrase.method import Method
 from braidlm.data.paraphrase.openai import OpenAI, OpenAIConfig
 from braidlm.data.paraphrase.pairs import Pairs, PairsConfig
@@ -29,6 +30,7 @@ class Kind(NamedTuple):
 
 
 METHODS: Mapping[str, Kind] = {
+    "hf": Kind(HFConfig, HF, TextInput),
     "openai": Kind(OpenAIConfig, OpenAI, TextInput),
     "pairs": Kind(PairsConfig, lambda config, source, seed: Pairs(config, source), Corpus),
 }
