@@ -172,7 +172,7 @@ def _tokens(study: Data) -> Markup:
         [arm["label"], *(_count(arm["tokens"][key]) for key in ("base", *_COUNTED))]
         for arm in study["arms"]
     ]
-    if not any(arm["tokens"]["tokens"] for arm in study["arms"]):
+    if not any(arm["tokens"]["input"] for arm in study["arms"]):
         return Markup("")
     heads = ("Arm", "Training of its base", *_COUNTED.values())
     return join(
@@ -184,7 +184,7 @@ def _tokens(study: Data) -> Markup:
     )
 
 
-_COUNTED = {"tokens": "Input", "loss_tokens": "Learnt", "unique_tokens": "Different"}
+_COUNTED = {"input": "Input", "loss": "Learnt", "unique": "Different"}
 _TOKENS_NOTE = (
     "Of one run, the mean over seeds. Input: tokens read, without padding. Learnt: those with a "
     "loss. Different: tokens of text that were read at least once. What was spent on a base that "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,7 +12,7 @@ from braidlm.report.stats import mean, number
 
 SIZES = ("n_params", "cache_bytes")
 """Figures of an architecture in which arms can be matched."""
-COUNTED = ("tokens", "loss_tokens", "unique_tokens")
+COUNTED = ("input", "loss", "unique")
 """What a training counts: tokens that it read, that it learnt, and how many of them differ."""
 
 
@@ -40,17 +41,28 @@ def tokens(study: Study, own: str, bases: Sequence[Arm]) -> dict[str, float | No
 
     Returns:
         `base`: those of its base's whole training, null where there is none or it was given;
-        and each of `COUNTED` as the last logged step says.
+        and each of `COUNTED` as the last logged step says, the sum over sources. Generated rows
+        have no `unique` and do not count in it.
     """
     rows = [row for row in study.book.get("arms") or [] if row.get("name") == own]
     base = next((b for b in bases if rows and b.name == rows[0].get("base")), None)
     ends = [run.metrics[-1] for run in study.arms[own].runs if run.metrics]
     found: dict[str, float | None] = {}
     for name in COUNTED:
-        known = [v for end in ends if (v := number(end.get(name))) is not None]
+        known = [v for end in ends if (v := _counted(end, name)) is not None]
         found[name] = mean(known) if known else None
     spent = None if base is None else arch_figures(base.config, 1)["training_tokens"]
     return {"base": spent, **found}
+
+
+def _counted(row: dict[str, Any], name: str) -> float | None:
+    """The sum over the sources of a logged step; None where no source says it."""
+    sources = row.get("source_tokens")
+    rows = list(sources.values()) if isinstance(sources, dict) else []
+    known = [
+        v for row in rows if isinstance(row, dict) and (v := number(row.get(name))) is not None
+    ]
+    return math.fsum(known) if known else None
 
 
 def matching(study: Study, base_of: Mapping[str, str]) -> list[dict[str, Any]]:

@@ -58,18 +58,8 @@ def treatments(loaded: Loaded) -> list[dict[str, Any]]:
 
 def _one(study: Study) -> dict[str, Any]:
     parts, bases = _parts(study), base_runs(study)
-    outcomes = [str(stem) for stem in study.book.get("outcomes") or []]
-    stems = sorted(
-        {
-            stem
-            for arm in study.arms.values()
-            for run in arm.runs
-            for stem, result in run.results.items()
-            if result.get("kind") != "analysis"
-        },
-        key=lambda stem: (outcomes.index(stem) if stem in outcomes else len(outcomes), stem),
-    )
-    tasks = [_task(parts, stem, not outcomes or stem in outcomes) for stem in stems]
+    asked = _measures(study, [str(name) for name in study.book.get("outcomes") or []])
+    tasks = [_task(parts, stem, metric, is_outcome) for stem, metric, is_outcome in asked]
     counts = [
         _correct([task for task in tasks if task["is_outcome"] is is_it]) for is_it in (True, False)
     ]
@@ -99,6 +89,25 @@ def _one(study: Study) -> dict[str, Any]:
     }
 
 
+def _measures(study: Study, outcomes: Sequence[str]) -> list[tuple[str, str, bool]]:
+    """Return task, metric and whether it is an outcome: outcomes first, in their order.
+
+    An outcome is "<kind>-<name>", for the task's primary metric, or that, ":" and a metric.
+    """
+    primary = {
+        stem: str(result.get("metric") or "value")
+        for arm in study.arms.values()
+        for run in arm.runs
+        for stem, result in run.results.items()
+        if result.get("kind") != "analysis"
+    }
+    named = [(stem, metric) for stem, _, metric in (name.partition(":") for name in outcomes)]
+    known = [(stem, metric or primary[stem]) for stem, metric in named if stem in primary]
+    rest = [(stem, primary[stem]) for stem in sorted(primary) if (stem, primary[stem]) not in known]
+    found = [(*asked, True) for asked in dict.fromkeys(known)]
+    return found + [(*asked, not outcomes) for asked in rest]
+
+
 def _parts(study: Study) -> _Parts:
     rows = [row for row in study.book.get("arms") or [] if isinstance(row, dict)]
     base_of = {str(row.get("name")): str(row["base"]) for row in rows if row.get("base")}
@@ -120,7 +129,7 @@ def _asked(runs: Sequence[Run], stem: str) -> Asked:
     }
 
 
-def _task(parts: _Parts, stem: str, is_outcome: bool) -> dict[str, Any]:
+def _task(parts: _Parts, stem: str, metric: str, is_outcome: bool) -> dict[str, Any]:
     arms = parts.study.arms
     after = {own: _asked(arm.runs, stem) for own, arm in arms.items()}
     before = {
@@ -128,7 +137,6 @@ def _task(parts: _Parts, stem: str, is_outcome: bool) -> dict[str, Any]:
         for base, seeds in parts.before.items()
     }
     first = next(r for arm in arms.values() for run in arm.runs if (r := run.results.get(stem)))
-    metric = str(first.get("metric") or "value")
     rows = {}
     for own, arm in arms.items():
         begun = before.get(parts.base_of.get(own, ""), {})

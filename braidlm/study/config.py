@@ -117,8 +117,8 @@ class StudyConfig(Config):
     comparisons: tuple[Comparison, ...] = ()
     """Which arms the report holds against which; by default none by name."""
     outcomes: tuple[str, ...] = ()
-    """Tasks that the comparisons are about, each as "<kind>-<name>"; the others are reported as
-    side effects. Default: all tasks."""
+    """What the comparisons are about: tasks, each as "<kind>-<name>" for its primary metric, or
+    that, ":" and another metric; the others are side effects. Default: all tasks."""
     arms: tuple[Arm, ...] = Field(min_length=1)
     """The arms."""
 

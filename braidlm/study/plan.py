@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from braidlm.arch import Recipe
-from braidlm.arch.config import differences
+from braidlm.arch.config import differences, nearest
 from braidlm.arch.init_changes import changed
 from braidlm.errors import InputError
 from braidlm.files import read_json
@@ -94,6 +95,26 @@ def _job(config: StudyConfig, part: Arm | Base, seed: int, folder: Path, out: Pa
         command=[],
         is_base=isinstance(part, Base),
     )
+
+
+def check_outcomes(config: StudyConfig, jobs: Sequence[Job]) -> None:
+    """Refuse an outcome that no arm is asked.
+
+    Raises:
+        InputError: naming it and the tasks that there are.
+    """
+    known = list(
+        dict.fromkeys(
+            f"{t.kind}-{t.name}" for job in jobs if not job.is_base for t in job.recipe.tasks
+        )
+    )
+    for name in config.outcomes:
+        stem = name.partition(":")[0]
+        if stem not in known:
+            allowed = ", ".join(known) or "no task is asked"
+            raise InputError(
+                f"outcomes: '{name}' is no task of an arm{nearest(stem, known)}; allowed: {allowed}"
+            )
 
 
 def _changed(recipe: Recipe, name: str) -> Recipe:

@@ -23,7 +23,15 @@ from braidlm.study.config import StudyConfig
 from braidlm.study.display import Work, display
 from braidlm.study.machine import Share, share
 from braidlm.study.matching import as_rows
-from braidlm.study.plan import Job, check_unchanged, fill_commands, is_done, plan, share_left
+from braidlm.study.plan import (
+    Job,
+    check_outcomes,
+    check_unchanged,
+    fill_commands,
+    is_done,
+    plan,
+    share_left,
+)
 from braidlm.study.runner import Runner
 
 ORPHAN_SEC = 15.0
@@ -108,6 +116,7 @@ def run_config(
     """
     config, changes = bases.settle(config, folder)
     planned = plan(config, folder, out)
+    check_outcomes(config, planned)
     budgets = _budgets(config, planned)
     check_matched(budgets, config.require_matched)
     before = books.read_before(out, resume)

@@ -82,6 +82,28 @@ def test_more_loss_is_worse_and_no_outcome_named_makes_every_task_one(tmp_path: 
     assert (said["n_outcomes"], said["n_others"]) == (10, 0)
 
 
+def test_an_outcome_may_be_another_metric(folder: Path, tmp_path: Path):
+    other = shutil.copytree(folder, tmp_path / "s")
+    for path in other.glob("*/seed-*/results/mqar-recall.json"):
+        result = json.loads(path.read_text())
+        result["items"]["columns"]["graded"] = {"value": "accuracy"}
+        result["metrics"]["graded"] = result["metrics"]["accuracy"] | {"unit": "nats"}
+        path.write_text(json.dumps(result))
+    book = json.loads((other / "study.json").read_text())
+    book["outcomes"] = ["mqar-recall:graded", "mqar-recall", "lm-gone"]
+    (other / "study.json").write_text(json.dumps(book))
+    said = report.tables([other])["treatments"][0]
+    assert [(t["task"], t["metric"], t["is_outcome"]) for t in said["tasks"]] == [
+        ("mqar-recall", "graded", True),
+        ("mqar-recall", "accuracy", True),
+        ("lm-held-out", "bits_per_byte", False),
+    ]
+    graded, plain = ([row["value"] for row in t["comparisons"]] for t in said["tasks"][:2])
+    assert graded == plain
+    assert said["tasks"][0]["arms"]["hybrid-after"]["before"] is None  # the base has no such metric
+    assert said["n_outcomes"] == 10
+
+
 def test_noise_is_not_told_apart_and_one_seed_says_what_it_is_about(tmp_path: Path):
     said = report.tables([treated(tmp_path / "s", seeds=(0,), noise=1.0)])["treatments"][0]
     text = next(s for s in findings(said) if "Hybrid, repeat" in s)
@@ -90,12 +112,7 @@ def test_noise_is_not_told_apart_and_one_seed_says_what_it_is_about(tmp_path: Pa
 
 def test_tokens_and_sizes_of_the_arms(said: dict[str, Any]):
     arm = next(a for a in said["arms"] if a["name"] == "hybrid-after")
-    assert arm["tokens"] == {
-        "base": 50 * 4 * 64,
-        "tokens": 25600,
-        "loss_tokens": None,
-        "unique_tokens": 9000,
-    }
+    assert arm["tokens"] == {"base": 12800, "input": 25600, "loss": 20000, "unique": 9000}
     first, second = said["matching"]
     assert (first["on"], second["on"]) == ("reference", "cache")
     assert first["off_n_params"] == 0

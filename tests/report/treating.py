@@ -31,7 +31,9 @@ def treated(
             begun = hard + luck + 0.1 * place
             for arm, effect in EFFECTS.items():
                 run = path / f"{base}-{arm}" / f"seed-{seed}"
-                lines = [{"step": 100, "loss": 2.0, "tokens": 25600, "unique_tokens": 9000}]
+                counts = {"input": 20000, "loss": 15000, "unique": 9000}
+                made = {"input": 5600, "loss": 5000, "unique": None}
+                lines = [{"step": 100, "loss": 2.0, "source_tokens": {"a": counts, "b": made}}]
                 write_run(run, recipe | {"name": run.parent.name}, metrics=lines)
                 add(run, begun + effect + random.normal(0, noise, N_ITEMS), effect)
                 if arm == "plain":
