@@ -14,6 +14,7 @@ from braidlm.arch import Spec, Sublayer
 from braidlm.mixers.keys import shares_keys
 from braidlm.mixers.norm import RMSNorm
 from braidlm.mixers.room import reserve
+from braidlm.mixers.shorten import shorten
 from braidlm.mixers.telemetry import telemetry
 from braidlm.ops.attention import Lent
 from braidlm.ops.scaled import scaled
@@ -64,6 +65,10 @@ class Single(nn.Module):
     def reserve(self, state: Any, n_tokens: int) -> Any:
         """Return the mixer's state with room for `n_tokens` more per document."""
         return reserve(self.mixer, state, n_tokens)
+
+    def shorten(self, state: Any, n_tokens: int) -> Any:
+        """Return the mixer's state with the last `n_tokens` of each document at most."""
+        return shorten(self.mixer, state, n_tokens)
 
     def telemetry(
         self, x: Tensor, segments: Segments | None, keys: dict[str, Lent] | None = None
@@ -132,6 +137,10 @@ class Block(nn.Module):
     def reserve(self, state: Any, n_tokens: int) -> Any:
         """Return the sublayer's state with room for `n_tokens` more per document."""
         return reserve(self.mix, state, n_tokens)
+
+    def shorten(self, state: Any, n_tokens: int) -> Any:
+        """Return the sublayer's state with the last `n_tokens` of each document at most."""
+        return shorten(self.mix, state, n_tokens)
 
     def telemetry(self, stream: Stream, segments: Segments | None) -> dict[str, Tensor]:
         """Tell what the sublayer tells of this stream."""

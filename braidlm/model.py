@@ -13,6 +13,7 @@ from braidlm.blocks import Block, Stream
 from braidlm.meta import MetaTokens
 from braidlm.mixers.norm import RMSNorm
 from braidlm.mixers.room import reserve
+from braidlm.mixers.shorten import shorten
 from braidlm.ops.loss import linear_cross_entropy
 from braidlm.ops.scaled import scaled
 from braidlm.segments import Segments
@@ -143,6 +144,15 @@ class HybridLM(nn.Module):
         pairs = zip(self.blocks, state, strict=True)
         return tuple(reserve(block, old, n_tokens) for block, old in pairs)
 
+    def shorten(self, state: Sequence[Any], n_tokens: int) -> tuple[Any, ...]:
+        """Return a state whose caches hold the last `n_tokens` of each document at most.
+
+        Under a window, and in recurrent mixers, all stays as it is. Positions are counted from the
+        oldest token that is left: by RoPE and without positions distances alone matter.
+        """
+        pairs = zip(self.blocks, state, strict=True)
+        return tuple(shorten(block, old, n_tokens) for block, old in pairs)
+
     def head(self, hidden: Tensor) -> Tensor:
         """Return logits (..., vocab_size) of hidden states (..., d_model)."""
         return F.linear(self._for_head(hidden), self.lm_head.weight)
@@ -183,9 +193,30 @@ class HybridLM(nn.Module):
         cross-entropy, and training adds it.
         """
         out = self(tokens, segments, return_state=False, with_aux=with_aux)
-        hidden = self._for_head(out.hidden)
-        loss = linear_cross_entropy(hidden, self.lm_head.weight, targets, reduction=reduction)
+        loss = self._cross_entropy(out, targets, reduction)
         return (loss, out.aux) if with_aux else loss
+
+    def carried_loss(
+        self,
+        tokens: Tensor,
+        targets: Tensor,
+        segments: Segments | None,
+        state: Sequence[Any] | None,
+        reduction: Literal["mean", "sum", "none"] = "mean",
+        with_aux: bool = False,
+    ) -> tuple[Tensor, tuple[Any, ...], dict[str, Tensor]]:
+        """Return the loss of documents that go on, the state behind them, and `Output.aux`.
+
+        Arguments as for `loss`, and the state as for `forward`.
+        """
+        out = self(tokens, segments, state, with_aux=with_aux)
+        return self._cross_entropy(out, targets, reduction), out.state, out.aux
+
+    def _cross_entropy(
+        self, out: Output, targets: Tensor, reduction: Literal["mean", "sum", "none"]
+    ) -> Tensor:
+        hidden = self._for_head(out.hidden)
+        return linear_cross_entropy(hidden, self.lm_head.weight, targets, reduction=reduction)
 
     def _for_head(self, hidden: Tensor) -> Tensor:
         """Scale what the head reads: cheaper than scaling the logits, which are wider."""

@@ -16,6 +16,7 @@ from braidlm.arch import Spec, Sublayer
 from braidlm.mixers.keys import shares_keys
 from braidlm.mixers.norm import RMSNorm
 from braidlm.mixers.room import reserve
+from braidlm.mixers.shorten import shorten
 from braidlm.mixers.telemetry import real, rms, telemetry
 from braidlm.ops.attention import KVCache, Lent
 from braidlm.ops.scaled import scaled
@@ -132,6 +133,17 @@ class Parallel(nn.Module):
         pairs = zip(self.branches, state.branches, strict=True)
         branches = tuple(reserve(branch, old, n_tokens) for branch, old in pairs)
         return ParallelState(branches, reserve(self.combine, state.fusion, n_tokens))
+
+    def shorten(self, state: ParallelState, n_tokens: int) -> ParallelState:
+        """Return a state whose branches hold the last `n_tokens` of each document at most.
+
+        Raises:
+            ValueError: the fusion has a cache of its own, which cannot be cut.
+        """
+        if state.fusion is not None:
+            raise ValueError("a fusion with a cache of its own keeps all of it")
+        pairs = zip(self.branches, state.branches, strict=True)
+        return ParallelState(tuple(shorten(branch, old, n_tokens) for branch, old in pairs), None)
 
     def telemetry(
         self, x: Tensor, segments: Segments | None, keys: dict[str, Lent] | None = None

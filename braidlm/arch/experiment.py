@@ -127,6 +127,11 @@ class TrainConfig(Config):
     """AdamW's epsilon."""
     grad_clip: float = Field(default=1.0, ge=0)
     """Largest gradient norm; 0 is no limit."""
+    carry_states: bool = False
+    """Whether each row goes on with the states of the same row of the update before (truncated
+    backpropagation through time over long documents), or begins every document anew."""
+    carry_kv_tokens: Annotated[int, Field(ge=0)] | Literal["all"] | None = None
+    """Tokens of a document that attention without a window keeps for its next segment."""
     compile: bool = False
     """Whether mixers that compile as one graph (Mamba-2, MLP) do; the rest stays eager."""
     activation_checkpointing: int = Field(default=0, ge=0)

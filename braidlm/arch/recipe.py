@@ -9,6 +9,7 @@ from typing import Any, Self
 
 from pydantic import Field, model_validator
 
+from braidlm.arch.carry import check_carry
 from braidlm.arch.config import Config
 from braidlm.arch.defaults import LETTERS
 from braidlm.arch.experiment import DataConfig, TrainConfig
@@ -105,6 +106,7 @@ class Recipe(ModelFile):
                 f"model.mup_base_width = {self.spec.mup_base_width}: its learning rates are those "
                 "of AdamW; with train.optimizer = 'muon' it must be 0"
             )
+        check_carry(self.spec, self.data, self.train)
         names = [(t.kind, t.name) for t in self.tasks]
         for kind, name in names:
             if names.count((kind, name)) > 1:

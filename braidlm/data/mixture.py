@@ -135,14 +135,19 @@ class Mixture:
         Raises:
             ValueError: a negative step, or rows outside 0 .. batch_size.
         """
+        stop = self._checked(step, start, stop)
+        first = step * self.batch_size
+        return self._collate([self.rows.row(first + r) for r in range(start, stop)])
+
+    def _checked(self, step: int, start: int, stop: int | None) -> int:
+        """Return where the rows end that are asked for."""
         stop = self.batch_size if stop is None else stop
         if step < 0 or not 0 <= start < stop <= self.batch_size:
             raise ValueError(
                 f"step {step}, rows {start} to {stop}: the step must be 0 or more and the rows "
                 f"a part of 0 to {self.batch_size}"
             )
-        first = step * self.batch_size
-        return self._collate([self.rows.row(first + r) for r in range(start, stop)])
+        return stop
 
     def _collate(self, found: list[MixedRow]) -> Batch:
         targets = np.stack([mixed.row.targets for mixed in found])

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from braidlm.arch.mixers import AttentionConfig, RopeScaling
 from braidlm.mixers.norm import RMSNorm
 from braidlm.mixers.reading import Scores
-from braidlm.ops.attention import KVCache, Lent, attention, kept, lend, reserve
+from braidlm.ops.attention import KVCache, Lent, attention, kept, lend, newest, reserve
 from braidlm.ops.position_scale import LogScale, StepScale, position_scale
 from braidlm.ops.rope import (
     LinearScaling,
@@ -89,6 +89,19 @@ class Attention(nn.Module):
         """Return a cache with room for `n_tokens` more per document."""
         span = None if self.window is None else self.window + self.n_sinks
         return reserve(state, n_tokens, span)
+
+    def shorten(self, state: KVCache, n_tokens: int) -> KVCache:
+        """Return a cache of the last `n_tokens` of each document at most; a window's is one.
+
+        Keys are turned back, so that the oldest that is left stands at position 0.
+        """
+        if self.window is not None:
+            return state
+        kept = newest(state, n_tokens)
+        if not self.rope[0]:
+            return kept
+        gone = (kept.length - state.length)[:, None].expand(kept.k.shape[:2])
+        return kept._replace(k=apply_rope(kept.k, gone, self.inv_freq))
 
     def _fill_frequencies(self) -> None:
         if self.rope[0]:

@@ -49,7 +49,7 @@ def trained_on(recipe: Recipe, run: Path, folder: Path, step: int) -> dict[str, 
 
     None where that cannot be read again: weights that were put there, or lanes of documents.
     """
-    if step == 0:
+    if step == 0 or recipe.train.carry_states:
         return None
     has_state = (folder / checkpoint.TRAIN_STATE).is_file()
     state = checkpoint.load_train_state(folder, lazily=True) if has_state else {}

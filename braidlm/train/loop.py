@@ -13,6 +13,7 @@ from torch import nn
 from braidlm.arch import Recipe
 from braidlm.arch.experiment import TrainConfig
 from braidlm.arch.tasks import LMTask
+from braidlm.data.lanes import LaneMixture
 from braidlm.data.mixture import Mixture
 from braidlm.data.prepare import check_held_out
 from braidlm.data.replay import Record
@@ -168,13 +169,11 @@ def build_mixture(recipe: Recipe, record: Record | None = None) -> Mixture:
         InputError: data that cannot be read, tokens that the model has no embedding for, or a task
             that needs held-out documents where there are none.
     """
-    mixture = Mixture(
-        recipe.data,
-        batch_size=recipe.train.batch_size,
-        seed=recipe.seed,
-        verify=True,
-        record=record,
-    )
+    size, seed = recipe.train.batch_size, recipe.seed
+    if recipe.train.carry_states:
+        mixture = LaneMixture(recipe.data, batch_size=size, seed=seed, verify=True)
+    else:
+        mixture = Mixture(recipe.data, batch_size=size, seed=seed, verify=True, record=record)
     if mixture.vocab_size > recipe.spec.vocab_size:
         raise InputError(
             f"model.vocab_size = {recipe.spec.vocab_size}: "

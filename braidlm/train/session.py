@@ -13,9 +13,12 @@ from torch import nn
 
 from braidlm import checkpoint
 from braidlm.arch import Recipe
+from braidlm.data.lanes import LaneMixture
 from braidlm.data.mixture import Mixture
 from braidlm.errors import InputError
+from braidlm.model import HybridLM
 from braidlm.runs import Run, capture_env
+from braidlm.train.carry import Carry
 from braidlm.train.optimizer import (
     build_optimizer,
     load_optimizer_state,
@@ -92,6 +95,7 @@ class Session:
         self.precision, self.place, self.progress = precision, place, progress
         self.optimizer = build_optimizer(model, recipe.train, recipe.spec.width_ratio)
         self.routers = Routers(model)
+        self.carry = self._carry(model) if recipe.train.carry_states else None
         self.writers: list[Writer] = []
         self.telemetry = Telemetry(model, recipe.train.telemetry_every)
         self.step = self.tokens = 0
@@ -103,6 +107,15 @@ class Session:
         self.began = self.window_began = time.perf_counter()
         self.window_tokens = 0
         self.window = Window()
+
+    def _carry(self, model: nn.Module) -> Carry:
+        if not isinstance(model, HybridLM) or not isinstance(self.mixture, LaneMixture):
+            raise InputError(
+                "train.carry_states = true: needs the recipe's own model and data, or a HybridLM "
+                "and a LaneMixture"
+            )
+        kv_tokens = self.config.carry_kv_tokens
+        return Carry(model, kv_tokens if isinstance(kv_tokens, int) else None)
 
     # a session
 
@@ -196,6 +209,7 @@ class Session:
             self.step,
             self.routers,
             by_row,
+            self.carry,
         )
         if by_row is not None:
             n_targets = (batch.targets != IGNORED).sum(1)
@@ -283,6 +297,8 @@ class Session:
             "random": random_states(),
             "corpora": self.corpora,
         }
+        if self.carry is not None:
+            state["carried"] = self.carry.stored()
         path = checkpoint.checkpoint_path(self.directory.path, self.step)
         checkpoint.save(
             path, self.model, recipe=self.recipe.to_dict(), step=self.step, train_state=state
@@ -326,6 +342,8 @@ class Session:
 
     def _take_over(self, state: dict[str, Any]) -> None:
         load_optimizer_state(self.optimizer, state["optimizer"])
+        if self.carry is not None:
+            self.carry.load(state["carried"])
         set_random_states(state["random"])
         self.tokens, self.loss = state["tokens"], state["loss"]
         self.tally.load(state["sources"], state.get("source_tokens", {}))

@@ -12,8 +12,10 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
+from braidlm.data.lanes import LaneBatch
 from braidlm.errors import InputError
 from braidlm.segments import Segments
+from braidlm.train.carry import Carry
 from braidlm.train.precision import Precision
 from braidlm.train.routers import Routers
 
@@ -90,6 +92,7 @@ def accumulate(
     step: int,
     routers: Routers | None = None,
     row_losses: Tensor | None = None,
+    carry: Carry | None = None,
 ) -> Tensor:
     """Add the gradients of one whole batch to `model` and return its loss.
 
@@ -107,6 +110,7 @@ def accumulate(
         step: updates made before.
         routers: those of `model`: their losses are added to the gradients, and they are told the
             batch's loads. None: the model has none.
+        carry: what the rows remember of the update before; the batch is a `LaneBatch` then.
         row_losses: (B,) filled with the loss of each row of ours, summed over its targets in nats.
 
     Returns:
@@ -129,7 +133,13 @@ def accumulate(
         asked = {"with_aux": True} if routers else {}
         with precision.autocast():
             reduction = "sum" if row_losses is None else "none"
-            loss = model.loss(tokens, targets, segments, reduction=reduction, **asked)  # pyright: ignore
+            if carry is None:
+                loss = model.loss(tokens, targets, segments, reduction=reduction, **asked)  # pyright: ignore
+            else:
+                assert isinstance(batch, LaneBatch)
+                assert segments is not None
+                on = batch.continues[rows]
+                loss = carry.loss(micro, tokens, targets, segments, on, reduction, **asked)
         loss, aux = loss if routers else (loss, {})
         if row_losses is not None:
             each = loss.float().view(len(tokens), -1).sum(1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from braidlm.ops import dispatch
-from braidlm.ops.attention.cache import KVCache, Reserved, Window, reserve
+from braidlm.ops.attention.cache import KVCache, Reserved, Window, newest, reserve
 from braidlm.ops.attention.kernel import Scoring
 from braidlm.ops.attention.lent import Lent, kept, lend
 from braidlm.ops.attention.naive import attention_naive
@@ -13,7 +13,17 @@ from braidlm.ops.attention.sdpa import attention_sdpa
 from braidlm.ops.dispatch import Call, Implementation, Operator, check_shape
 from braidlm.segments import Segments, check_segments
 
-__all__ = ["ATTENTION", "KVCache", "Lent", "Reserved", "attention", "kept", "lend", "reserve"]
+__all__ = [
+    "ATTENTION",
+    "KVCache",
+    "Lent",
+    "Reserved",
+    "attention",
+    "kept",
+    "lend",
+    "newest",
+    "reserve",
+]
 
 ATTENTION = Operator(
     "attention",

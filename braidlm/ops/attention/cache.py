@@ -58,6 +58,24 @@ def reserve(cache: KVCache, n_tokens: int, most: int | None = None) -> Reserved:
     return Reserved(k, v, cache.length)
 
 
+def newest(cache: KVCache, n_tokens: int) -> KVCache:
+    """Return the last `n_tokens` entries of each document at most, as a cache of these alone.
+
+    Keys are as they were written: whoever wrote positions into them has to move these.
+    """
+    length = cache.length.clamp_max(n_tokens)
+    n_places = max(1, min(n_tokens, cache.k.shape[1]))
+    place = torch.arange(n_places, device=length.device)
+    source = (place + (cache.length - length)[:, None]).clamp_max(cache.k.shape[1] - 1)
+    first = torch.arange(len(source), device=source.device)[:, None] * cache.k.shape[1]
+    is_held = (place < length[:, None])[..., None, None]
+    k, v = (
+        take(held.flatten(0, 1), first + source).masked_fill(~is_held, 0)
+        for held in (cache.k, cache.v)
+    )
+    return KVCache(k, v, length)
+
+
 class Window(NamedTuple):
     """What a query sees: the last `size` tokens, itself included, and the first `n_sinks`."""
 
