@@ -9,7 +9,7 @@ another. What it reads at a step is a function of the declaration, the seed and 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
@@ -31,7 +31,7 @@ from braidlm.errors import InputError
 class LaneBatch(Batch):
     """A batch whose rows are lanes."""
 
-    continues: Tensor
+    continues: Tensor = field(kw_only=True)
     """(B,) bool: whether a row's first document goes on from the step before."""
 
 

@@ -200,7 +200,7 @@ def test_resume_without_a_run_starts_one_and_without_resume_a_run_is_not_touched
 
 
 def test_a_second_process_is_refused_before_it_reads_or_writes(tmp_path, monkeypatch):
-    monkeypatch.setattr("braidlm.train.loop.build_mixture", lambda recipe: pytest.fail("read"))
+    monkeypatch.setattr("braidlm.train.loop.build_mixture", lambda *_: pytest.fail("read"))
     with Run(tmp_path).lock(), pytest.raises(InputError, match="is in use"):
         train(recipe(), tmp_path)
     assert [entry.name for entry in tmp_path.iterdir()] == [".lock"]
@@ -211,7 +211,7 @@ def test_a_run_that_began_while_we_read_the_data_is_not_touched(tmp_path, monkey
     out = tmp_path / "a"
     with contextlib.ExitStack() as other:
 
-        def meanwhile(config):
+        def meanwhile(config, record):
             run(out)
             if is_alive:
                 other.enter_context(Run(out).lock())
