@@ -102,7 +102,6 @@ class Asker:
             try:
                 return self._once(request)
             except RequestError as error:
-                self._budget.left_sec()  # a request that the budget's end has cut has not failed
                 if attempt == self._patience.retries:
                     raise
                 self._sleep(self._wait_sec(attempt, error))
