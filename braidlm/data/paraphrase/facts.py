@@ -113,7 +113,8 @@ def _numbers(text: str) -> list[str]:
     for match in _DIGITS.finditer(text):
         value = Decimal(match[1].replace(",", "") + (match[2] or ""))
         value *= SCALES.get((match[3] or "").lower(), 1)
-        found.append(_plain(value) + ("s" if match[4] else ""))
+        is_decade = match[4] and match[1].endswith("0")  # not "Project 21's"
+        found.append(_plain(value) + ("s" if is_decade else ""))
     for match in _WORD_RUN.finditer(text):
         words = match[0]
         value = number_of(words)

@@ -18,6 +18,7 @@ from braidlm.data.paraphrase.facts import facts, number_of
         ("in nineteen ninety-five", "in 1995"),
         ("two hundred and five", "205"),
         ("1990s", "1990's"),
+        ("the head of Project 21", "Project 21's head"),
         ("a five-year plan", "a 5-year plan"),
     ],
 )
