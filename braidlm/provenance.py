@@ -26,6 +26,10 @@ PACKAGES = (
     "lm_eval",
     "datasets",
     "matplotlib",
+    "spacy",
+    "lemminflect",
+    "wordfreq",
+    "sentence-transformers",
 )
 
 

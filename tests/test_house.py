@@ -20,7 +20,7 @@ from tests.house import ROOT, anchors, blocks, commands, pages, tracked
 
 SOURCES = [p for p in tracked() if p.suffix == ".py" and p.is_relative_to(ROOT / "braidlm")]
 OPTIONAL = ("triton", "transformers", "datasets", "lm_eval", "matplotlib", "fastapi")
-OPTIONAL += ("tensorboard", "trackio")
+OPTIONAL += ("tensorboard", "trackio", "spacy", "lemminflect", "wordfreq", "sentence_transformers")
 TORCH_FREE = ("arch", "runs", "files", "provenance", "report", "study", "cli")
 PAGES = [p.relative_to(ROOT).as_posix() for p in pages()]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
+from itertools import pairwise
 from typing import NamedTuple, Self
 
 from pydantic import Field, model_validator
@@ -21,7 +22,8 @@ class GateConfig(Config):
     """Bounds of the gate; docs/paraphrases.md has what share of human pairs passes each default."""
 
     min_distance: float = Field(default=0.05, ge=0, le=1)
-    """Least lexical distance: 1 - Jaccard similarity of the two bags of lower-cased words."""
+    """Least lexical distance: 1 - Jaccard similarity of the two bags of lower-cased words and
+    pairs of neighbouring words."""
     max_distance: float = Field(default=0.9, ge=0, le=1)
     """Greatest lexical distance."""
     min_length: float = Field(default=0.5, ge=0)
@@ -139,8 +141,12 @@ def words(text: str) -> list[str]:
 
 
 def lexical_distance(old: Sequence[str], new: Sequence[str]) -> float:
-    """Return 1 - Jaccard similarity of two bags of words: 0 the same words, 1 none shared."""
-    a, b = Counter(old), Counter(new)
+    """Return 1 - Jaccard similarity of two bags that hold words and pairs of neighbours.
+
+    0: the same words in the same order; 1: no word shared. The pairs let it see an order that
+    changed while the words did not.
+    """
+    a, b = (Counter([*words, *pairwise(words)]) for words in (old, new))
     union = (a | b).total()
     return 1 - (a & b).total() / union if union else 0.0
 

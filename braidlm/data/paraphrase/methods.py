@@ -12,6 +12,7 @@ from braidlm.data.paraphrase.method import Method
 from braidlm.data.paraphrase.openai import OpenAI, OpenAIConfig
 from braidlm.data.paraphrase.pairs import Pairs, PairsConfig
 from braidlm.data.paraphrase.reading import TextInput
+from braidlm.data.paraphrase.rules.rewrite import Rules, RulesConfig
 from braidlm.errors import InputError
 
 
@@ -33,6 +34,7 @@ METHODS: Mapping[str, Kind] = {
     "hf": Kind(HFConfig, HF, TextInput),
     "openai": Kind(OpenAIConfig, OpenAI, TextInput),
     "pairs": Kind(PairsConfig, lambda config, source, seed: Pairs(config, source), Corpus),
+    "rules": Kind(RulesConfig, Rules, TextInput),
 }
 
 

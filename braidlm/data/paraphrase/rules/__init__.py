@@ -1,0 +1,5 @@
+"""Paraphrases by rule, offline: synonyms, order of clauses, voice, numbers and dates.
+
+Each rule takes a parsed sentence and leaves it alone unless every condition holds under which the
+rewriting is grammar, not guessing. English alone.
+"""
