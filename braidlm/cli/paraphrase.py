@@ -50,6 +50,7 @@ def run(args: argparse.Namespace) -> int:
     from braidlm.data.paraphrase.gate import Gate, GateConfig
     from braidlm.data.paraphrase.make import make
     from braidlm.data.paraphrase.methods import open_method
+    from braidlm.report.paraphrases import build
 
     if args.seed < 0:
         raise InputError(f"--seed {args.seed}: must be at least 0")
@@ -69,6 +70,7 @@ def run(args: argparse.Namespace) -> int:
     }
     progress = None if args.quiet else _progress()
     made = make(opened.method, gate, args.out, header, progress=progress)
+    build(args.out)
     print(json.dumps(made.counts, indent=2) if args.json else _as_text(made, args.out))
     if made.stopped:
         print(f"braid: {made.stopped}; run it again to go on", file=sys.stderr)

@@ -129,7 +129,7 @@ class Folder:
         with open(path / ".lock", "ab") as lock:
             hold(lock, f"{path} is in use: another process is making it")
             _check(path, header)
-            if not (path / MANIFEST).exists():
+            if not _is_begun(path):
                 _write_manifest(path, header, None, is_complete=False)
             with open(path / JOURNAL, "a+b") as journal:
                 yield cls(path, header, journal)
@@ -220,6 +220,8 @@ def _check(path: Path, header: Mapping[str, Any]) -> None:
         if any(not entry.name.startswith(".") for entry in path.iterdir()):
             raise InputError(f"--out {path}: holds other files and no {MANIFEST}; give a new name")
         return
+    if not _is_begun(path):
+        return  # what was wrong with an earlier call may be put right
     there = read_manifest(path)
     for key in _HEADER:
         if found := _difference(there.get(key), header[key], key):
@@ -228,6 +230,12 @@ def _check(path: Path, header: Mapping[str, Any]) -> None:
                 f"--out {path}: was begun with {name} = {old!r:.80}, not {new!r:.80}; give another "
                 "folder, or the same settings to go on"
             )
+
+
+def _is_begun(path: Path) -> bool:
+    """Tell whether anything was done."""
+    journal = path / JOURNAL
+    return (path / MANIFEST).exists() and journal.exists() and journal.stat().st_size > 0
 
 
 def _difference(old: Any, new: Any, path: str) -> tuple[str, Any, Any] | None:

@@ -215,6 +215,19 @@ def test_another_input_under_the_same_name_is_refused_and_nothing_is_lost(tmp_pa
     assert accepted(tmp_path) == EXPECTED
 
 
+def test_a_folder_where_nothing_was_done_takes_other_settings(tmp_path):
+    class Wrong(Echo):
+        def passages(self):
+            raise InputError("no such file")
+            yield
+
+    with pytest.raises(InputError, match="no such file"):
+        made(Wrong([]), tmp_path, source={"path": "typo"})
+    made(Echo(TEXTS), tmp_path, source={"path": "right"})
+    assert accepted(tmp_path) == EXPECTED
+    assert read_manifest(tmp_path)["source"] == {"path": "right"}
+
+
 def test_two_passages_of_one_name_are_refused(tmp_path):
     class Twice(Echo):
         def passages(self):

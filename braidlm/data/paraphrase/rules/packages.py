@@ -7,6 +7,7 @@ from typing import Any
 
 from braidlm.errors import InputError
 
+_LOADED: dict[str, Any] = {}  # a pipeline takes a second to load and is never changed
 _NEEDS = ("tagger", "parser", "ner")
 
 
@@ -20,6 +21,12 @@ def load_pipeline(name: str) -> Any:
         import spacy
     except ImportError:
         raise _missing("spacy") from None
+    if name not in _LOADED:
+        _LOADED[name] = _load(name, spacy)
+    return _LOADED[name]
+
+
+def _load(name: str, spacy: Any) -> Any:
     try:
         pipeline = spacy.load(name)
     except OSError:
