@@ -12,6 +12,8 @@ from braidlm.files import strict_json
 from braidlm.report.analysis import analyses
 from braidlm.report.checks import cautions, problems, unmatched
 from braidlm.report.compare import leads
+from braidlm.report.conversions import KIND as CONVERSION
+from braidlm.report.conversions import conversions
 from braidlm.report.figures import arch_figures
 from braidlm.report.inside import telemetry
 from braidlm.report.load import SCHEMA_VERSION, Arm, Loaded, load
@@ -73,6 +75,7 @@ def tables(dirs: Iterable[Path | str], *, context: int = 8192) -> dict[str, Any]
         `in_context_chance`, `lookups`, `questions` (see `questions.questions`), `frontier`,
         `telemetry` (see `inside.telemetry`), `analyses` (see `analysis.analyses`), `sweeps` (see
         `sweeps.sweeps`), `treatments` (see `treatments.treatments`),
+        `conversions` (see `conversions.conversions`),
         `leads` (see `compare.leads`), `problems`, `cautions` and `reproduce`.
 
     Raises:
@@ -101,6 +104,7 @@ def tables(dirs: Iterable[Path | str], *, context: int = 8192) -> dict[str, Any]
         "analyses": {arm.name: analyses(arm) for arm in loaded.arms},
         "sweeps": sweeps(loaded.arms),
         "treatments": treatments(loaded),
+        "conversions": {arm.name: told for arm in loaded.arms if (told := conversions(arm))},
         "problems": problems(loaded, [arm for study in loaded.studies for arm in base_runs(study)]),
         "cautions": [*unmatched(arms, loaded.matched), *cautions(loaded.arms)],
         "reproduce": reproduce(loaded),
@@ -123,8 +127,8 @@ def _columns(arms: list[Arm]) -> list[Column]:
 
 
 def _looks(result: dict[str, Any]) -> bool:
-    """Whether a result looks inside one model: such have a section, and no column to compare."""
-    return result.get("kind") == "analysis"
+    """Whether a result tells of one model alone: such have a section, and no column to compare."""
+    return result.get("kind") in ("analysis", CONVERSION)
 
 
 def _rank(result: dict[str, Any]) -> tuple[int, str, str]:

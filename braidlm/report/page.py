@@ -10,7 +10,7 @@ from typing import Any
 
 from braidlm.errors import InputError
 from braidlm.files import atomic_write
-from braidlm.report import analysis, contrasts, gallery, inside, sections
+from braidlm.report import analysis, contrasts, conversions, gallery, inside, sections
 from braidlm.report.content import tables
 from braidlm.report.html import Markup, join, tag
 
@@ -82,6 +82,11 @@ def render(data: dict[str, Any]) -> str:
         *(
             [section("treatments", "Before, after, and against each other", told)]
             if (told := contrasts.section(data))
+            else []
+        ),
+        *(
+            [section("conversion", "From teacher to student", told)]
+            if (told := conversions.section(data))
             else []
         ),
         section("figures", "Figures", gallery.figures(data)),

@@ -15,6 +15,7 @@ from typing import Any
 from braidlm.arch.config import differences
 from braidlm.errors import InputError
 from braidlm.report.contrast import Contrast, contrast
+from braidlm.report.conversions import KIND as CONVERSION
 from braidlm.report.load import Arm, Loaded, Run, Study, is_run, read_run
 from braidlm.report.pairs import Scores, scores
 from braidlm.report.spent import base_runs, matching, tokens
@@ -99,7 +100,7 @@ def _measures(study: Study, outcomes: Sequence[str]) -> list[tuple[str, str, boo
         for arm in study.arms.values()
         for run in arm.runs
         for stem, result in run.results.items()
-        if result.get("kind") != "analysis"
+        if result.get("kind") not in ("analysis", CONVERSION)
     }
     named = [(stem, metric) for stem, _, metric in (name.partition(":") for name in outcomes)]
     known = [(stem, metric or primary[stem]) for stem, metric in named if stem in primary]

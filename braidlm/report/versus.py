@@ -9,6 +9,7 @@ from typing import Any
 
 from braidlm.arch.config import differences, nearest
 from braidlm.errors import InputError
+from braidlm.report.conversions import KIND as CONVERSION
 from braidlm.report.load import Run, is_run, is_study, read_run, seed_folders
 from braidlm.report.pairs import Paired, pair, scores
 from braidlm.report.stats import better, mean
@@ -66,7 +67,8 @@ def _side(path: Path) -> Side:
 
 def _stems(runs: Sequence[Run], tasks: Sequence[str] | None, checkpoint: str | None) -> list[str]:
     """Which tasks are compared; every run has a fitting result of each."""
-    known = sorted({stem for run in runs for stem in run.results})
+    told = {stem: result for run in runs for stem, result in run.results.items()}
+    known = sorted(stem for stem, result in told.items() if result.get("kind") != CONVERSION)
     if tasks is None:
         chosen = [stem for stem in known if all(stem in run.results for run in runs)]
         if not chosen:

@@ -77,6 +77,9 @@ def test_the_folder_is_a_run_that_every_stage_has_led_to(place, tmp_path, capsys
     assert call("eval", out) == 0
     assert "measured already" in capsys.readouterr().err
     assert call("report", out, "-o", tmp_path / "r.html") == 0
+    page = (tmp_path / "r.html").read_text()
+    assert page.count(">mixers</th>") == 1
+    assert call("compare", out, out / "init") == 0
     assert call("convert", out, "--pattern", "M-G-", "--out", tmp_path / "again", "--no-eval") == 0
     stages = tmp_path / "out/stages/1-mixers"
     state = checkpoint.load_train_state(checkpoint.latest(stages))
