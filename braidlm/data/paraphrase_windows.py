@@ -27,6 +27,7 @@ from braidlm.data.seeding import TRAIN, generator
 
 EDGES = 2
 """Tokens between two documents: eos and bos."""
+_KEPT = 4096
 _GOLDEN = (5**0.5 - 1) / 2
 """Neighbours that step by it stand far from each other, and all places are used alike."""
 
@@ -105,13 +106,15 @@ class Windows:
         shares = (source.fraction, round(1 - source.fraction, 12))
         self._interleave = Interleave(shares)
         self._epoch = lru_cache(maxsize=2)(self._new_epoch)
+        # Those of the rows since the last look at the counts, which are asked for again.
+        self.window = lru_cache(maxsize=_KEPT)(self._window)
 
     @property
     def n_per_epoch(self) -> int:
         """Windows of an epoch."""
         return len(self._kept)
 
-    def window(self, number: int) -> Window:
+    def _window(self, number: int) -> Window:
         """Return window 0, 1, 2, ..."""
         epoch, place = divmod(number, len(self._kept))
         text = int(self._epoch(epoch).order[place])
