@@ -118,7 +118,7 @@ control = "wide-plain"
         ),
         ('[[comparisons]]\narm = "fats"\ncontrol = "plain"\n', "arm = 'fats' is no arm .*'fast'"),
         ('[[comparisons]]\narm = "fast"\ncontrol = "fast"\n', "compared with itself"),
-        ("", "outcomes: 'mqar-recal:x' is no task of an arm .*'mqar-recall'"),
+        (TWO, "outcomes: 'mqar-recal:x' is no task of an arm .*'mqar-recall'"),
         ('[[arms]]\nname = "odd"\nbases = ["small"]\n', "bases: 'small' must be one of none"),
         (TWO + '[[arms]]\nname = "odd"\nbases = ["big"]\n', "'big' must be one of small, wide"),
         (
@@ -134,7 +134,7 @@ control = "wide-plain"
     ],
 )
 def test_what_cannot_be_is_refused_before_anything_starts(tmp_path: Path, text: str, said: str):
-    more = "" if text else 'outcomes = ["mqar-recal:x"]\n'
+    more = "" if text != TWO else 'outcomes = ["mqar-recal:x"]\n'
     path = write(tmp_path, HEAD + more + ARMS + text)
     with pytest.raises(InputError, match=said):
         run_study(path, tmp_path / "out", is_silent=True)
