@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from braidlm.report import plots, units
-from braidlm.report.findings import findings, interval, signed, verdict
+from braidlm.report.findings import count, interval, measure, sentence, signed, verdict
 from braidlm.report.forest import forest
 from braidlm.report.html import Markup, details, drawn, join, plain_table, tag
 from braidlm.report.stats import Estimate
@@ -29,7 +29,7 @@ def _study(study: Data, data: Data) -> Markup:
     return join(
         [
             tag("h3", study["study"], cls="part") if several else "",
-            _findings(study),
+            _findings(study, labels),
             _figures(plotted),
             *([tag("h3", "Side effects", cls="part"), _figures(side)] if any(side) else []),
             _comparisons(study, labels),
@@ -40,12 +40,20 @@ def _study(study: Data, data: Data) -> Markup:
     )
 
 
-def _findings(study: Data) -> Markup:
-    said = findings(study)
-    if not said:
+def _findings(study: Data, labels: dict[str, str]) -> Markup:
+    """What the comparisons say, outcome by outcome."""
+    asked = [task for task in study["tasks"] if task["is_outcome"] and task["comparisons"]]
+    if not asked:
         return Markup("")
-    items = [tag("li", words) for words in said[1:]]
-    return join([tag("p", said[0]), tag("ul", *items), tag("p", _note(study), cls="about")])
+    said = [
+        (measure(task), [sentence(task, row, labels) for row in task["comparisons"]])
+        for task in asked
+    ]
+    lists = [
+        tag("li", tag("b", what), tag("ul", *(tag("li", words) for words in some)))
+        for what, some in said
+    ]
+    return join([tag("p", count(study)), tag("ul", *lists), tag("p", _note(study), cls="about")])
 
 
 def _note(study: Data) -> str:

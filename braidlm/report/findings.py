@@ -19,15 +19,21 @@ def findings(study: dict[str, Any]) -> list[str]:
     """
     labels = {arm["name"]: arm["label"] for arm in study["arms"]}
     said = [
-        sentence(task, row, labels)
+        f"{measure(task)}: {sentence(task, row, labels)}"
         for task in study["tasks"]
         if task["is_outcome"]
         for row in task["comparisons"]
     ]
-    return [_count(study), *said] if said else []
+    return [count(study), *said] if said else []
 
 
-def _count(study: dict[str, Any]) -> str:
+def measure(task: dict[str, Any]) -> str:
+    """What was measured: a task and its metric."""
+    return f"{task['task']}, {task['metric'].replace('_', ' ')}"
+
+
+def count(study: dict[str, Any]) -> str:
+    """How many comparisons were declared, and how many hold after the correction."""
     rows = [r for task in study["tasks"] if task["is_outcome"] for r in task["comparisons"]]
     n_held = sum(verdict(row) == "held" for row in rows)
     n = study["n_outcomes"]
@@ -38,13 +44,12 @@ def _count(study: dict[str, Any]) -> str:
 
 def sentence(task: dict[str, Any], row: dict[str, Any], labels: dict[str, str]) -> str:
     """Say how far an arm lies above its control in one task."""
-    name = f"{task['task']}, {task['metric'].replace('_', ' ')}"
     sides = f"{labels[row['arm']]} − {labels[row['control']]}"
     if "value" not in row:
-        return f"{name}: {sides} cannot be computed: {row['note']}."
+        return f"{sides} cannot be computed: {row['note']}."
     seeds = f"{len(row['seeds'])} seed{'s' * (len(row['seeds']) > 1)}, {row['n_items']:,} items"
     note = f", {row['note']}" if row["note"] else ""
-    return f"{name}: {sides}: {interval(row)}, {seeds}{note}: {_meaning(task, row)}."
+    return f"{sides}: {interval(row)}, {seeds}{note}: {_meaning(task, row)}."
 
 
 def interval(row: dict[str, Any]) -> str:
