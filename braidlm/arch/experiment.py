@@ -6,6 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
+from braidlm.arch.biographies import BiographiesSource
 from braidlm.arch.config import Config
 from braidlm.arch.pairs import PairsSource
 from braidlm.arch.paraphrase import ParaphraseSource
@@ -17,7 +18,7 @@ from braidlm.arch.symbols import CopyingSource, MADSource, MQARSource
 FileSource = TextSource | PairsSource | ParaphraseSource
 """Sources whose text lies in files and is tokenised once."""
 AnySource = Annotated[
-    FileSource | PhonebookSource | MQARSource | MADSource | CopyingSource,
+    FileSource | PhonebookSource | BiographiesSource | MQARSource | MADSource | CopyingSource,
     Field(discriminator="kind"),
 ]
 

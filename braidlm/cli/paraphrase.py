@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from braidlm.errors import InputError
+from braidlm.files import atomic_write
 
 if TYPE_CHECKING:
     from braidlm.data.paraphrase.make import Made, Progress
@@ -70,6 +71,9 @@ def run(args: argparse.Namespace) -> int:
     }
     progress = None if args.quiet else _progress()
     made = make(opened.method, gate, args.out, header, progress=progress)
+    for name, records in opened.beside.items():
+        lines = (json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+        atomic_write(args.out / name, "".join(lines).encode())
     build(args.out)
     print(json.dumps(made.counts, indent=2) if args.json else _as_text(made, args.out))
     if made.stopped:

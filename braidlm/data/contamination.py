@@ -14,6 +14,7 @@ from braidlm.arch.paraphrase import ParaphraseSource
 from braidlm.arch.sources import TextSource
 from braidlm.arch.tasks import (
     AnyTask,
+    BiographiesTask,
     LMTask,
     LongTextTask,
     MultiDocTask,
@@ -21,6 +22,7 @@ from braidlm.arch.tasks import (
     PhonebookTask,
     RecallTask,
 )
+from braidlm.data.biographies.items import items_of
 from braidlm.data.corpora import PYTHON_DOCS, Document, corpus_files, read_corpus
 from braidlm.data.halves import is_held_out
 from braidlm.data.near_duplicates import NearDuplicates
@@ -151,6 +153,9 @@ def _items_of(task: AnyTask, data: DataConfig) -> Iterator[Item]:
             kind = kind_of(task, depth)
             for i, item in enumerate(eval_multi_lookups(task.n_items, length, kind, tokenizer)):
                 yield Item(f"{length}/{depth}/{i}", (item.prompt,))
+    elif isinstance(task, BiographiesTask):
+        for i, item in enumerate(items_of(task, data)):
+            yield Item(str(i), (item.context, f"{item.asked.prompt} {item.asked.answer}"))
     elif isinstance(task, PhonebookTask):
         tokenizer = load_tokenizer(data.tokenizer)
         book = Phonebook(tokenizer, task.n_digits, task.n_examples)

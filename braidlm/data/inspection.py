@@ -11,7 +11,7 @@ from braidlm.data.pair_stream import PairStream
 from braidlm.data.paraphrase_stream import ParaphraseStream
 from braidlm.data.phonebook import PhonebookStream
 from braidlm.data.shards import ShardSet, open_shards
-from braidlm.data.streams import AnyStream, RowMixture, TextStream
+from braidlm.data.streams import AnyStream, BiographyStream, RowMixture, TextStream
 from braidlm.data.symbol_items import alphabets_of
 from braidlm.data.symbol_stream import SymbolStream
 from braidlm.data.symbols import draw_item
@@ -23,6 +23,7 @@ KINDS = {
     PairStream: "pairs",
     ParaphraseStream: "paraphrase",
     PhonebookStream: "phonebook",
+    BiographyStream: "biographies",
 }
 MASKED = "⟦", "⟧"
 """What stands around the tokens of a pair that are learnt."""
@@ -131,9 +132,9 @@ def _masked(tokenizer: Tokenizer, row: Row, start: int, stop: int, runs: list[li
 
 
 def _text_piece(
-    stream: TextStream | PairStream, row: Row, piece: Piece, start: int, stop: int
+    stream: TextStream | PairStream | BiographyStream, row: Row, piece: Piece, start: int, stop: int
 ) -> dict:
-    split = stream.shards.train
+    split = stream.documents if isinstance(stream, BiographyStream) else stream.shards.train
     return {
         "document": split.ids[piece.document],
         "document_tokens": int(split.lengths[piece.document]),

@@ -4,11 +4,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from braidlm.arch.biographies import BiographiesSource
 from braidlm.arch.experiment import DataConfig, FileSource
 from braidlm.arch.pairs import PairsSource
 from braidlm.arch.paraphrase import ParaphraseSource
 from braidlm.arch.phonebook import PhonebookSource
 from braidlm.arch.symbols import SymbolSource
+from braidlm.data.biographies.documents import MemorySplit, documents
 from braidlm.data.paraphrase_stream import ParaphraseStream
 from braidlm.data.seeding import EVAL, generator
 from braidlm.data.shard_build import Progress, build_shards
@@ -156,6 +158,11 @@ def build(
         if isinstance(source, PhonebookSource):
             lengths = list(source.lengths)
             sources.append({"name": source.name, "kind": "phonebook", "lengths": lengths})
+            continue
+        if isinstance(source, BiographiesSource):
+            assert tokenizer is not None
+            told = MemorySplit(documents(source), tokenizer)
+            sources.append(source.model_dump(exclude={"weight"}) | {"train": told.counts})
             continue
         shards = open_text(
             data, source.name, tokenizer, cache_dir=folder, verify=verify, progress=progress

@@ -6,11 +6,13 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
+from braidlm.arch.biographies import BiographiesSource
 from braidlm.arch.experiment import AnySource, DataConfig
 from braidlm.arch.pairs import PairsSource
 from braidlm.arch.paraphrase import ParaphraseSource
 from braidlm.arch.phonebook import PhonebookSource
 from braidlm.arch.symbols import SymbolSource
+from braidlm.data.biographies.documents import MemorySplit, documents
 from braidlm.data.interleave import Interleave
 from braidlm.data.packing import Packing, Row, fill_row
 from braidlm.data.pair_stream import PairStream
@@ -18,7 +20,7 @@ from braidlm.data.paraphrase_stream import ParaphraseStream
 from braidlm.data.phonebook import PhonebookStream
 from braidlm.data.prepare import MORE, open_text
 from braidlm.data.seeding import TRAIN, generator
-from braidlm.data.shards import ShardSet
+from braidlm.data.shards import ShardSet, Split
 from braidlm.data.symbol_stream import SymbolStream
 from braidlm.data.tokenizer import Tokenizer, load_tokenizer
 from braidlm.errors import InputError
@@ -37,28 +39,25 @@ class Stream(Protocol):
         ...
 
 
-class TextStream:
-    """The train half of a corpus, packed.
+class DocumentStream:
+    """Documents, packed.
 
     Each epoch lays the documents end to end in another order and gives every row of that packing
     once, in another order again.
-
-    Raises:
-        InputError: the train half is empty.
     """
 
-    def __init__(self, shards: ShardSet, tokenizer: Tokenizer, name: str, seq_len: int, seed: int):
-        self.tokenizer, self.shards = tokenizer, shards
-        self.vocab_size = tokenizer.vocab_size
-        self._split, self._name, self._seq_len, self._seed = shards.train, name, seq_len, seed
-        if len(self._split) == 0:
-            raise InputError(
-                f"source '{name}' has no document to train on (held_out = "
-                f"{shards.meta['held_out']}): lower held_out, or cut "
-                f"{shards.meta['source']['path']} into more documents ({MORE})"
-            )
+    def __init__(
+        self, split: Split | MemorySplit, tokenizer: Tokenizer, name: str, seq_len: int, seed: int
+    ):
+        self.tokenizer, self.vocab_size = tokenizer, tokenizer.vocab_size
+        self._split, self._name, self._seq_len, self._seed = split, name, seq_len, seed
         self.rows_per_epoch = Packing(self._split.lengths, seq_len).n_rows
         self._plan = lru_cache(maxsize=2)(self._new_plan)
+
+    @property
+    def documents(self) -> Split | MemorySplit:
+        """What the rows are made of; a piece names one by its place here."""
+        return self._split
 
     def row(self, number: int) -> Row:
         """Return a row; row `number` belongs to epoch `number // rows_per_epoch`."""
@@ -84,7 +83,39 @@ class TextStream:
         return packing, rng.permutation(packing.n_rows)
 
 
-AnyStream = TextStream | PairStream | ParaphraseStream | SymbolStream | PhonebookStream
+class TextStream(DocumentStream):
+    """The train half of a corpus, packed.
+
+    Raises:
+        InputError: the train half is empty.
+    """
+
+    def __init__(self, shards: ShardSet, tokenizer: Tokenizer, name: str, seq_len: int, seed: int):
+        if len(shards.train) == 0:
+            raise InputError(
+                f"source '{name}' has no document to train on (held_out = "
+                f"{shards.meta['held_out']}): lower held_out, or cut "
+                f"{shards.meta['source']['path']} into more documents ({MORE})"
+            )
+        super().__init__(shards.train, tokenizer, name, seq_len, seed)
+        self.shards = shards
+
+
+class BiographyStream(DocumentStream):
+    """All biographies of a source, and the questions that it answers, packed.
+
+    Raises:
+        InputError: as `braidlm.data.biographies.told.Teller`.
+    """
+
+    def __init__(self, source: BiographiesSource, tokenizer: Tokenizer, seq_len: int, seed: int):
+        told = MemorySplit(documents(source), tokenizer)
+        super().__init__(told, tokenizer, source.name, seq_len, seed)
+
+
+AnyStream = (
+    TextStream | PairStream | ParaphraseStream | SymbolStream | PhonebookStream | BiographyStream
+)
 
 
 class MixedRow(NamedTuple):
@@ -108,8 +139,8 @@ class RowMixture:
         verify: compare the shards' checksums too.
 
     Raises:
-        InputError: see `open_text`, `TextStream`, `PairStream`, `ParaphraseStream`, `SymbolStream`
-            and `PhonebookStream`.
+        InputError: see `open_text`, `TextStream`, `PairStream`, `ParaphraseStream`, `SymbolStream`,
+            `PhonebookStream` and `BiographyStream`.
     """
 
     def __init__(
@@ -152,6 +183,8 @@ class RowMixture:
         self._tokenizer = self._tokenizer or load_tokenizer(self.data.tokenizer)
         if isinstance(source, PhonebookSource):
             return PhonebookStream(source, self._tokenizer, self.seq_len, self.seed)
+        if isinstance(source, BiographiesSource):
+            return BiographyStream(source, self._tokenizer, self.seq_len, self.seed)
         shards = open_text(
             self.data, source.name, self._tokenizer, cache_dir=self._cache, verify=self._verify
         )

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from braidlm.arch import Recipe
 from braidlm.arch.tasks import (
     AnyTask,
+    BiographiesTask,
     ChoiceTask,
     CopyingTask,
     HarnessTask,
@@ -21,6 +22,7 @@ from braidlm.arch.tasks import (
     RulerTask,
 )
 from braidlm.data.tokenizer import Tokenizer, load_tokenizer
+from braidlm.tasks.biographies import biographies_work
 from braidlm.tasks.choice import ChoiceWork
 from braidlm.tasks.choose import limited
 from braidlm.tasks.harness.work import HarnessWork
@@ -46,6 +48,7 @@ TextTask = (
     | RulerTask
     | HarnessTask
     | ChoiceTask
+    | BiographiesTask
 )
 """Tasks of text; the others are of symbols."""
 
@@ -87,6 +90,8 @@ def _of_text(task_config: TextTask, tokenizer: Tokenizer, recipe: Recipe) -> Wor
             return recall_work(task_config, tokenizer, recipe)
         case RulerTask():
             return RulerWork(task_config, tokenizer, recipe)
+        case BiographiesTask():
+            return biographies_work(task_config, tokenizer, recipe)
         case ChoiceTask():
             return ChoiceWork(task_config, tokenizer, recipe)
         case HarnessTask():

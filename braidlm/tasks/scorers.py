@@ -31,6 +31,12 @@ def exact(said: str, answers: Sequence[str]) -> float:
     return float(said.strip() in {answer.strip() for answer in answers})
 
 
+def begins(said: str, answers: Sequence[str]) -> float:
+    """Return 1 if what was said begins with an answer, in whole words and in the same case."""
+    text = said.lstrip()
+    return float(any(re.match(rf"{re.escape(answer)}(?!\w)", text) for answer in answers))
+
+
 def squad_em(said: str, answers: Sequence[str]) -> float:
     """Return 1 if both are equal without case, punctuation, articles and extra spaces.
 
@@ -93,6 +99,8 @@ def first_number(said: str, answers: Sequence[str]) -> float:
 SCORERS: dict[str, Scorer] = {
     "contains": contains,
     "exact": exact,
+    "recall_from_weights": begins,
+    "recall_in_context": begins,
     "squad_em": squad_em,
     "squad_f1": squad_f1,
     "best_subspan_em": best_subspan_em,

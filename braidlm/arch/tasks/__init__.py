@@ -4,6 +4,7 @@ from typing import Annotated
 
 from pydantic import Field
 
+from braidlm.arch.tasks.biographies import BiographiesTask
 from braidlm.arch.tasks.choice import ChoiceTask
 from braidlm.arch.tasks.harness import HarnessTask
 from braidlm.arch.tasks.lm import LMTask
@@ -18,6 +19,7 @@ from braidlm.arch.tasks.symbols import CopyingTask, MADTask
 
 __all__ = [
     "AnyTask",
+    "BiographiesTask",
     "ChoiceTask",
     "CopyingTask",
     "HarnessTask",
@@ -44,7 +46,8 @@ AnyTask = Annotated[
     | RecallTask
     | RulerTask
     | HarnessTask
-    | ChoiceTask,
+    | ChoiceTask
+    | BiographiesTask,
     Field(discriminator="kind"),
 ]
 """Any of them, told apart by its kind."""

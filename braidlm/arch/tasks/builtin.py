@@ -7,6 +7,7 @@ from typing import NamedTuple
 from braidlm.arch.symbols import MADName
 from braidlm.arch.tasks import (
     AnyTask,
+    BiographiesTask,
     ChoiceTask,
     CopyingTask,
     HarnessTask,
@@ -147,6 +148,14 @@ BUILTIN: dict[str, Builtin] = {
     "phonebook_keys": Builtin(
         PhonebookKeysTask(lengths=(512, 1024, 2048)),
         "a random phonebook, an example, then four names to look up at once",
+    ),
+    "facts_from_weights": Builtin(
+        BiographiesTask(),
+        "memory in weights: facts about generated people that were trained on, in new forms",
+    ),
+    "facts_in_context": Builtin(
+        BiographiesTask(memory="context", name="facts_in_context"),
+        "memory in context: a new person's biography, then a fact of it in new forms",
     ),
     "longtext": Builtin(
         LongTextTask(),

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
+from braidlm.arch.biographies import BiographiesMethod
 from braidlm.arch.config import Config, nearest
 from braidlm.arch.sources import Corpus
+from braidlm.data.biographies.method import BiographyPairs, facts
 from braidlm.data.paraphrase.hf import HF, HFConfig
 from braidlm.data.paraphrase.method import Method
 from braidlm.data.paraphrase.openai import OpenAI, OpenAIConfig
@@ -14,6 +16,9 @@ from braidlm.data.paraphrase.pairs import Pairs, PairsConfig
 from braidlm.data.paraphrase.reading import TextInput
 from braidlm.data.paraphrase.rules.rewrite import Rules, RulesConfig
 from braidlm.errors import InputError
+
+Beside = Mapping[str, Iterable[dict[str, Any]]]
+"""Name of a .jsonl file -> its records."""
 
 
 class Kind(NamedTuple):
@@ -28,6 +33,8 @@ class Kind(NamedTuple):
     source: type[Corpus] | None
     """What its input is: `TextInput` (passages by `read_passages`), `Corpus` (records), or None
     for a method that takes no input."""
+    beside: Callable[[Any, int], Beside] = lambda config, seed: {}
+    """(settings, seed) -> what stands in the folder beside the paraphrases."""
 
 
 METHODS: Mapping[str, Kind] = {
@@ -35,6 +42,12 @@ METHODS: Mapping[str, Kind] = {
     "openai": Kind(OpenAIConfig, OpenAI, TextInput),
     "pairs": Kind(PairsConfig, lambda config, source, seed: Pairs(config, source), Corpus),
     "rules": Kind(RulesConfig, Rules, TextInput),
+    "biographies": Kind(
+        BiographiesMethod,
+        lambda config, source, seed: BiographyPairs(config, seed),
+        None,
+        lambda config, seed: {"facts.jsonl": facts(config, seed)},
+    ),
 }
 
 
@@ -44,6 +57,7 @@ class Opened(NamedTuple):
     method: Method
     settings: dict[str, Any]
     source: dict[str, Any] | None
+    beside: Beside
 
 
 def open_method(
@@ -70,7 +84,7 @@ def open_method(
     read = _source(name, kind, path, source)
     method = kind.open(config, read, seed)
     plain = None if read is None else read.model_dump(mode="json", exclude=_OF_TRAINING)
-    return Opened(method, config.model_dump(mode="json"), plain)
+    return Opened(method, config.model_dump(mode="json"), plain, kind.beside(config, seed))
 
 
 _OF_TRAINING = {"kind", "name", "weight"}

@@ -1,0 +1,1 @@
+"""The sentences and questions of each attribute; see `braidlm.data.biographies.form`."""
