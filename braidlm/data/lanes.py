@@ -9,6 +9,7 @@ another. What it reads at a step is a function of the declaration, the seed and 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -68,6 +69,11 @@ class Lane:
         lengths = self._split.lengths
         return fill_row(pieces, lengths, self._split.read, self._seq_len, self._pad_id)
 
+    def unique_tokens(self, n_steps: int) -> int:
+        """Return the tokens that rows 0 .. n_steps - 1 show at least once, bos and eos included."""
+        n_tokens = int(self._split.lengths[self._documents].sum())
+        return min(n_steps * self._seq_len, n_tokens)
+
     def _new_plan(self, epoch: int) -> Packing:
         name, lane = self._keys
         order = generator(self._seed, TRAIN, name, "lane", lane, epoch)
@@ -124,6 +130,20 @@ class LaneMixture(Mixture):
         ]
         continues = torch.tensor([row.pieces[0].start > 0 for row in rows])
         return LaneBatch(**vars(self._collate(found)), continues=continues)
+
+    def unique_tokens(self, rows: Mapping[str, int]) -> dict[str, int | None]:
+        """Return the different tokens of text in the first rows of each source.
+
+        Args:
+            rows: how many, by the source's name: as many of each of its lanes.
+        """
+        lanes: dict[str, list[Lane]] = {}
+        for lane, (source, _) in zip(self._lanes, self._places, strict=True):
+            lanes.setdefault(self.rows.names[source], []).append(lane)
+        return {
+            name: sum(lane.unique_tokens(n_rows // len(lanes[name])) for lane in lanes[name])
+            for name, n_rows in rows.items()
+        }
 
     def _lane(self, source: int, number: int, n_lanes: int, seed: int) -> Lane:
         stream, name = self.rows.streams[source], self.rows.names[source]

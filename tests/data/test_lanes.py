@@ -104,6 +104,21 @@ def test_lanes_are_divided_among_sources_by_weight(tmp_path):
         LaneMixture(mixed, batch_size=1)
 
 
+def test_tokens_are_counted_once_however_often_they_are_read(lanes):
+    split = lanes.rows.streams[0].shards.train
+    whole = int(split.lengths.sum())
+    for steps in (0, 1, 5, 12, 40):
+        shown = {
+            (piece.document, place)
+            for lane in range(3)
+            for row in rows(lanes, lane, steps)
+            for piece in row.pieces
+            for place in range(piece.start, piece.stop)
+        }
+        assert lanes.unique_tokens({"text": 3 * steps}) == {"text": len(shown)}
+    assert lanes.unique_tokens({"text": 300}) == {"text": whole}
+
+
 def test_fewer_documents_than_lanes_are_refused(tmp_path):
     with pytest.raises(InputError, match="'text' has 2 documents to train on and 3 lanes"):
         LaneMixture(data(tmp_path, n=2), batch_size=3)
