@@ -127,6 +127,16 @@ def test_in_context_the_biography_tells_the_fact_in_another_form(tmp_path):
             assert asked.prompt not in item.context
 
 
+def test_what_is_read_twice_is_the_same_text_and_the_same_question(tmp_path):
+    data = recipe(tmp_path).data
+    once, twice = (
+        items_of(BiographiesTask(memory="context", n_items=3, n_biographies=(2,), reads=n), data)
+        for n in (1, 2)
+    )
+    assert [item.asked for item in once] == [item.asked for item in twice]
+    assert [f"{item.context}\n\n{item.context}" for item in once] == [i.context for i in twice]
+
+
 def test_people_of_a_folder_are_asked_about(tmp_path, capsys):
     out = tmp_path / "people"
     words = ["paraphrase", "--method", "biographies", "--out", str(out), "--seed", "5"]
@@ -151,6 +161,7 @@ def test_people_of_a_folder_are_asked_about(tmp_path, capsys):
     ("fields", "says"),
     [
         ({"memory": "context", "forms": ["recited"]}, "forms: 'recited' needs memory = 'weights'"),
+        ({"reads": 2}, "reads = 2: only with memory = 'context'"),
         ({"n_biographies": [2]}, r"n_biographies = \[2\]: only with memory = 'context'"),
         ({"memory": "context", "n_biographies": [0]}, "must be at least 1"),
         ({"forms": ["new", "new"]}, "every value may stand there once"),

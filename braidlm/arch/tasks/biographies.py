@@ -43,6 +43,8 @@ class BiographiesTask(Config):
     """People that are asked about at most, each for every attribute in every form."""
     n_biographies: tuple[int, ...] = Field(default=(1,), min_length=1)
     """Context: biographies in the prompt, of which one answers; each number is reported apart."""
+    reads: Literal[1, 2] = 1
+    """Context: 2: they stand in the prompt twice. Source: Arora et al. 2024 (arXiv 2407.05483)."""
 
     @model_validator(mode="before")
     @classmethod
@@ -65,6 +67,8 @@ class BiographiesTask(Config):
             raise ValueError(
                 f"n_biographies = {list(self.n_biographies)}: only with memory = 'context'"
             )
+        if self.memory == "weights" and self.reads != 1:
+            raise ValueError(f"reads = {self.reads}: only with memory = 'context'")
         if self.memory == "context" and "recited" in self.forms:
             raise ValueError("forms: 'recited' needs memory = 'weights'")
         return self

@@ -88,7 +88,8 @@ def _in_context(task: BiographiesTask, data: DataConfig) -> Iterator[Item]:
             rng = generator(told.world_seed, EVAL, "biographies", "place", n, number)
             others = task.n_items + np.arange(n - 1)
             people = np.insert(others, rng.integers(n), number).tolist()
-            context = "\n\n".join(teller.biography(person).text for person in people)
+            told_once = [teller.biography(person).text for person in people]
+            context = "\n\n".join(told_once * task.reads)
             for asked in asker.asked(number, task.forms):
                 yield Item(asked, context, group)
 
