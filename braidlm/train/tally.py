@@ -33,21 +33,14 @@ class Tally:
 
         Returns:
             {"sources": {name: rows}, "source_tokens": {name: {"input" (read), "loss" (learnt),
-            "unique" (different ones; None: generated, or nobody tells)}}}, and of all sources
-            "loss_tokens" and "unique_tokens" (None where one of them does not tell).
+            "unique" (different ones; None: generated, or nobody tells)}}}.
         """
         seen = {} if unique is None else unique(self.rows)
         tokens = {
             name: {"input": self.read[name], "loss": self.learnt[name], "unique": seen.get(name)}
             for name in sorted(self.read)
         }
-        different = [found["unique"] for found in tokens.values()]
-        return {
-            "loss_tokens": sum(self.learnt.values()),
-            "unique_tokens": None if None in different else sum(different),
-            "sources": dict(sorted(self.rows.items())),
-            "source_tokens": tokens,
-        }
+        return {"sources": dict(sorted(self.rows.items())), "source_tokens": tokens}
 
     def state(self) -> dict[str, Any]:
         """Return what `load` takes back, beside the rows: plain values."""
