@@ -23,7 +23,6 @@ import torch
 
 from braidlm import checkpoint
 from braidlm.analysis.cuts import layers_skipped
-from braidlm.arch import Spec
 from braidlm.arch.convert import ChooseConfig
 from braidlm.arch.tasks import AnyTask
 from braidlm.convert.folder import Folder
@@ -44,12 +43,11 @@ from braidlm.tasks.work import Column, Work
 Row = dict[str, Any]
 
 
-def choose_layers(folder: Folder, spec: Spec, progress: TaskProgress | None) -> list[int]:
+def choose_layers(folder: Folder, progress: TaskProgress | None) -> list[int]:
     """Return the attentions that stay, by their number among the teacher's, in order.
 
     Args:
         folder: of the conversion; the ranking becomes its result `convert-layers`.
-        spec: the teacher's.
         progress: told how far each layer is.
 
     Returns:
@@ -59,21 +57,23 @@ def choose_layers(folder: Folder, spec: Spec, progress: TaskProgress | None) -> 
     if n_kept is None:
         return []
     if folder.kept is None:
-        rows = _ranked(folder, spec, progress)
+        device = choose_device(folder.conversion.train.device)
+        dtype = choose_dtype(None, device, folder.conversion.train.precision)
+        rows = _ranked(folder, device, dtype, progress)
         places = sorted({(row["mean_rank"], row["layer"]) for row in rows})
         kept = sorted(layer for _, layer in places[:n_kept])
         for row in rows:
             row["is_kept"] = row["layer"] in kept
-        _write(folder, rows)
+        _write(folder, rows, {"device": device.type, "dtype": dtype})
         folder.keep(kept)
     return list(folder.kept or ())
 
 
-def _ranked(folder: Folder, spec: Spec, progress: TaskProgress | None) -> list[Row]:
+def _ranked(
+    folder: Folder, device: torch.device, dtype: str, progress: TaskProgress | None
+) -> list[Row]:
     """Ask every task with every layer replaced; a row for each pair."""
-    config, train = folder.conversion.convert.choose, folder.conversion.train
-    device = choose_device(train.device)
-    dtype = choose_dtype(None, device, train.precision)
+    config = folder.conversion.convert.choose
     model, recipe = checkpoint.load_model(folder.teacher, device, torch.float32)
     tasks = [t for t in recipe.tasks if not config.tasks or t.name in config.tasks]
     rows: list[Row] = []
@@ -148,13 +148,11 @@ def _mean_ranks(rows: Sequence[Row]) -> dict[int, float]:
     return {layer: sum(found) / len(found) for layer, found in ranks.items()}
 
 
-def _write(folder: Folder, rows: list[Row]) -> None:
+def _write(folder: Folder, rows: list[Row], place: Row) -> None:
     """Write the ranking: its figure is the greatest harm."""
     worst = max(rows, key=lambda row: row["harm"] or 0.0)
     found = {"value": worst["harm"], "stderr": worst["stderr"], "n": worst["n"], "unit": "metric"}
-    train = folder.conversion.train
     about = {"metric": "greatest_harm", "metrics": {"greatest_harm": found}}
     about |= {"tables": {"layers": sorted(rows, key=lambda r: (r["mean_rank"], r["layer"]))}}
-    about |= {"step": 0, "checkpoint": "step-00000000", "device": train.device}
-    about |= {"dtype": train.precision, "ops": {}, "wall_sec": 0.0}
+    about |= {"step": 0, "checkpoint": "step-00000000", "ops": {}, "wall_sec": 0.0, **place}
     Run(folder.path).write_result("convert", "layers", about)

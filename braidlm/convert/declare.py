@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from braidlm import checkpoint
-from braidlm.arch import Recipe
 from braidlm.arch.convert import Conversion
 from braidlm.arch.kept import kept_recipe
 from braidlm.arch.recipe import override, read_toml
@@ -44,22 +43,15 @@ def load_conversion(
     Raises:
         InputError: naming the file or the field.
     """
-    data = override(read_toml(file) if file is not None else {}, overrides)
-    data["convert"] = _with_flags(data.get("convert", {}), flags or {})
-    where = "" if file is None else str(file)
-    teacher = data["convert"].get("teacher")
+    written = read_toml(file) if file is not None else {}
+    asked = _with_flags(override(written, overrides), flags or {})
+    teacher = asked["convert"].get("teacher")
     if not isinstance(teacher, str):
         raise InputError("convert.teacher: no teacher is given: a run, or a folder of transformers")
     start = open_teacher(teacher, out)
-    known = _recipe_of(start).to_dict()
-    for table, fields in OF_AN_INIT.items():
-        known[table] = {k: v for k, v in known[table].items() if k not in fields}
-    complete = {"tasks": known["tasks"], **data}
-    complete["data"] = _with_tokenizer(data.get("data", {}), start)
-    for key in ("data", "train"):
-        given = complete.get(key, {})
-        complete[key] = known[key] | given if isinstance(given, dict) else given
-    conversion = Conversion.from_dict(complete, where)
+    _check_named(asked.get("data"), start)
+    complete = _with_flags(override(_over(_known(start), written), overrides), flags or {})
+    conversion = Conversion.from_dict(complete, "" if file is None else str(file))
     start.check_tokenizer(conversion.data.tokenizer, "teacher")
     return conversion, start
 
@@ -79,26 +71,41 @@ def open_teacher(teacher: str, out: str | os.PathLike[str] | None) -> Start:
         raise InputError(f"teacher = '{teacher}': {told}") from None
 
 
-def _with_flags(table: Any, flags: dict[str, Any]) -> Any:
+def _with_flags(data: dict[str, Any], flags: dict[str, Any]) -> dict[str, Any]:
+    """Let flags go before the fields of ``[convert]``."""
+    table = data.get("convert", {})
     if not isinstance(table, dict):
         raise InputError(f"convert = {table!r}: must be a table")
     given = {name: value for name, value in flags.items() if value is not None}
     replaced = TARGETS if set(given) & set(TARGETS) else ()
-    return {k: v for k, v in table.items() if k not in replaced} | given
+    return data | {"convert": {k: v for k, v in table.items() if k not in replaced} | given}
 
 
-def _recipe_of(start: Start) -> Recipe:
+def _known(start: Start) -> dict[str, Any]:
+    """Return data, training and tasks of the teacher's recipe."""
     if start.is_ours:
-        return kept_recipe(start.folder / checkpoint.CONFIG, start.folder.parent.parent)
-    return recipe_of(start.spec, start.origin["name"], start.tokenizer or "bytes")
+        recipe = kept_recipe(start.folder / checkpoint.CONFIG, start.folder.parent.parent)
+    else:
+        recipe = recipe_of(start.spec, start.origin["name"], start.tokenizer or "bytes")
+    found = recipe.to_dict()
+    for table, fields in OF_AN_INIT.items():
+        found[table] = {k: v for k, v in found[table].items() if k not in fields}
+    return {key: found[key] for key in ("data", "train", "tasks")}
 
 
-def _with_tokenizer(data: Any, start: Start) -> Any:
-    """Give the data the teacher's tokenizer, unless it names one."""
-    if not isinstance(data, dict) or "tokenizer" in data:
-        return data
-    if start.tokenizer is None:
+def _over(known: dict[str, Any], written: dict[str, Any]) -> dict[str, Any]:
+    """Put what is written over what is known, field by field in data and training."""
+    tables = {
+        key: known[key] | written[key]
+        for key in ("data", "train")
+        if isinstance(written.get(key), dict)
+    }
+    return known | written | tables
+
+
+def _check_named(data: Any, start: Start) -> None:
+    """Refuse weights without a tokenizer where nobody names one."""
+    if start.tokenizer is None and not (isinstance(data, dict) and "tokenizer" in data):
         raise InputError(
             f"data.tokenizer: teacher = '{start.init}' came without a tokenizer: name its own"
         )
-    return {"tokenizer": start.tokenizer, **data}

@@ -24,8 +24,9 @@ from braidlm.arch.convert import Conversion
 from braidlm.arch.sources import HUB
 from braidlm.errors import InputError
 from braidlm.files import read_json, write_json
-from braidlm.interop.folder import copy_along, travelling
-from braidlm.interop.tokenizer import TRAVELLING
+from braidlm.gguf import is_gguf
+from braidlm.interop.folder import copy_along
+from braidlm.interop.tokenizer import TRAVELLING, files_of
 from braidlm.runs import Run, capture_env
 from braidlm.train.resume import FREE_FIELDS
 from braidlm.train.start import INIT, ORIGIN, Start
@@ -91,14 +92,14 @@ class Folder:
         write_json(self.path / DECLARED, read_json(self.path / DECLARED) | {"kept": layers})
 
     def carry_tokenizer(self) -> None:
-        """Copy a tokenizer that is a folder's files into this folder, so that it stays."""
+        """Copy a tokenizer that lies in a folder or a GGUF file into this folder to stay."""
         name = self.conversion.data.tokenizer
         place = Path(name.removeprefix(HUB))
-        if name.startswith(HUB) and place.is_dir():
+        if is_gguf(name) or (name.startswith(HUB) and place.is_dir()):
             own = self.path / TRAVELLING
             own.mkdir(exist_ok=True)
             if place.resolve() != own.resolve():
-                copy_along(travelling(place), own)
+                copy_along(files_of(name), own)
             data = self.conversion.data.model_copy(update={"tokenizer": f"{HUB}{own.resolve()}"})
             self.conversion = self.conversion.model_copy(update={"data": data})
 

@@ -94,7 +94,7 @@ def convert(
         told = Watchers(progress, tasks, failed or _raise)
         run = folder.open(_of_teacher(folder.conversion, start))
         try:
-            kept = choose_layers(folder, start.spec, tasks)
+            kept = choose_layers(folder, tasks)
             stages = Stages(folder, target(start.spec, conversion.convert, kept))
             run.write_config(stages.last_recipe.to_dict())
             made = _made(stages, clock, told, asks)

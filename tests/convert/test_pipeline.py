@@ -145,7 +145,8 @@ def test_a_parallel_student_follows_without_leaving_the_teacher(place, tmp_path,
 def test_layers_are_chosen_by_what_the_teacher_loses(place, tmp_path):
     out = tmp_path / "out"
     words = ("convert", place / "teacher", "--keep", "1", "--into", "G", "--out", out, "--no-eval")
-    assert call(*words, "--set", "convert.choose.window=1") == 0
+    settings = ("--set", "convert.choose.window=1", "--set", "data.sources.text.weight=2.0")
+    assert call(*words, *settings) == 0
     result = json.loads((out / "results/convert-layers.json").read_text())
     rows = result["tables"]["layers"]
     assert [row["rank"] for row in rows] == [1, 2]
@@ -218,9 +219,9 @@ def test_a_conversion_goes_on_as_it_was_declared(place, tmp_path, capsys):
 @pytest.mark.parametrize("seed", [0, 1])
 def test_matched_mixers_beat_drawn_ones_by_far(tmp_path, capsys, seed):
     """The loss after stage 1 is below that of a student whose new mixers were drawn, by 20 %."""
-    write_teacher(tmp_path, steps=200)
+    write_teacher(tmp_path, steps=120)
     (tmp_path / "c.toml").write_text(
-        STAGES.format(pattern="M-*-", steps=60).split('[[convert.stages]]\nkind = "logits"')[0]
+        STAGES.format(pattern="M-*-", steps=40).split('[[convert.stages]]\nkind = "logits"')[0]
     )
     out = tmp_path / "out"
     assert convert(tmp_path, out, "--set", f"seed={seed}", "--json") == 0
