@@ -140,7 +140,8 @@ def _months(text: str) -> list[str]:
         name = (match[1] or match[2]).lower()
         is_sure = name not in ("march", "may", "august")
         after, before = text[match.end() :], text[: match.start()]
-        if is_sure or re.match(r",? \d", after) or _NEAR_MONTH.search(before):
+        is_near = _NEAR_MONTH.search(before) and not re.match(r" [A-Z]", after)  # "by August Kopff"
+        if is_sure or re.match(r",? \d", after) or is_near:
             found.append(next(m for m in MONTHS if m.startswith(name[:3])))
     return found
 

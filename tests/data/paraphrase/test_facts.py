@@ -61,6 +61,8 @@ def test_number_words(run, value):
 
 def test_words_that_need_not_be_numbers_or_months():
     assert facts("One of them may march in an august way, for a second.")[:2] == (set(), set())
+    assert facts("It was found by August Kopff.").dates == set()
+    assert facts("It was found by August.").dates == {"august"}
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,8 @@ FORMS = frozenset({"NN", "NNS", "VB", "VBD", "VBG", "VBN", "VBP", "VBZ", "JJ", "
 Inflect = Callable[[str, str], str | None]
 Frequency = Callable[[str], float]
 """Of a word, on the Zipf scale: the logarithm to base 10 of how often it stands in 10^9 words."""
+_FUNCTION_WORD = 5.9
+"""On the Zipf scale: words as frequent as "but" and "too" do other work first of all."""
 _SILENT = re.compile(r"(?:hour|honest|honou?r|heir)", re.IGNORECASE)
 _CONSONANT = re.compile(r"(?:uni(?!n|m)|use|usu|util|eu|one|once|ubi)", re.IGNORECASE)
 
@@ -58,9 +60,8 @@ class Synonyms:
             return []
         least = max(self._min_frequency, self._frequency(lemma) - 1.5)
         found = self._lexicon.synonyms(lemma, part, self._max_other_senses)
-        forms = [
-            self._inflect(word, token.tag_) for word in found if self._frequency(word) >= least
-        ]
+        usual = [word for word in found if least <= self._frequency(word) < _FUNCTION_WORD]
+        forms = [self._inflect(word, token.tag_) for word in usual]
         return sorted({form for form in forms if form and form != token.lower_})
 
     def _is_free(self, tokens: Sequence[Token], at: int) -> bool:

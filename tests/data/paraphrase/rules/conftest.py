@@ -27,6 +27,7 @@ SYNSETS = [
     ("a", ["renowned", "famed"]),
     ("a", ["unusual", "odd"]),
     ("r", ["mainly", "chiefly"]),
+    ("r", ["merely", "but"]),
     ("r", ["intentionally", "purposely", "deliberately"]),
 ]
 

@@ -26,6 +26,7 @@ KEPT = [
     "He owns an automobile.",  # so has "car"
     "They huge it.",  # an adjective alone
     "The build was slow.",  # as a noun it is not in the lexicon
+    "It took merely a year.",  # "but" is a conjunction first
     "He built.",  # without an object
     "They built it of wood.",  # a synonym might not take "of"
     "They built up a fortune.",
