@@ -119,6 +119,8 @@ def _about(row: _Row) -> Markup:
 def _marked(text: str, paraphrase: str) -> tuple[Markup, Markup]:
     """Return both texts, what stands in one alone marked."""
     old, new = _pieces(text), _pieces(paraphrase)
+    if not new:
+        return join(old), join(new)
     left: list[object] = []
     right: list[object] = []
     blocks = difflib.SequenceMatcher(None, old, new, autojunk=False).get_opcodes()

@@ -63,6 +63,12 @@ def test_what_differs_is_marked_on_its_side(tmp_path):
     assert "9 texts read, 1 paraphrases of 7 texts accepted, 0 rejected." in page
 
 
+def test_a_text_without_a_paraphrase_is_not_struck_out(tmp_path):
+    page = build(folder_of(tmp_path, [], [("The cat sat.", "", "failed: x")])).read_text()
+    assert "The cat sat." in Cells(page).cells
+    assert "<del>The" not in page
+
+
 def test_markup_in_texts_is_text(tmp_path):
     bad = '<script>alert(1)</script> <img src=x onerror="alert(2)"> </td></table> &amp; \u2028'
     plain = build(folder_of(tmp_path, [("a", "b")], [("a", "b", "names: c")])).read_text()

@@ -45,8 +45,8 @@ def _clause_to_front(sentence: Sentence, root: Token, changed: dict[int, str]) -
     if child(root, "conj", "cc", "ccomp") or child(part[0].head, "conj"):
         return None
     main = [t for t in sentence.tokens[:-1] if t.i < part[0].i]
-    # "the time before a patient needs help"; what opens the sentence already.
-    if main[-1].lemma_ in _SPANS or main[0].dep_ in _OPENING:
+    # "the time before a patient needs help", "named after"; what opens the sentence already.
+    if main[-1].lemma_ in {*_SPANS, "name"} or main[0].dep_ in _OPENING:
         return None
     # A pronoun before its noun is read as something else, unless both have one.
     if points_back(part) and not points_back(main[:1]):

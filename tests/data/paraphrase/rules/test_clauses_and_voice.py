@@ -35,6 +35,7 @@ NOT_REORDERED = [
     "He sang after leaving the town.",
     "He went to Paris in a hurry.",
     "The drug extends the time before a patient needs support.",
+    "The bay is named after the former ship James Munroe wrecked there.",
     "It was 1795 before the navy adopted lemons.",
     "He left because it rained and she stayed because it was warm.",
     'In 1990, he said "no".',
