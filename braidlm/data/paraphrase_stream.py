@@ -200,7 +200,8 @@ class ParaphraseStream:
             why = f" with gap_documents = {source.gap_documents}" if source.gap_documents else ""
             raise InputError(
                 f"{name} needs {needed} texts or more{why}, and has {len(kept)} ({n_texts} in the "
-                f"train half, held_out = {self.shards.meta['held_out']}; {len(long)} too long)"
+                f"train half, held_out = {self.shards.meta['held_out']}; {len(long)} have more "
+                f"than {self.share} tokens, their share of length = {source.length})"
             )
 
 

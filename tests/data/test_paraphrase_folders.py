@@ -61,7 +61,8 @@ SHORT = [("a#0", "One.", "Eins."), ("b#0", "Two.", "Zwei."), ("c#0", "Three.", "
         ),
         (
             {"length": 16, "gap_documents": 0, "too_long": "drop", "separator": "-" * 9},
-            "needs 2 texts or more, and has 0 (3 in the train half, held_out = 0.0; 3 too long)",
+            "needs 2 texts or more, and has 0 (3 in the train half, held_out = 0.0; 3 have more "
+            "than 3 tokens, their share of length = 16)",
         ),
         ({"length": 8, "gap_documents": 5}, "length = 8 is too short for 7 texts"),
         (
