@@ -19,6 +19,11 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         action="append",
         help="what to continue; give it several times for a batch (default: an empty prompt)",
     )
+    parser.add_argument(
+        "--chat",
+        action="store_true",
+        help="each prompt is a user's message, put into the tokenizer's chat template",
+    )
     parser.add_argument("--max-new-tokens", type=int, default=128, metavar="N")
     parser.add_argument(
         "--temperature", type=float, default=1.0, metavar="X", help="0 is greedy (default: 1)"
@@ -59,8 +64,7 @@ def run(args: argparse.Namespace) -> int:
     model, recipe = load_model(args.path, choose_device(args.device), dtype)
     tokenizer = load_tokenizer(recipe.data.tokenizer)
     prompts = args.prompts or [""]
-    # Every training document opens with bos, so that prompts do too.
-    ids = [[tokenizer.bos_id, *tokenizer.encode(text).tolist()] for text in prompts]
+    ids = _prompt_ids(args.chat, recipe.data.tokenizer, tokenizer, prompts)
     settings = {
         "max_new_tokens": args.max_new_tokens,
         "sampling": sampling,
@@ -68,7 +72,7 @@ def run(args: argparse.Namespace) -> int:
         "step": CompiledStep(model) if args.compile else None,
     }
     if len(prompts) == 1 and not args.json:
-        _print_stream(model, tokenizer, prompts[0], ids, settings)
+        _print_stream(model, tokenizer, "" if args.chat else prompts[0], ids, settings)
         return 0
     rows: list[list[int]] = [[] for _ in prompts]
     from braidlm.generate import stream_tokens
@@ -80,8 +84,17 @@ def run(args: argparse.Namespace) -> int:
         print(json.dumps(_as_data(args, prompts, ids, rows, texts), indent=2))
     else:
         for prompt, text in zip(prompts, texts, strict=True):
-            print(f"--- {prompt}\n{prompt}{text}")
+            print(f"--- {prompt}\n{'' if args.chat else prompt}{text}")
     return 0
+
+
+def _prompt_ids(is_chat: bool, name: str, tokenizer: Any, prompts: list[str]) -> list[list[int]]:
+    if is_chat:
+        from braidlm.data.chat import chat_prompts
+
+        return chat_prompts(name, prompts)
+    # Every training document opens with bos, so that prompts do too.
+    return [[tokenizer.bos_id, *tokenizer.encode(text).tolist()] for text in prompts]
 
 
 def _print_stream(
@@ -107,7 +120,7 @@ def _as_data(
     rows: list[list[int]],
     texts: list[str],
 ) -> dict[str, Any]:
-    names = ("path", "max_new_tokens", "temperature", "top_p", "top_k", "seed", "dtype")
+    names = ("path", "max_new_tokens", "temperature", "top_p", "top_k", "seed", "dtype", "chat")
     completions = [
         {"prompt": prompt, "prompt_tokens": start, "completion": text, "tokens": row}
         for prompt, start, text, row in zip(prompts, ids, texts, rows, strict=True)

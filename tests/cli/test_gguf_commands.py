@@ -7,6 +7,7 @@ import json
 import gguf
 import pytest
 
+from braidlm.data.tokenizer import load_tokenizer
 from tests.gguf.files import finish, weights, write
 from tests.gguf.test_tokenizer import keys_of, trained, wide
 
@@ -91,3 +92,28 @@ def test_a_file_without_a_model_is_refused(refused, tmp_path):
 def test_another_file_is_no_folder(refused, tmp_path):
     (tmp_path / "a.txt").write_text("text")
     refused("import", tmp_path / "a.txt", "--out", tmp_path / "run", says="is a file, but no GGUF")
+
+
+def test_a_message_is_answered_in_the_chat_template(braid, refused, file, tmp_path):
+    pytest.importorskip("transformers")
+    braid("import", file, "--out", tmp_path / "run")
+    words = ("generate", tmp_path / "run", "--max-new-tokens", 2, "--json", "--prompt", "the x")
+    prompts = {
+        chat: json.loads(braid(*words, *chat).out)["completions"][0]["prompt_tokens"]
+        for chat in ((), ("--chat",))
+    }
+    tokenizer = load_tokenizer(f"hf:{tmp_path / 'run' / 'hf'}")
+    text = tokenizer.encode("the x").tolist()
+    assert prompts[()] == [0, *text]
+    assert prompts[("--chat",)] == [0, *text, *tokenizer.encode("!").tolist()]
+    settings = tmp_path / "run" / "hf" / "tokenizer_config.json"
+    told = json.loads(settings.read_text())
+    settings.write_text(json.dumps({**told, "chat_template": "{{ raise_exception('no') }}"}))
+    refused(*words, "--chat", says="its chat template fails: no")
+    settings.write_text(json.dumps({k: v for k, v in told.items() if k != "chat_template"}))
+    refused(*words, "--chat", says="has no chat template: prompt the model without --chat")
+
+
+def test_bytes_have_no_chat_template(refused, file, tmp_path, braid):
+    braid("import", file, "--out", tmp_path / "run", "--tokenizer", "bytes")
+    refused("generate", tmp_path / "run", "--chat", says="tokenizer bytes has no chat template")

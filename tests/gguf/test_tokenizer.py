@@ -56,7 +56,10 @@ WORDS = {
 }
 TEXT = ["Don't part 12345 or 3.14 words, we'll see; the theory there", "HTTPServer a/b\n\n x  1 "]
 CONTROL, USER = ("<s>", "</s>", "<pad>"), ("<tool>",)
-CHAT = "{% for m in messages %}{{ '<s>' + m['content'] }}{% endfor %}"
+CHAT = (
+    "{% for m in messages %}{{ '<s>' + m['content'] }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '!' }}{% endif %}"
+)
 
 
 def trained(pre: str) -> Tokenizer:
