@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from braidlm.cli.eval import Failures, card
-from braidlm.cli.progress import TaskBar
+from braidlm.cli.progress import progress
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -69,7 +69,7 @@ def run(args: argparse.Namespace) -> int:
         device=args.device,
         dtype=args.dtype,
         force=args.force,
-        progress=None if args.json or not sys.stderr.isatty() else TaskBar(),
+        progress=progress(args.json),
         kept=_say_kept,
         failed=failures,
     )

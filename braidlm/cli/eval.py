@@ -7,14 +7,14 @@ import json
 import sys
 from typing import Any
 
-from braidlm.cli.progress import TaskBar
+from braidlm.cli.progress import progress
 from braidlm.errors import InputError
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Declare the command's arguments."""
     parser = subparsers.add_parser("eval", help="run the recipe's tasks on a trained model")
-    parser.add_argument("path", metavar="RUN", help="a run directory")
+    parser.add_argument("path", metavar="RUN", nargs="?", help="a run directory")
     parser.add_argument(
         "--tasks",
         metavar="A,B",
@@ -25,7 +25,11 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     parser.add_argument("--set", action="append", default=[], metavar="A.B=C", dest="overrides")
     parser.add_argument("--force", action="store_true", help="ask again what is measured already")
-    parser.add_argument("--list", action="store_true", help="show the tasks, one example each")
+    parser.add_argument(
+        "--list",
+        action="store_true",
+        help="show the tasks, one example each (without RUN: names of the built-in ones)",
+    )
     parser.add_argument("--lengths", metavar="N,N", help="tokens, for tasks that have lengths")
     parser.add_argument(
         "--data",
@@ -54,6 +58,8 @@ def run(args: argparse.Namespace) -> int:
     """Evaluate, or list what would be evaluated."""
     names = None if args.tasks is None else [n for n in args.tasks.split(",") if n]
     lengths = _lengths(args.lengths)
+    if args.path is None:
+        return _list_built_in(args.list, args.tasks, args.tasks_file)
     if args.list:
         return _list(args, names, lengths)
     from braidlm.tasks import evaluate
@@ -63,7 +69,7 @@ def run(args: argparse.Namespace) -> int:
         args.path,
         names,
         args.checkpoint,
-        None if args.json or not sys.stderr.isatty() else TaskBar(),
+        progress(args.json),
         device=args.device,
         dtype=args.dtype,
         limit=args.limit,
@@ -138,6 +144,16 @@ def _list(args: argparse.Namespace, names: list[str] | None, lengths: list[int])
     if wanted is None:
         print(_built_in())
     return failures.say()
+
+
+def _list_built_in(is_listed: bool, *asked: str | None) -> int:
+    """Show what can be asked of any run; an example takes a run's tokenizer."""
+    if not is_listed or any(asked):
+        raise InputError(
+            "RUN is missing: a run directory; without one --list names the built-in tasks"
+        )
+    print(_built_in())
+    return 0
 
 
 def _built_in() -> str:

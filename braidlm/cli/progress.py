@@ -7,6 +7,7 @@ import time
 
 _WIDTH = 24
 _REDRAW_SEC = 0.1
+_SAY_SEC = 20.0
 
 
 class TaskBar:
@@ -37,3 +38,37 @@ class TaskBar:
             speed = (done - self._first) / seconds
             line += f"  {speed:.1f} items/s  {(total - done) / speed:.0f} s left"
         return f"{line:<79}"
+
+
+class TaskLines:
+    """Says ``name: 12 of 40 in 34 s`` where no terminal is: a log that is watched, a job.
+
+    A line comes every twenty seconds, and when a task that took as long is done: what is quick
+    says nothing.
+    """
+
+    def __init__(self) -> None:
+        self._task = ""
+        self._began = self._heard = self._said = time.monotonic()
+
+    def __call__(self, task: str, done: int, total: int) -> None:
+        """Say a line, if it is time."""
+        now = time.monotonic()
+        if task != self._task:
+            # Its first items are told when they are done: it began when the last one ended.
+            self._task, self._began = task, self._heard
+        self._heard = now
+        is_done = done == total and now - self._began >= _SAY_SEC
+        if now - self._said < _SAY_SEC and not is_done:
+            return
+        self._said = now
+        print(
+            f"{task}: {done} of {total} in {now - self._began:.0f} s", file=sys.stderr, flush=True
+        )
+
+
+def progress(is_json: bool) -> TaskBar | TaskLines | None:
+    """Return what tells how far tasks are: a bar on a terminal, else lines; nothing beside JSON."""
+    if is_json:
+        return None
+    return TaskBar() if sys.stderr.isatty() else TaskLines()

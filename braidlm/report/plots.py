@@ -16,6 +16,9 @@ LEFT, TOP, RIGHT, BOTTOM = 68.0, 14.0, 486.0, 276.0
 MAX_LABELS = 8
 """Points that are all labelled; beyond, only those on the frontier are."""
 
+SHARE = (0.0, 1.0)
+"""The range of a share."""
+
 Rows = dict[str, list[dict[str, Any]]]
 
 
@@ -168,13 +171,11 @@ def estimates(
     group: Callable[[int, str], str] | None = None,
     extra: Sequence[str] = (),
 ) -> str:
-    """Lines through estimates with error bars; arms stand apart sideways so that bars show."""
-    ends = [
-        v
-        for rows in points.values()
-        for _, e in rows
-        for v in (e.mean - e.stderr, e.mean + e.stderr)
-    ]
+    """Lines through estimates with error bars; arms stand apart sideways so that bars show.
+
+    Two `limits` are the range of the metric, beyond which no bar reaches.
+    """
+    ends = [v for rows in points.values() for _, e in rows for v in _ends(e, limits)]
     y = svg.scale([*ends, *limits, *([] if level is None else [level])], BOTTOM, TOP)
     frame = svg.Frame(x, y)
     body = [_axes(frame, *titles, units.plain, x_ticks=x_ticks)]
@@ -188,16 +189,24 @@ def estimates(
         drawn = svg.line([(px, frame.y(e.mean)) for px, e, _ in placed], index)
         for px, e, at in placed:
             tip = f"{labels[arm]}, {name(at)}: {told(e)}"
-            drawn += _bar(frame, px, e, index) + svg.marker(px, frame.y(e.mean), index, tip=tip)
+            drawn += _bar(frame, px, e, index, limits)
+            drawn += svg.marker(px, frame.y(e.mean), index, tip=tip)
         body.append((group or _of_arm)(index, drawn))
     return svg.figure(WIDTH, HEIGHT, "".join(body), title=f"{titles[1]} by {titles[0]}")
 
 
-def _bar(frame: svg.Frame, x: float, found: Estimate, index: int) -> str:
-    if not found.stderr:
-        return ""
-    low, high = frame.y(found.mean - found.stderr), frame.y(found.mean + found.stderr)
-    return svg.error_bar(x, low, high, index)
+def _ends(found: Estimate, limits: Sequence[float]) -> tuple[float, float]:
+    """One error to either side, inside the metric's range."""
+    ends = (found.mean - found.stderr, found.mean + found.stderr)
+    if len(limits) != 2:
+        return ends
+    low, high = (min(max(end, min(limits)), max(limits)) for end in ends)
+    return low, high
+
+
+def _bar(frame: svg.Frame, x: float, found: Estimate, index: int, limits: Sequence[float]) -> str:
+    low, high = _ends(found, limits)
+    return svg.error_bar(x, frame.y(low), frame.y(high), index) if high > low else ""
 
 
 def _guess_line(frame: svg.Frame, guesses: Sequence[dict[str, float]]) -> str:
@@ -224,7 +233,7 @@ def frontier(rows: list[dict[str, Any]], order: list[str], labels: dict[str, str
         return None
     found = [(row["arm"], max(row["cache_bytes"], 1.0), Estimate(**row["recall"])) for row in rows]
     sizes = [nbytes for _, nbytes, _ in found]
-    ends = [v for _, _, e in found for v in (e.mean - e.stderr, e.mean + e.stderr)]
+    ends = [v for _, _, e in found for v in _ends(e, SHARE)]
     frame = svg.Frame(
         svg.scale(sizes, LEFT, RIGHT, is_log=True, pad=0.15), svg.scale(ends, BOTTOM, TOP, pad=0.15)
     )
@@ -234,7 +243,7 @@ def frontier(rows: list[dict[str, Any]], order: list[str], labels: dict[str, str
         (px, py), index = frame.at(nbytes, e.mean), order.index(arm)
         tip = f"{labels[arm]}: {told(e)} at {units.size(nbytes)}"
         mark = svg.marker(px, py, index, r=5.2, tip=tip, focus=True)
-        body.append(_of_arm(index, _bar(frame, px, e, index) + mark + words.get(arm, "")))
+        body.append(_of_arm(index, _bar(frame, px, e, index, SHARE) + mark + words.get(arm, "")))
     return svg.figure(WIDTH, HEIGHT, "".join(body), title="Recall against cache bytes")
 
 
@@ -257,10 +266,10 @@ def _labels(
     chosen: list[str],
 ) -> dict[str, str]:
     places = {arm: frame.at(nbytes, e.mean) for arm, nbytes, e in found}
-    bars = [
-        (frame.x(nbytes), frame.y(e.mean + e.stderr), frame.y(e.mean - e.stderr))
-        for _, nbytes, e in found
-    ]
+    bars = []
+    for _, nbytes, e in found:
+        low, high = _ends(e, SHARE)
+        bars.append((frame.x(nbytes), frame.y(high), frame.y(low)))
     drawn = place_labels(
         [places[arm] for arm in chosen], [labels[arm] for arm in chosen], bars, frame.box
     )

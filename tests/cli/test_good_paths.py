@@ -179,3 +179,11 @@ def test_a_task_that_fails_after_training_loses_no_other(recipe, tmp_path, braid
     assert "lm-held-out  step" in found.out
     assert (tmp_path / "out" / "results" / "lm-held-out.json").is_file()
     assert braid("eval", tmp_path / "out", "--tasks", "lm").code == 0
+
+
+def test_built_in_tasks_are_listed_without_a_run(braid, refused):
+    listed = braid("eval", "--list")
+    assert listed.code == 0
+    assert "a passage of Wikipedia, then a sentence of it to complete" in listed.out
+    refused("eval", "--list", "--tasks", "squad", says="RUN is missing")
+    refused("eval", "--tasks", "squad", says=("RUN is missing", "--list names the built-in tasks"))

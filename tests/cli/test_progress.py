@@ -5,7 +5,7 @@ import re
 import pytest
 
 from braidlm.cli import progress
-from braidlm.cli.progress import TaskBar
+from braidlm.cli.progress import TaskBar, TaskLines
 
 
 @pytest.fixture
@@ -53,3 +53,28 @@ def test_each_task_begins_anew(clock, capsys):
     capsys.readouterr()
     bar("b", 8, 8)
     assert "b [########################] 8/8  2.0 items/s" in capsys.readouterr().err
+
+
+def test_without_a_terminal_a_line_comes_now_and_then(clock, capsys):
+    lines = TaskLines()
+    for done in range(1, 7):
+        clock[0] += 8
+        lines("recall-fda", done, 6)
+    assert capsys.readouterr().err.splitlines() == [
+        "recall-fda: 3 of 6 in 24 s",
+        "recall-fda: 6 of 6 in 48 s",
+    ]
+    clock[0] += 3
+    lines("lm-text", 4, 4)  # quick
+    assert capsys.readouterr().err == ""
+    clock[0] += 21
+    lines("analyze", 1, 9)  # the time since the last task ended is its own
+    assert capsys.readouterr().err == "analyze: 1 of 9 in 21 s\n"
+
+
+def test_what_is_told_where(monkeypatch):
+    monkeypatch.setattr(progress.sys.stderr, "isatty", lambda: True, raising=False)
+    assert isinstance(progress.progress(is_json=False), TaskBar)
+    monkeypatch.setattr(progress.sys.stderr, "isatty", lambda: False, raising=False)
+    assert isinstance(progress.progress(is_json=False), TaskLines)
+    assert progress.progress(is_json=True) is None

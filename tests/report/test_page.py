@@ -7,7 +7,8 @@ from importlib.resources import files
 import pytest
 
 from braidlm import report
-from braidlm.report import plots
+from braidlm.report import plots, svg
+from braidlm.report.stats import Estimate
 
 from .making import config, lm, losses, mqar, write_run, write_study
 
@@ -221,3 +222,33 @@ def test_report_never_imports_torch(tmp_path):
         "assert 'torch' not in sys.modules, 'torch'\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_the_bar_of_a_share_ends_where_shares_end():
+    rows = [_row("a", 2.0**10, 0.02), _row("b", 2.0**20, 0.97)]
+    drawn = plots.frontier(rows, ["a", "b"], {"a": "a", "b": "b"})
+    assert drawn
+    bars = re.findall(r'class="error c\d" d="M[\d.]+ ([\d.]+)V([\d.]+)', drawn)
+    places = sorted(float(end) for bar in bars for end in bar)
+    # 0 and 1, with 15 % of air: no bar reaches to -0.08 or 1.07
+    unit = 262 / 1.3
+    assert places[0] == pytest.approx(276 - unit * 1.15, abs=0.2)
+    assert places[-1] == pytest.approx(276 - unit * 0.15, abs=0.2)
+
+
+def test_a_bar_without_a_range_is_whole_and_one_of_no_length_is_left_out():
+    found = Estimate(0.0, None, 0.25, 1, 4, (0.0,))
+    x = svg.scale([1.0, 2.0], 0.0, 100.0)
+    for limits, low in (((), -0.25), ((0.0, 1.0), 0.0)):
+        drawn = plots.estimates(
+            {"a": [(1.0, found)]}, {"a": "a"}, x, titles=("x", "y"), name=str, limits=limits
+        )
+        bar = re.search(r'class="error c0" d="M[\d.]+ ([\d.]+)V([\d.]+)', drawn)
+        assert bar
+        axis = svg.scale([low, 0.25, *limits], plots.BOTTOM, plots.TOP)
+        assert sorted(map(float, bar.groups()), reverse=True) == pytest.approx(
+            [axis(low), axis(0.25)], abs=0.1
+        )
+    sure = Estimate(0.0, None, None, 1, None, (0.0,))
+    rows = {"a": [(1.0, sure)]}
+    assert "error c" not in plots.estimates(rows, {"a": "a"}, x, titles=("x", "y"), name=str)
