@@ -15,6 +15,13 @@ Data = dict[str, Any]
 _SURE = {"held": "yes", "alone": "without the correction", "open": "no", "none": units.MISSING}
 
 
+_TWO_SEEDS = (
+    " With two seeds the interval can be too narrow by luck, where the two agree: it then misses "
+    "up to 13 times in 100, not 5."
+)
+"""Simulated: docs/reading_a_report.md."""
+
+
 def section(data: Data) -> Markup:
     """Findings, forest plots and tables of every study with bases or comparisons; "" of none."""
     return join(_study(study, data) for study in data["treatments"])
@@ -63,12 +70,14 @@ def _note(study: Data) -> str:
         if study["n_others"]
         else ""
     )
+    rows = [row for task in study["tasks"] for row in task["comparisons"]]
+    two = any(len(row.get("seeds", ())) == 2 for row in rows)
     return (
         "A difference is the mean over seeds and items of arm minus control, with the same seed "
         "and the same item on either side. Brackets hold its 95 % t interval, in which the errors "
         "over seeds and over items both count; with few seeds it has few degrees of freedom and "
         "is wide. “Better” is said where Holm's correction for the number of declared "
-        f"comparisons leaves p below 0.05.{others}"
+        f"comparisons leaves p below 0.05.{_TWO_SEEDS if two else ''}{others}"
     )
 
 

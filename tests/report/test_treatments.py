@@ -175,6 +175,12 @@ def test_runs_that_did_not_end_and_lost_items_are_left_out_in_words(folder: Path
     report.build([other], tmp_path / "r.html")
 
 
+def test_two_seeds_are_warned_of(folder: Path, tmp_path: Path):
+    few = treated(tmp_path / "s", seeds=(0, 1))
+    pages = [report.build([path], tmp_path / "r.html").read_text() for path in (few, folder)]
+    assert ["up to 13 times in 100" in page for page in pages] == [True, False]
+
+
 def test_a_study_without_bases_has_no_such_section(tmp_path: Path):
     from tests.report.making import lm, write_run, write_study
 
