@@ -14,6 +14,7 @@ from braidlm.errors import InputError
 from braidlm.files import read_json
 from braidlm.study import StudyConfig, run_study
 from braidlm.study.bases import settle
+from braidlm.study.plan import plan
 from tests.study.making import RECIPE, book, ended, launch, states, wait_until
 
 BARE = RECIPE.replace('[model]\npattern = "*-"\nd_model = 8\nvocab_size = 32\n', "")
@@ -265,3 +266,16 @@ def test_real_arms_begin_with_the_weights_of_their_base(tmp_path: Path):
     assert main(["study", str(path), "--out", str(out), "--quiet", "--resume"]) == 0
     assert outcome(before)["step"] == 0
     assert Recipe.from_dict(read_json(out / "plain/seed-0/config.json")).init is not None
+
+
+def test_an_arm_may_change_what_its_base_leaves_open(tmp_path: Path):
+    """The plan holds the model that is trained, so that a later session finds it unchanged."""
+    more = '[[arms]]\nname = "far"\nset = ["init_changes.mixers.*.rope_theta=5e5"]\n'
+    study = settled(tmp_path, HEAD + ONE + ARMS + more)
+    jobs = {job.arm: job for job in plan(study, tmp_path, tmp_path / "out")}
+    thetas = {arm: job.recipe.spec.mixers[0].mixer for arm, job in jobs.items()}
+    assert getattr(thetas["plain"], "rope_theta", None) == 10_000
+    assert getattr(thetas["far"], "rope_theta", None) == 5e5
+    wrong = settled(tmp_path, HEAD + ONE + ARMS + more.replace("mixers.*", "mixers.Z"))
+    with pytest.raises(InputError, match=r"arm 'far': init_changes\.mixers\.Z"):
+        plan(wrong, tmp_path, tmp_path / "out")
