@@ -111,6 +111,15 @@ def test_whom_training_asks_about_is_not_asked(tmp_path):
     assert fewer < people
 
 
+def test_arms_that_were_told_differently_are_asked_the_same(tmp_path):
+    """One form against many: the pairs of a comparison are the same questions."""
+    task = BiographiesTask(forms=("new", "question", "new_question"))
+    arms = [{}, {"n_biographies": 8, "naming": "always", "order": "fixed"}, {"n_forms": 2}]
+    first, *others = (items_of(task, with_people(tmp_path, **arm).data) for arm in arms)
+    assert len(first) == 20 * len(ATTRIBUTES) * 3
+    assert all(other == first for other in others)
+
+
 def test_in_context_the_biography_tells_the_fact_in_another_form(tmp_path):
     config = with_people(tmp_path)
     trained = {Teller(Telling(n_people=20)).world.person(i).name for i in range(20)}
