@@ -201,12 +201,12 @@ class Mamba2(nn.Module):
             A,
             b.unflatten(-1, (self.n_groups, self.d_state)),
             c.unflatten(-1, (self.n_groups, self.d_state)),
+            D=self.dynamics.D,
             chunk_size=self.chunk_size,
             segments=segments,
             initial_state=state,
             return_state=return_state,
         )
-        y = torch.addcmul(y, heads, self.dynamics.D.to(y.dtype)[:, None])
         return y.flatten(2), ssm
 
     def _gate(self, y: Tensor, z: Tensor) -> Tensor:

@@ -36,7 +36,7 @@ def causal_conv(
         segments: where documents lie; None: each row is one document.
         initial_state: (n_docs, K - 1, D), the last K - 1 inputs of earlier calls, oldest first.
         return_state: whether the new states are computed.
-        impl: "auto", "step", "depthwise" or "naive".
+        impl: "auto", "step", "triton", "shifted", "depthwise" or "naive".
 
     Returns:
         y (B, T, D) in the dtype of `x`, and the last K - 1 inputs of each document
@@ -53,8 +53,7 @@ def causal_conv(
     with dispatch.own_precision(x):
         weight = weight.to(x.dtype)
         bias = None if bias is None else bias.to(x.dtype)
-        y = chosen.function(x, weight, bias, segments, initial_state)
-        y = F.silu(y) if activation == "silu" else y
+        y = chosen.function(x, weight, bias, segments, initial_state, activation == "silu")
         state = None
         if return_state:
             state = _last_inputs(x, weight.shape[1] - 1, segments, initial_state)
@@ -93,6 +92,7 @@ def _naive(
     bias: Tensor | None,
     segments: Segments | None,
     initial: Tensor | None,
+    is_silu: bool,
 ) -> Tensor:
     """The definition: one document, one token at a time."""
     channels, width = weight.shape
@@ -104,7 +104,11 @@ def _naive(
         for t in range(length):
             value = (inputs[t : t + width] * weight.t()).sum(0)
             y[row, start + t] = value if bias is None else value + bias
-    return y
+    return _activated(y, is_silu)
+
+
+def _activated(y: Tensor, is_silu: bool) -> Tensor:
+    return F.silu(y) if is_silu else y
 
 
 def conv_step(
@@ -133,6 +137,7 @@ def _step(
     bias: Tensor | None,
     segments: Segments | None,
     initial: Tensor | None,
+    is_silu: bool,
 ) -> Tensor:
     """One token per row: a sum over the columns of the weight."""
     del segments
@@ -141,7 +146,29 @@ def _step(
     else:
         window = torch.cat((initial.to(x.dtype), x), dim=1)
         y = (window * weight.t()).sum(1, keepdim=True)
-    return y if bias is None else y + bias
+    return _activated(y if bias is None else y + bias, is_silu)
+
+
+def _triton(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    segments: Segments | None,
+    initial: Tensor | None,
+    is_silu: bool,
+) -> Tensor:
+    from braidlm.ops.triton_conv import conv_triton  # a CPU does without triton
+
+    del initial
+    return conv_triton(x, weight, bias, segments, is_silu)
+
+
+def _why_not_triton(call: Call) -> str | None:
+    if call.has_state:
+        return "it starts from zeros"
+    if call.shapes["K"] > 4:
+        return "it takes at most 4 columns"
+    return dispatch.why_not_triton(call)
 
 
 def _shifted(
@@ -150,6 +177,7 @@ def _shifted(
     bias: Tensor | None,
     segments: Segments | None,
     initial: Tensor | None,
+    is_silu: bool,
 ) -> Tensor:
     """A sum of shifted rows, each token's position saying how far its document reaches back.
 
@@ -162,7 +190,7 @@ def _shifted(
         if segments is not None:
             earlier = torch.where((segments.position >= k)[..., None], earlier, 0)
         y = y + earlier * weight[:, -1 - k]
-    return y if bias is None else y + bias
+    return _activated(y if bias is None else y + bias, is_silu)
 
 
 def _why_not_shifted(call: Call) -> str | None:
@@ -177,14 +205,16 @@ def _depthwise(
     bias: Tensor | None,
     segments: Segments | None,
     initial: Tensor | None,
+    is_silu: bool,
 ) -> Tensor:
     """One depthwise convolution over whole rows; then documents get their first tokens."""
     keep = weight.shape[1] - 1
     if segments is None and initial is not None:
-        return _valid(torch.cat((initial.to(x.dtype), x), dim=1), weight, bias)
+        opened = torch.cat((initial.to(x.dtype), x), dim=1)
+        return _activated(_valid(opened, weight, bias), is_silu)
     y = _valid(F.pad(x, (0, 0, keep, 0)), weight, bias)
     if segments is None or keep == 0:
-        return y
+        return _activated(y, is_silu)
     within = torch.arange(min(keep, x.shape[1]), device=x.device)
     first = segments.rows * x.shape[1] + segments.starts
     is_inside = within < segments.lengths[:, None]
@@ -194,7 +224,8 @@ def _depthwise(
     opening = torch.cat((initial.to(x.dtype), x.flatten(0, 1)[place]), dim=1)
     # One place is written once: behind a short document's end nothing is replaced.
     replaced = _valid(opening, weight, bias)[is_inside]
-    return y.flatten(0, 1).index_copy(0, place[is_inside], replaced).view_as(y)
+    y = y.flatten(0, 1).index_copy(0, place[is_inside], replaced).view_as(y)
+    return _activated(y, is_silu)
 
 
 def _valid(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -262,6 +293,7 @@ CONV = Operator(
     "conv",
     (
         Implementation("step", _step, dispatch.takes_one_token),
+        Implementation("triton", _triton, _why_not_triton),
         Implementation("shifted", _shifted, _why_not_shifted),
         Implementation("depthwise", _depthwise, dispatch.always),
         Implementation("naive", _naive, dispatch.always),

@@ -10,12 +10,16 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from braidlm.errors import InputError
+
+HAS_TRITON = find_spec("triton") is not None
+"""It comes with PyTorch for NVIDIA GPUs, and is not needed elsewhere."""
 
 
 class Call(NamedTuple):
@@ -130,6 +134,15 @@ def reset() -> None:
 def always(call: Call) -> str | None:
     """The `why_not` of an implementation that runs everywhere."""
     return None
+
+
+def why_not_triton(call: Call) -> str | None:
+    """What speaks against any Triton kernel of ours."""
+    if call.device != "cuda":
+        return "it needs an NVIDIA GPU"
+    if not HAS_TRITON:
+        return "the package triton is not installed"
+    return "it computes in fp32 or less" if call.dtype == torch.float64 else None
 
 
 def takes_one_token(call: Call) -> str | None:

@@ -8,12 +8,15 @@ import torch
 from torch import Tensor
 
 from braidlm.errors import InputError
-from braidlm.ops.dispatch import state_dtype
+from braidlm.ops import dispatch
+from braidlm.ops.dispatch import Call, Implementation, Operator, state_dtype
 
 LOGITS_AT_ONCE = 2**24
 """Elements of the largest block of logits, by default: 64 MiB in fp32."""
 LOGITS_IN_CACHE = 2**22
 """The same on a CPU: 16 MiB, which its last cache holds."""
+LOGITS_ON_GPU = 2**27
+"""The same where a kernel writes gradients over logits: 256 MiB in bf16."""
 
 Reduction = Literal["mean", "sum", "none"]
 
@@ -42,7 +45,7 @@ def linear_cross_entropy(
         ignore_index: targets of this value have loss 0 and do not count in the mean.
         reduction: "mean" over the counted tokens (0 if there are none), "sum", or "none".
         chunk_size: tokens per block; by default about `LOGITS_AT_ONCE` / V, on a CPU
-            `LOGITS_IN_CACHE` / V.
+            `LOGITS_IN_CACHE` / V, by Triton's kernel `LOGITS_ON_GPU` / V.
         logit_scale: multiplies the logits.
 
     Returns:
@@ -58,8 +61,7 @@ def linear_cross_entropy(
     if torch.is_autocast_enabled(kind) and dtype != torch.float64:
         dtype = torch.get_autocast_dtype(kind)
     flat = targets.reshape(-1)
-    at_once = LOGITS_IN_CACHE if kind == "cpu" else LOGITS_AT_ONCE
-    size = chunk_size or max(64, at_once // weight.shape[0])
+    size = chunk_size or max(64, _at_once(hidden, weight, dtype) // weight.shape[0])
     rows = hidden.reshape(-1, hidden.shape[-1])
     with torch.autocast(kind, enabled=False):
         if reduction == "none":
@@ -112,25 +114,53 @@ def _check_range(counted: Tensor, vocab_size: int, ignore_index: int) -> None:
         )
 
 
-def _block(
-    rows: Tensor, weight: Tensor, targets: Tensor, ignore_index: int, scale: float
+def _at_once(hidden: Tensor, weight: Tensor, dtype: torch.dtype) -> int:
+    """Elements of a block of logits."""
+    if hidden.device.type == "cpu":
+        return LOGITS_IN_CACHE
+    return LOGITS_ON_GPU if _form(hidden, weight, dtype).name == "triton" else LOGITS_AT_ONCE
+
+
+def _form(hidden: Tensor, weight: Tensor, dtype: torch.dtype) -> Implementation:
+    sizes = {"V": weight.shape[0]}
+    return LOSS.choose("auto", Call(hidden.device.type, dtype, sizes, dispatch.needs_grad(hidden)))
+
+
+def _triton(
+    logits: Tensor, targets: Tensor, weights: Tensor | None, ignore_index: int, scale: float
 ) -> tuple[Tensor, Tensor]:
-    """Log-probabilities and loss of one block; ignored tokens have loss 0."""
-    logits = torch.mm(rows, weight.t()).to(state_dtype(rows.dtype))
+    from braidlm.ops.triton_loss import cross_entropy_triton  # a CPU does without triton
+
+    return cross_entropy_triton(logits, targets, weights, ignore_index, scale), logits
+
+
+def _torch(
+    logits: Tensor, targets: Tensor, weights: Tensor | None, ignore_index: int, scale: float
+) -> tuple[Tensor, Tensor]:
+    """Losses (n,) of logits (n, V), and the gradient of sum(weights * losses) if they are given."""
+    logits = logits.to(state_dtype(logits.dtype))
     if scale != 1.0:
         logits.mul_(scale)
     log_p = torch.log_softmax(logits, dim=-1)
     counts = targets != ignore_index
     picked = log_p.gather(1, torch.where(counts, targets, 0)[:, None])[:, 0]
-    return log_p, -picked * counts
-
-
-def _gradient(log_p: Tensor, targets: Tensor, per_token: Tensor, scale: float) -> Tensor:
-    """d loss / d (hidden @ weight^T), written over `log_p`: scale * per_token * (p - onehot)."""
+    losses = -picked * counts
+    if weights is None:
+        return losses, log_p
+    weights = weights * counts
     probability = log_p.exp_()
-    at_target = torch.where(per_token != 0, targets, 0)[:, None]
+    at_target = torch.where(weights != 0, targets, 0)[:, None]
     probability.scatter_add_(1, at_target, torch.full_like(probability[:, :1], -1.0))
-    return probability.mul_((per_token * scale)[:, None])
+    return losses, probability.mul_((weights * scale)[:, None])
+
+
+LOSS = Operator(
+    "cross_entropy",
+    (
+        Implementation("triton", _triton, dispatch.why_not_triton),
+        Implementation("torch", _torch, dispatch.always),
+    ),
+)
 
 
 def _gradients(
@@ -144,18 +174,18 @@ def _gradients(
     """Losses (n,) and the gradients of sum(per_token * loss) that `needs` asks for."""
     ignore_index, size, scale, dtype = settings
     wide = state_dtype(dtype)
-    w = weight.to(dtype)
+    w, form = weight.to(dtype), _form(rows, weight, dtype).function
     losses = torch.empty(len(rows), dtype=wide, device=rows.device)
     d_rows = torch.empty_like(rows) if needs[0] else None
     d_weight = torch.zeros(weight.shape, dtype=wide, device=rows.device) if needs[1] else None
     for start in range(0, len(rows), size):
         part = slice(start, start + size)
         h = rows[part].to(dtype)
-        log_p, losses[part] = _block(h, w, targets[part], ignore_index, scale)
-        if d_rows is None and d_weight is None:
+        weights = None if d_rows is None and d_weight is None else per_token[part]
+        losses[part], d_logits = form(h @ w.t(), targets[part], weights, ignore_index, scale)
+        if weights is None:
             continue
-        weighed = per_token[part] * (targets[part] != ignore_index)
-        d_logits = _gradient(log_p, targets[part], weighed, scale).to(dtype)
+        d_logits = d_logits.to(dtype)
         if d_rows is not None:
             d_rows[part] = torch.mm(d_logits, w)
         if d_weight is not None and dtype == wide:

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from braidlm.ops import dispatch
-from braidlm.ops.dispatch import check_shape, state_dtype
+from braidlm.ops.dispatch import Call, Implementation, Operator, check_shape, state_dtype
 
 
 def rms_norm(
@@ -90,21 +90,80 @@ def gated_rms_norm(
     _check("gated_rms_norm", x, weight, n_groups)
     check_shape("gated_rms_norm", "gate", gate, tuple(x.shape))
     with dispatch.own_precision(x):
-        wide, opening = x.to(state_dtype(x.dtype)), gate.to(state_dtype(x.dtype))
-        opening = F.silu(opening) if activation == "silu" else torch.sigmoid(opening)
-        if norm_before_gate:
-            return (_normalise(wide, weight, eps, 0.0, n_groups) * opening).to(x.dtype)
-        return _normalise(wide * opening, weight, eps, 0.0, n_groups).to(x.dtype)
+        is_silu = activation == "silu"
+        return _run(x, gate, _scale(x, weight), eps, n_groups, norm_before_gate, is_silu)
 
 
 def _normalise(
     x: Tensor, weight: Tensor | None, eps: float, offset: float, n_groups: int
 ) -> Tensor:
     """(..., D) in any dtype -> (..., D) in the dtype of `x`; the scale is offset + weight."""
-    scale = None
-    if weight is not None:
-        scale = weight.to(state_dtype(x.dtype))
-        scale = scale + offset if offset else scale
+    return _run(x, None, _scale(x, weight, offset), eps, n_groups)
+
+
+def _scale(x: Tensor, weight: Tensor | None, offset: float = 0.0) -> Tensor | None:
+    if weight is None:
+        return None
+    scale = weight.to(state_dtype(x.dtype))
+    return scale + offset if offset else scale
+
+
+def _run(
+    x: Tensor,
+    gate: Tensor | None,
+    scale: Tensor | None,
+    eps: float,
+    n_groups: int,
+    norm_first: bool = False,
+    is_silu: bool = True,
+) -> Tensor:
+    """Choose. On a CPU, where steps are short, there is one way; a graph fuses what has no gate."""
+    form = _torch
+    if x.is_cuda and not (gate is None and torch.compiler.is_compiling()):
+        form = NORM.choose("auto", Call.of(x, {"W": x.shape[-1] // n_groups}, (x, gate, scale)))[1]
+    return form(x, gate, scale, eps, n_groups, norm_first, is_silu)
+
+
+def _triton(
+    x: Tensor,
+    gate: Tensor | None,
+    scale: Tensor | None,
+    eps: float,
+    n_groups: int,
+    norm_first: bool,
+    is_silu: bool,
+) -> Tensor:
+    from braidlm.ops.triton_norm import norm_triton  # a CPU does without triton
+
+    return norm_triton(x, gate, scale, eps, n_groups, norm_first, is_silu)
+
+
+def _why_not_triton(call: Call) -> str | None:
+    if reason := dispatch.why_not_triton(call):
+        return reason
+    return "a program holds at most 16384 channels" if call.shapes["W"] > 2**14 else None
+
+
+def _torch(
+    x: Tensor,
+    gate: Tensor | None,
+    scale: Tensor | None,
+    eps: float,
+    n_groups: int,
+    norm_first: bool,
+    is_silu: bool,
+) -> Tensor:
+    if gate is None:
+        return _plain(x, scale, eps, n_groups)
+    wide, opening = x.to(state_dtype(x.dtype)), gate.to(state_dtype(x.dtype))
+    opening = F.silu(opening) if is_silu else torch.sigmoid(opening)
+    if norm_first:
+        return (_plain(wide, scale, eps, n_groups) * opening).to(x.dtype)
+    return _plain(wide * opening, scale, eps, n_groups).to(x.dtype)
+
+
+def _plain(x: Tensor, scale: Tensor | None, eps: float, n_groups: int) -> Tensor:
+    """Without a gate; the scale is at least fp32."""
     if torch.compiler.is_compiling():
         return _formula(x, scale, eps, n_groups)
     if n_groups == 1 and not dispatch.needs_grad(x, scale):
@@ -116,8 +175,17 @@ def _normalise(
     return y.flatten(-2)  # type: ignore[union-attr]
 
 
+NORM = Operator(
+    "norm",
+    (
+        Implementation("triton", _triton, _why_not_triton),
+        Implementation("torch", _torch, dispatch.always),
+    ),
+)
+
+
 def _formula(x: Tensor, scale: Tensor | None, eps: float, n_groups: int) -> Tensor:
-    """`_normalise` as it is written on paper, for the compiler, which finds the gradient itself.
+    """`_plain` as it is written on paper, for the compiler, which finds the gradient itself.
 
     In graphs of torch 2.11 an `autograd.Function` like `_Normalise` passes no gradient on a GPU.
     """

@@ -223,7 +223,7 @@ def test_the_form_for_compiled_code_is_the_same_function(length, width):
     for segments in layouts(length, 16).values():
 
         def form(function, segments=segments):
-            return only_real(function(*given, segments, None), segments), None
+            return only_real(function(*given, segments, None, True), segments), None
 
         assert_same(lambda: form(conv._shifted), lambda: form(conv._naive), given)
 

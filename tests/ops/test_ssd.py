@@ -306,3 +306,17 @@ def test_shapes_that_do_not_fit_are_named(change, word):
     call = dict(zip(names, inputs(2, 3, 2, torch.float32), strict=True)) | change
     with pytest.raises(ValueError, match=word):
         ssd(**call)
+
+
+@pytest.mark.parametrize("impl", ["chunk", "naive"])
+def test_what_goes_past_the_state_is_added(impl):
+    x, dt, a, b, c = inputs(2, 5, 2)
+    d = leaf(H)
+
+    def judge():
+        y, last = ssd(x, dt, a, b, c, impl="naive")
+        return y + d[:, None] * x, last
+
+    assert_same(lambda: ssd(x, dt, a, b, c, D=d, impl=impl), judge, [x, dt, a, b, c, d])
+    with pytest.raises(ValueError, match=r"D has shape \(3,\); it must be \(4,\)"):
+        ssd(x, dt, a, b, c, D=leaf(3), impl=impl)

@@ -35,12 +35,12 @@ def poisoned_memory():
 
 
 def inputs(batch, length, heads, width, groups, state, dtype=torch.float32) -> list[Tensor]:
-    """x, dt, A, B, C, rounded to `dtype` where products run in it."""
+    """x, dt, A, B, C, D, rounded to `dtype` where products run in it."""
     x = torch.randn(batch, length, heads, width)
     dt = F.softplus(torch.randn(batch, length, heads) - 1)
     a = -torch.rand(heads) * 8
     b, c = torch.randn(2, batch, length, groups, state)
-    return [x.to(dtype), dt, a, b.to(dtype), c.to(dtype)]
+    return [x.to(dtype), dt, a, b.to(dtype), c.to(dtype), torch.randn(heads)]
 
 
 def errors(kernels, args, state, segments, chunk, form=None) -> list[float]:
@@ -56,7 +56,8 @@ def errors(kernels, args, state, segments, chunk, form=None) -> list[float]:
         here = None if segments is None else segments.to(device)
 
         def results():
-            y, last = function(*moved, **names | {"segments": here, "initial_state": first})
+            options = names | {"segments": here, "initial_state": first, "D": moved[5]}
+            y, last = function(*moved[:5], **options)
             return [only_real(y, here).cpu(), None if last is None else last.cpu()]
 
         return with_gradients(results, moved + ([] if first is None else [first]))
@@ -108,8 +109,8 @@ def test_views_and_expanded_gradients(kernels):
     dt = torch.rand(4, 2, 20, device=DEVICE).permute(1, 2, 0)
     a = -torch.rand(4, device=DEVICE)
     args = (x.unflatten(-1, (4, 3)), dt, a, b[:, :, None], c[:, :, None])
-    options = {"chunk_size": 16, "segments": None, "initial_state": None, "return_state": False}
-    y, none = kernels.ssd_triton(*args, **options)
+    options = {"segments": None, "initial_state": None, "return_state": False}
+    y, none = kernels.ssd_triton(*args, D=None, chunk_size=16, **options)
     assert none is None
     (ours,) = torch.autograd.grad(y.sum(), whole)
     theirs, _ = ssd(*args, chunk_size=16, return_state=False, impl="naive")
@@ -146,7 +147,7 @@ def test_bf16_loses_no_more_than_products_in_bf16(kernels, sizes, layout):
 def test_a_million_tokens_go_on_where_they_were_cut(dtype):
     """More than 2**31 numbers, so that an offset of 32 bits would be somewhere else."""
     length, cut = 2**20 + 165, 2**20 - 1000
-    x, dt, a, b, c = (v.cuda() for v in inputs(1, length, 32, 64, 1, 16, torch.bfloat16))
+    x, dt, a, b, c, _ = (v.cuda() for v in inputs(1, length, 32, 64, 1, 16, torch.bfloat16))
     x, b, c = x.to(dtype), b.to(dtype), c.to(dtype)
     whole, last = ssd(x, dt, a, b, c, impl="triton")
     _, state = ssd(x[:, :cut], dt[:, :cut], a, b[:, :cut], c[:, :cut], impl="triton")
@@ -169,7 +170,7 @@ def test_a_compiled_graph_holds_it_whole():
     args = [v.cuda().requires_grad_() for v in inputs(2, 200, 4, 16, 2, 16)]
 
     def loss(*tensors):
-        y, last = ssd(*tensors)
+        y, last = ssd(*tensors[:5], D=tensors[5])
         assert last is not None
         return (y**2).sum() + last.sum()
 
@@ -181,7 +182,7 @@ def test_a_compiled_graph_holds_it_whole():
 
 @needs_gpu
 def test_auto_takes_it_and_says_why_not():
-    x, dt, a, b, c = (v.cuda() for v in inputs(1, 32, 2, 16, 1, 16))
+    x, dt, a, b, c, _ = (v.cuda() for v in inputs(1, 32, 2, 16, 1, 16))
     torch.testing.assert_close(ssd(x, dt, a, b, c)[0], ssd(x, dt, a, b, c, impl="triton")[0])
     with pytest.raises(ValueError, match="fp32 or less"):
         ssd(x.double(), dt.double(), a.double(), b.double(), c.double(), impl="triton")
@@ -190,4 +191,4 @@ def test_auto_takes_it_and_says_why_not():
 @pytest.mark.skipif(HAS_GPU, reason="a GPU is there")
 def test_a_cpu_is_told_why_not():
     with pytest.raises(ValueError, match="needs an NVIDIA GPU"):
-        ssd(*inputs(1, 8, 2, 3, 1, 5), impl="triton")
+        ssd(*inputs(1, 8, 2, 3, 1, 5)[:5], impl="triton")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
-
 import torch
 from torch import Tensor
 
@@ -14,17 +12,10 @@ from braidlm.ops.ssd.naive import ssd_naive
 from braidlm.ops.ssd.step import step
 from braidlm.segments import Segments, check_segments
 
-HAS_TRITON = find_spec("triton") is not None
-"""It comes with PyTorch for NVIDIA GPUs, and is not needed elsewhere."""
-
 
 def _why_not_triton(call: Call) -> str | None:
-    if call.device != "cuda":
-        return "it needs an NVIDIA GPU"
-    if not HAS_TRITON:
-        return "the package triton is not installed"
-    if call.dtype == torch.float64:
-        return "it computes in fp32 or less"
+    if reason := dispatch.why_not_triton(call):
+        return reason
     if call.is_packed and (call.has_state or call.returns_state):
         return "it passes no states where documents are packed"
     if call.shapes["N"] > 128 or call.shapes["P"] > 64:
@@ -39,6 +30,7 @@ def _triton(
     B: Tensor,
     C: Tensor,
     *,
+    D: Tensor | None,
     chunk_size: int,
     segments: Segments | None,
     initial_state: Tensor | None,
@@ -48,6 +40,7 @@ def _triton(
 
     return ssd_triton(
         *(x, dt, A, B, C),
+        D=D,
         chunk_size=chunk_size,
         segments=segments,
         initial_state=initial_state,
@@ -89,13 +82,14 @@ def ssd(
     B: Tensor,
     C: Tensor,
     *,
+    D: Tensor | None = None,
     chunk_size: int = 64,
     segments: Segments | None = None,
     initial_state: Tensor | None = None,
     return_state: bool = True,
     impl: str = "auto",
 ) -> tuple[Tensor, Tensor | None]:
-    """S_t = exp(A dt_t) S_{t-1} + dt_t x_t B_t^T;  y_t = S_t C_t, inside each document.
+    """S_t = exp(A dt_t) S_{t-1} + dt_t x_t B_t^T;  y_t = S_t C_t + D x_t, inside each document.
 
     Axes: B rows, T tokens, H heads of width P, G groups of state width N. Head h reads group
     h // (H // G). The decay, the state and the sums over chunks are at least fp32; matrix products
@@ -107,6 +101,7 @@ def ssd(
         A: (H,) negative rates.
         B: (B, T, G, N) input projections.
         C: (B, T, G, N) output projections.
+        D: (H,) what of the input goes past the state; None: nothing.
         chunk_size: tokens handled by one matrix product; it changes speed, not the result.
         segments: where documents lie; None: each row is one document.
         initial_state: (n_docs, H, P, N) state before the first token, zeros by default.
@@ -123,22 +118,19 @@ def ssd(
 
     Source: Dao and Gu, "Transformers are SSMs" (arXiv 2405.21060), sections 5 and 6.
     """
-    _check(x, dt, A, B, C, chunk_size, segments, initial_state)
+    _check(x, dt, A, B, C, D, chunk_size, segments, initial_state)
     sizes = dict(zip("BTHP", x.shape, strict=True)) | {"N": B.shape[3]}
-    call = Call.of(x, sizes, (x, dt, A, B, C, initial_state), segments, initial_state, return_state)
+    call = Call.of(
+        x, sizes, (x, dt, A, B, C, D, initial_state), segments, initial_state, return_state
+    )
     chosen = SSD.choose(impl, call)
+    options = {"chunk_size": chunk_size, "segments": segments, "initial_state": initial_state}
+    options |= {"return_state": return_state}
     with dispatch.own_precision(x):
-        return chosen.function(
-            x,
-            dt,
-            A,
-            B,
-            C,
-            chunk_size=chunk_size,
-            segments=segments,
-            initial_state=initial_state,
-            return_state=return_state,
-        )
+        if chosen.name == "triton":  # adds what goes past the state by itself
+            return chosen.function(x, dt, A, B, C, D=D, **options)
+        y, state = chosen.function(x, dt, A, B, C, **options)
+        return y if D is None else torch.addcmul(y, x, D.to(y.dtype)[:, None]), state
 
 
 def ssd_step(
@@ -167,6 +159,7 @@ def _check(
     A: Tensor,
     B: Tensor,
     C: Tensor,
+    D: Tensor | None,
     chunk_size: int,
     segments: Segments | None,
     initial_state: Tensor | None,
@@ -184,6 +177,8 @@ def _check(
         raise ValueError(f"ssd: H={n_heads} heads must be a multiple of G={n_groups} groups.")
     check_shape("ssd", "dt", dt, (batch, length, n_heads))
     check_shape("ssd", "A", A, (n_heads,))
+    if D is not None:
+        check_shape("ssd", "D", D, (n_heads,))
     check_shape("ssd", "B", B, (batch, length, n_groups, d_state))
     check_shape("ssd", "C", C, (batch, length, n_groups, d_state))
     n_docs = check_segments(segments, batch, length)

@@ -39,6 +39,7 @@ def ssd_triton(
     B: Tensor,
     C: Tensor,
     *,
+    D: Tensor | None,
     chunk_size: int,
     segments: Segments | None,
     initial_state: Tensor | None,
@@ -50,7 +51,8 @@ def ssd_triton(
         dt = dt * segments.is_real[..., None]
         doc = segments.doc.to(torch.int32).contiguous()
     B, C = B.to(x.dtype), C.to(x.dtype)
-    y, state = torch.ops.braidlm.ssd(x, dt, A, B, C, doc, initial_state, chunk_size, return_state)
+    tensors = (x, dt, A, B, C, D, doc, initial_state)
+    y, state = torch.ops.braidlm.ssd(*tensors, chunk_size, return_state)
     return y, state if return_state else None
 
 
@@ -129,13 +131,14 @@ class _Call:
 
 torch.library.define(
     "braidlm::ssd",
-    "(Tensor x, Tensor dt, Tensor A, Tensor B, Tensor C, Tensor? doc, Tensor? first, "
+    "(Tensor x, Tensor dt, Tensor A, Tensor B, Tensor C, Tensor? D, Tensor? doc, Tensor? first, "
     "int chunk_size, bool return_state) -> (Tensor, Tensor)",
 )
 torch.library.define(
     "braidlm::ssd_backward",
-    "(Tensor x, Tensor dt, Tensor A, Tensor B, Tensor C, Tensor? doc, Tensor? first, Tensor dy, "
-    "Tensor? d_last, int chunk_size) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
+    "(Tensor x, Tensor dt, Tensor A, Tensor B, Tensor C, Tensor? D, Tensor? doc, Tensor? first, "
+    "Tensor dy, Tensor? d_last, int chunk_size) "
+    "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
 )
 
 
@@ -146,6 +149,7 @@ def _ssd(
     A: Tensor,
     B: Tensor,
     C: Tensor,
+    D: Tensor | None,
     doc: Tensor | None,
     first: Tensor | None,
     chunk_size: int,
@@ -158,16 +162,17 @@ def _ssd(
         entering, _ = _carry(call, *_accumulate(call, x, B, None, None), entering)
     y, last = torch.empty(x.shape, dtype=x.dtype, device=x.device), call.states(call.n_pieces)
     kernels.forward[(call.n_heads, call.n_pieces, call.batch)](
-        *(x, call.steps, call.cum, B, C, call.document, _or(entering, x), y, last),
+        *(x, call.steps, call.cum, B, C, _or(D, x), call.document, _or(entering, x), y, last),
         *(*x.stride()[:3], *B.stride()[:3], *C.stride()[:3], *call.lengths, call.per_piece),
         HAS_FIRST=entering is not None,
+        HAS_D=D is not None,
         **call.options(warps=4, stages=2),
     )
     return y, call.from_padded(last[:, -1]) if return_state else last.new_empty(0)
 
 
 @torch.library.register_fake("braidlm::ssd")
-def _(x, dt, A, B, C, doc, first, chunk_size, return_state):
+def _(x, dt, A, B, C, D, doc, first, chunk_size, return_state):
     batch, _, n_heads, head_dim = x.shape
     shape = (batch, n_heads, head_dim, B.shape[3]) if return_state else (0,)
     return x.new_empty(x.shape), x.new_empty(shape, dtype=torch.float32)
@@ -180,12 +185,13 @@ def _ssd_backward(
     A: Tensor,
     B: Tensor,
     C: Tensor,
+    D: Tensor | None,
     doc: Tensor | None,
     first: Tensor | None,
     dy: Tensor,
     d_last: Tensor | None,
     chunk_size: int,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, ...]:
     x, B, C, dy = _dense(x), _dense(B), _dense(C), _dense(dy)
     call = _Call(x, dt, A, B, doc, chunk_size)
     states, _ = _each(call, x, B, call.to_padded(first), back=False)
@@ -194,15 +200,17 @@ def _ssd_backward(
     dx = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     enter, direct, d_cum = call.by_token(), call.by_token(), call.by_token()
     gain = call.numbers(call.batch, call.n_chunks, call.n_heads)
-    inputs = (x, call.steps, call.cum, B, C, call.document, dy)
+    decays, rest = (x, call.steps, call.cum, B, C), (call.document, dy)
     sizes = (*(s for v in (x, B, C, dy) for s in v.stride()[:3]), *call.lengths, call.n_chunks)
     kernels.d_projections[(call.n_chunks, call.n_groups, call.batch)](
-        *(*inputs, states, d_states, enter, gain, dB, dC, *sizes),
+        *(*decays, *rest, states, d_states, enter, gain, dB, dC, *sizes),
         **call.options(warps=8, stages=3),
     )
+    d_D = torch.empty_like(gain) if D is not None else call.numbers(0)
     heads = max(n for n in (1, 2, 4, 8, HEADS) if call.per_group % n == 0)
     kernels.d_inputs[(call.n_chunks, call.n_heads // heads, call.batch)](
-        *(*inputs, d_states, enter, gain, dx, direct, d_cum, *sizes),
+        *(*decays, _or(D, x), *rest, d_states, enter, gain, dx, direct, d_cum, d_D, *sizes),
+        HAS_D=D is not None,
         HB=heads,
         **call.options(warps=4, stages=2),
     )
@@ -211,13 +219,15 @@ def _ssd_backward(
         *(d_cum, direct, call.steps, A, d_dt, d_A, call.length, call.n_heads, call.chunk, HEADS)
     )
     d_begin = call.numbers(0) if first is None else call.from_padded(d_first).to(first.dtype)
-    return dx, d_dt.to(dt.dtype), d_A.sum((0, 1)).to(A.dtype), dB, dC, d_begin
+    d_D = d_D.sum((0, 1)).to(D.dtype) if D is not None else d_D
+    return dx, d_dt.to(dt.dtype), d_A.sum((0, 1)).to(A.dtype), dB, dC, d_D, d_begin
 
 
 @torch.library.register_fake("braidlm::ssd_backward")
-def _(x, dt, A, B, C, doc, first, dy, d_last, chunk_size):
-    d_first = x.new_empty(0, dtype=torch.float32) if first is None else torch.empty_like(first)
-    return (*(v.new_empty(v.shape) for v in (x, dt, A, B, C)), d_first)
+def _(x, dt, A, B, C, D, doc, first, dy, d_last, chunk_size):
+    none = x.new_empty(0, dtype=torch.float32)
+    optional = (none if v is None else torch.empty_like(v) for v in (D, first))
+    return (*(v.new_empty(v.shape) for v in (x, dt, A, B, C)), *optional)
 
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
@@ -226,10 +236,11 @@ def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> 
 
 
 def _backward(ctx: Any, dy: Tensor, d_last: Tensor) -> tuple[Tensor | None, ...]:
-    *tensors, first = ctx.saved_tensors
+    tensors = ctx.saved_tensors
     d_end = d_last if ctx.returns_state else None
-    *found, d_first = torch.ops.braidlm.ssd_backward(*tensors, first, dy, d_end, ctx.chunk_size)
-    return (*found, None, None if first is None else d_first, None, None)
+    *found, d_D, d_first = torch.ops.braidlm.ssd_backward(*tensors, dy, d_end, ctx.chunk_size)
+    d_D, d_first = (None if tensors[i] is None else d for i, d in ((5, d_D), (7, d_first)))
+    return (*found, d_D, None, d_first, None, None)
 
 
 torch.library.register_autograd("braidlm::ssd", _backward, setup_context=_setup)

@@ -75,10 +75,10 @@ def prepare(
 
 @triton.jit
 def forward(
-    x_ptr, dt_ptr, cum_ptr, B_ptr, C_ptr, doc_ptr, first_ptr, y_ptr, last_ptr,
+    x_ptr, dt_ptr, cum_ptr, B_ptr, C_ptr, D_ptr, doc_ptr, first_ptr, y_ptr, last_ptr,
     sxb, sxt, sxh, sbb, sbt, sbg, scb, sct, scg,
     T, H, R, Tp, per_piece,
-    HAS_FIRST: tl.constexpr, HAS_DOC: tl.constexpr, Q: tl.constexpr,
+    HAS_FIRST: tl.constexpr, HAS_D: tl.constexpr, HAS_DOC: tl.constexpr, Q: tl.constexpr,
     P: tl.constexpr, BP: tl.constexpr, N: tl.constexpr, BN: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     """y of one piece, head and row; the state after it -> last (B, n_pieces, H, BN, BP).
@@ -95,6 +95,9 @@ def forward(
     state = tl.zeros((BN, BP), tl.float32)
     if HAS_FIRST:
         state += tl.load(first_ptr + mine + square)
+    skip = 0.0
+    if HAS_D:
+        skip = tl.load(D_ptr + h).to(tl.float32)
     x_ptr += b * sxb + h * sxh
     y_ptr += (b * T * H + h) * P
     B_ptr += b * sbb + (h // R) * sbg
@@ -132,6 +135,8 @@ def forward(
         weights = decay * _product(cs, tl.trans(bs)) * dt[None, :]
         ys = _product(cs, state.to(kind)) * enters[:, None]
         ys = _add_product(weights.to(kind), xs, ys)
+        if HAS_D:
+            ys += skip * xs.to(tl.float32)
         _put_rows(y_ptr, t, H * P, p, T, ys.to(kind), P)
         state = _add_product(tl.trans(bs), _scaled(xs, leaves), state * gain)
     tl.store(last_ptr + mine + square, state)
@@ -293,14 +298,15 @@ def d_projections(
 
 @triton.jit
 def d_inputs(
-    x_ptr, dt_ptr, cum_ptr, B_ptr, C_ptr, doc_ptr, dy_ptr, ds_ptr, enter_ptr, gain_ptr,
-    dx_ptr, d_dt_ptr, d_cum_ptr,
+    x_ptr, dt_ptr, cum_ptr, B_ptr, C_ptr, D_ptr, doc_ptr, dy_ptr, ds_ptr, enter_ptr, gain_ptr,
+    dx_ptr, d_dt_ptr, d_cum_ptr, d_D_ptr,
     sxb, sxt, sxh, sbb, sbt, sbg, scb, sct, scg, syb, syt, syh,
     T, H, R, Tp, n_chunks,
-    HAS_DOC: tl.constexpr, HB: tl.constexpr, Q: tl.constexpr,
+    HAS_D: tl.constexpr, HAS_DOC: tl.constexpr, HB: tl.constexpr, Q: tl.constexpr,
     P: tl.constexpr, BP: tl.constexpr, N: tl.constexpr, BN: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
-    """dx of one chunk and HB heads of a group; gradients by dt and by cum -> (B, H, Tp) each.
+    """dx of one chunk and HB heads of a group; gradients by dt and by cum -> (B, H, Tp) each, and
+    the chunk's share of dD -> (B, n_chunks, H).
 
     `enter` and `gain` are what `d_projections` found.
     """
@@ -339,6 +345,11 @@ def d_inputs(
         through = tl.sum(from_end * xs.to(tl.float32), 1) * leaves
         dx = from_end * (leaves * dt)[:, None]
         dx = _add_product(tl.trans((weights * dt[None, :]).to(kind)), ys, dx)
+        if HAS_D:
+            wide = ys.to(tl.float32)
+            dx += tl.load(D_ptr + h).to(tl.float32) * wide
+            d_skip = tl.sum(tl.sum(wide * xs.to(tl.float32), 1), 0)
+            tl.store(d_D_ptr + (b * n_chunks + k) * H + h, d_skip)
         _put_rows(dx_ptr + (b * T * H + h) * P, t, H * P, p, T, dx.to(kind), P)
         weights *= _product(ys, tl.trans(xs))
         columns = tl.sum(weights, 0)
