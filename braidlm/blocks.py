@@ -158,12 +158,27 @@ class Block(nn.Module):
             keys = dict(stream.keys)
             asked, stream = {**asked, "keys": keys}, stream._replace(keys=keys)
         y, state = self.mix(self.read(stream), segments, state, return_state, **asked)
-        y = self.norm(y) if self.is_post_normed else y
-        y = y if self.use_proj is None else self.use_proj(y)
         if self.hands_on:
-            return stream._replace(handed=y, aux=aux), state
-        hidden = stream.hidden + scaled(y, self.residual_multiplier)
+            return stream._replace(handed=self._made(y), aux=aux), state
+        hidden = stream.hidden + scaled(self._made(y), self.residual_multiplier)
         return stream._replace(hidden=hidden, handed=None, aux=aux), state
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether `added` is all that `forward` does in training: only hidden comes and goes."""
+        is_lone = isinstance(self.mix, Single) and self.adapters is None and not self.has_router
+        is_closed = not self.mix.shares_keys and not self.hands_on and self.input == "hidden"
+        return is_lone and is_closed
+
+    def added(self, hidden: Tensor, segments: Segments | None) -> Tensor:
+        """Return (B, T, d_model), `hidden` and what this sublayer adds; no state is made."""
+        x = hidden if self.is_post_normed else self.norm(hidden)
+        y = self.mix(x, segments, None, False)[0]
+        return hidden + scaled(self._made(y), self.residual_multiplier)
+
+    def _made(self, y: Tensor) -> Tensor:
+        y = self.norm(y) if self.is_post_normed else y
+        return y if self.use_proj is None else self.use_proj(y)
 
     def read(self, stream: Stream) -> Tensor:
         """What the branches read: (B, T, input width), normed unless the norm comes after."""

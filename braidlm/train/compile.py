@@ -1,7 +1,9 @@
-"""torch.compile for the mixers that compile as one graph each; the rest of the model stays eager.
+"""torch.compile for the sublayers that compile as one graph each; the rest stays eager.
 
-Attention inside packed documents reads their lengths as Python numbers: it would be compiled
-anew for every batch. It, and everything outside the mixers, runs as without `train.compile`.
+That is a sublayer of a mixer that says ``compiles = True`` (with its norm, projection and residual
+sum), or such a mixer alone where the sublayer does more: a branch of a parallel one, or one whose
+wiring reads and writes beside the stream. Attention inside packed documents reads their lengths as
+Python numbers, and would be compiled anew for every batch.
 """
 
 from __future__ import annotations
@@ -14,12 +16,26 @@ from typing import Any
 import torch
 from torch import nn
 
+from braidlm.blocks import Block, Stream
 from braidlm.errors import InputError
+from braidlm.segments import Segments
 
 
 def compilable(model: nn.Module) -> list[str]:
-    """Return the names of the modules that say ``compiles = True`` of themselves."""
-    return [name for name, module in model.named_modules() if getattr(module, "compiles", False)]
+    """Return the names of the sublayers, and of the mixers elsewhere, that compile as one graph."""
+    found: list[str] = []
+    for name, module in model.named_modules():
+        is_inside = any(name.startswith(f"{outer}.") for outer in found)
+        if isinstance(module, Block):
+            compiles = module.is_plain and _compiles(module.mix.mixer)
+        else:
+            compiles = _compiles(module) and not is_inside
+        found += [name] * compiles
+    return found
+
+
+def _compiles(module: object) -> bool:
+    return getattr(module, "compiles", False)
 
 
 @contextlib.contextmanager
@@ -42,7 +58,8 @@ def compiled(
     if is_on:
         _check(model, modules, backend)
     for module in modules:
-        module.forward = _training_only(module.forward, backend)
+        is_block = isinstance(module, Block)
+        module.forward = _sublayer(module, backend) if is_block else _mixer(module, backend)
     try:
         yield
     finally:
@@ -50,24 +67,48 @@ def compiled(
             del module.forward
 
 
-def _training_only(
-    eager: Callable[..., Any], backend: str | Callable[..., Any]
-) -> Callable[..., Any]:
+Backend = str | Callable[..., Any]
+
+
+def _mixer(module: nn.Module, backend: Backend) -> Callable[..., Any]:
+    eager = module.forward
     # One graph or an error: a graph that breaks in the middle would be slow in silence.
     fast = torch.compile(eager, fullgraph=True, backend=backend)
 
     def forward(x: Any, segments: Any, state: Any, return_state: bool) -> Any:
-        if state is not None or return_state or not torch.is_grad_enabled():
+        if _is_eager(state, return_state):
             return eager(x, segments, state, return_state)
-        if segments is not None:  # one graph for any number of documents
-            for tensor in (segments.rows, segments.starts, segments.lengths):
-                torch._dynamo.maybe_mark_dynamic(tensor, 0)
-        return fast(x, segments, state, return_state)
+        return fast(x, _of_any_number(segments), state, return_state)
 
     return forward
 
 
-def _check(model: nn.Module, modules: list[nn.Module], backend: object) -> None:
+def _sublayer(block: Block, backend: Backend) -> Callable[..., Any]:
+    eager = block.forward
+    fast = torch.compile(block.added, fullgraph=True, backend=backend)
+
+    def forward(stream: Stream, segments: Any, state: Any, return_state: bool) -> Any:
+        if _is_eager(state, return_state) or stream.handed is not None:
+            return eager(stream, segments, state, return_state)
+        hidden = fast(stream.hidden, _of_any_number(segments))
+        return stream._replace(hidden=hidden, aux=None if stream.aux is None else {}), None
+
+    return forward
+
+
+def _is_eager(state: object, return_state: bool) -> bool:
+    return state is not None or return_state or not torch.is_grad_enabled()
+
+
+def _of_any_number(segments: Segments | None) -> Segments | None:
+    """Let one graph serve any number of documents."""
+    if segments is not None:
+        for tensor in (segments.rows, segments.starts, segments.lengths):
+            torch._dynamo.maybe_mark_dynamic(tensor, 0)
+    return segments
+
+
+def _check(model: nn.Module, modules: list[nn.Module], backend: Backend) -> None:
     if not modules:
         raise InputError(
             "train.compile = true: nothing in this model compiles; mixers that do: Mamba-2, MLP"

@@ -86,8 +86,8 @@ def train(
         mixture = build_mixture(recipe, record) if mixture is None else mixture
         model = (_initial(recipe, start) if model is None else model).to(device)
         with (
-            recomputed(model, recipe.train.activation_checkpointing),
             compiled(model, recipe.train.compile),
+            recomputed(model, recipe.train.activation_checkpointing),  # what is compiled, too
             _held(out),
         ):
             # Again: another process may have begun, or ended, a run here in the meantime.

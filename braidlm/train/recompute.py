@@ -27,14 +27,18 @@ def recomputed(model: nn.Module, every: int) -> Iterator[None]:
         InputError: a model without blocks, or with fewer than `every`.
     """
     chosen = _chosen(model, every) if every else []
+    before = [vars(block).get("forward") for block in chosen]
     for block in chosen:
         # An attribute of the instance: names of modules and weights stay as they are.
         block.forward = partial(checkpoint, block.forward, use_reentrant=False)
     try:
         yield
     finally:
-        for block in chosen:
-            del block.forward
+        for block, forward in zip(chosen, before, strict=True):
+            if forward is None:
+                del block.forward
+            else:
+                block.forward = forward
 
 
 def _chosen(model: nn.Module, every: int) -> list[nn.Module]:

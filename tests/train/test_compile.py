@@ -12,6 +12,7 @@ from braidlm.runs import Run
 from braidlm.segments import Segments
 from braidlm.train import train
 from braidlm.train.compile import compilable, compiled
+from braidlm.train.recompute import recomputed
 from tests.specs import spec
 
 from .test_loop import real_recipe
@@ -52,9 +53,9 @@ def test_one_graph_per_kind_of_mixer_serves_every_packing():
     torch.manual_seed(0)
     model = HybridLM(spec("M{M*}-"))
     assert compilable(model) == [
-        "blocks.0.mix.mixer",
+        "blocks.0",
         "blocks.1.mix.branches.0",
-        "blocks.2.mix.mixer",
+        "blocks.2",
     ]
     batches = [packed() for _ in range(20)]
     assert len({segments.n_docs for _, segments in batches}) > 5
@@ -67,14 +68,36 @@ def test_one_graph_per_kind_of_mixer_serves_every_packing():
 
     with compiled(model, backend=count):
         fast = [update(model, *batch) for batch in batches]
-        assert len(graphs) == 2  # Mamba-2 and the MLP; the two of Mamba-2 share one
+        assert len(graphs) == 3  # two kinds of sublayer and a branch, whatever the packing
         with torch.no_grad():  # evaluation, states and telemetry stay eager
             told = model(*batches[0], telemetry=True)
         assert told.state is not None
-        assert len(graphs) == 2
+        assert len(graphs) == 3
     for one, other in zip(eager, fast, strict=True):
         for expected, found in zip(one, other, strict=True):
             torch.testing.assert_close(found, expected, rtol=2e-5, atol=1e-6)
+    assert all("forward" not in vars(module) for module in model.modules())
+
+
+def test_a_compiled_sublayer_is_computed_again_where_it_keeps_its_input_alone():
+    torch.manual_seed(0)
+    model = HybridLM(spec("M-"))
+    calls = []
+
+    def count(graph, inputs):
+        def run(*tensors):
+            calls.append(1)
+            return graph.forward(*tensors)
+
+        return run
+
+    tokens, segments = packed()
+    eager = update(model, tokens, segments)
+    with compiled(model, backend=count), recomputed(model, 2):
+        fast = update(model, tokens, segments)
+    assert len(calls) == 3  # Mamba-2 once, the MLP twice
+    for expected, found in zip(eager, fast, strict=True):
+        torch.testing.assert_close(found, expected, rtol=2e-5, atol=1e-6)
     assert all("forward" not in vars(module) for module in model.modules())
 
 
