@@ -26,7 +26,8 @@ HARMLESS = frozenset(
         *("rescale_prenorm_residual", "residual_in_fp32", "use_mamba_kernels", "problem_type"),
         *("z_loss_coefficient", "router_aux_loss_coef", "mamba_ssm_cache_dtype", "id2label"),
         *("label2id", "task_specific_params", "chunk_size_feed_forward", "is_encoder_decoder"),
-        *("tokenizer_class", "braid_tokenizer"),
+        *("tokenizer_class", "braid_tokenizer", "unk_token_id", "sep_token_id"),
+        *("_model_name_or_path", "is_llama_config", "transformers.js_config"),
     }
 )
 """What decides nothing of the function that a model computes in evaluation."""

@@ -40,6 +40,7 @@ N_PARAMS = {
     "nemotron-h-8b": 8_100_852_736,
     "qwen3-0.6b": 596_049_920,
     "qwen3-next-80b-a3b": 79_674_391_296,
+    "smollm2-135m-instruct": 134_515_008,
 }
 """Of the released models; `test_transformers_builds_as_many` counts them again."""
 

@@ -1,7 +1,7 @@
 """Llama: attention and a gated MLP in every layer."""
 
 from braidlm.interop.family import Ends, Family, Letter, Place
-from braidlm.interop.fields import Must, Same
+from braidlm.interop.fields import Must, Past, Same
 from braidlm.interop.layout import Uniform
 from braidlm.interop.rope_tables import rope
 from braidlm.interop.tables import ATTENTION, ENDS, GATED_MLP, biases, head_dim, heads
@@ -27,6 +27,7 @@ LLAMA = Family(
         *heads(),
         Same("head_dim", "*.head_dim"),
         rope(),
+        Past("rope_interleaved", False),
         *biases("attention_bias", "*"),
         Same("intermediate_size", "-.d_ff"),
         Must("hidden_act", "silu"),
