@@ -18,6 +18,8 @@ from torch import Tensor
 from braidlm.errors import InputError
 
 PADDING = -1
+BUCKET_RATIO = 1.25
+"""Documents of one bucket differ in length by at most this factor."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -153,6 +155,22 @@ class Segments:
         """Tokens of the longest document; 0 without documents."""
         return max((length for _, _, length in self.spans), default=0)
 
+    def similar(self, most: int | None = None) -> Buckets:
+        """The first `most` tokens of every document, all by default, by length; kept for later.
+
+        Waits for the device once.
+        """
+        if most not in self._similar:
+            length = self.shape[1]
+            firsts = [row * length + start for row, start, _ in self.spans]
+            lengths = [n if most is None else min(n, most) for _, _, n in self.spans]
+            self._similar[most] = bucketed(firsts, lengths, self.doc.device)
+        return self._similar[most]
+
+    @cached_property
+    def _similar(self) -> dict[int | None, Buckets]:
+        return {}
+
     @cached_property
     def doubled(self) -> Segments:
         """The same documents with two places for every token, side by side."""
@@ -190,6 +208,46 @@ class Segments:
     def to(self, device: str | torch.device) -> Segments:
         """The same documents with every tensor on `device`."""
         return Segments(*(getattr(self, field.name).to(device) for field in fields(self)))
+
+
+class Buckets(NamedTuple):
+    """Runs of tokens in flattened rows, those of similar length in one block, padded behind."""
+
+    shapes: tuple[tuple[int, int], ...]
+    """(n, L) of each block: so many runs, the longest of so many tokens."""
+    index: Tensor
+    """(M,) int64: places of the tokens of all blocks; behind a run's end its last one again."""
+    real: Tensor
+    """(m,) int64: which of the M are no padding."""
+    places: Tensor
+    """(m,) int64: where those lie in the rows."""
+
+
+def bucketed(firsts: Sequence[int], lengths: Sequence[int], device: torch.device) -> Buckets:
+    """Sort runs into blocks, by the place of each one's first token and its tokens."""
+    shapes, index, is_real = [], [], []
+    for runs in _buckets(lengths):
+        length = torch.tensor([lengths[r] for r in runs])[:, None]
+        within = torch.arange(lengths[runs[0]])
+        first = torch.tensor([firsts[r] for r in runs])[:, None]
+        shapes.append((len(runs), len(within)))
+        index.append((first + within.minimum(length - 1)).flatten())
+        is_real.append((within < length).flatten())
+    places = torch.cat(index) if index else torch.empty(0, dtype=torch.int64)
+    real = torch.cat(is_real).nonzero()[:, 0] if index else places
+    tensors = (t.to(device) for t in (places, real, places[real]))
+    return Buckets(tuple(shapes), *tensors)
+
+
+def _buckets(lengths: Sequence[int]) -> list[list[int]]:
+    """Numbers of runs, the longest first, grouped by `BUCKET_RATIO`."""
+    groups: list[list[int]] = []
+    for r in sorted(range(len(lengths)), key=lambda r: -lengths[r]):
+        if groups and lengths[groups[-1][0]] <= BUCKET_RATIO * lengths[r]:
+            groups[-1].append(r)
+        else:
+            groups.append([r])
+    return groups
 
 
 class Room(NamedTuple):

@@ -5,8 +5,6 @@ README.md of this folder says which call is made when. Axes: n documents, L quer
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
@@ -24,10 +22,7 @@ from braidlm.ops.attention.cache import (
 )
 from braidlm.ops.attention.kernel import Scoring, call
 from braidlm.ops.attention.ring import extend_ring, unrolled
-from braidlm.segments import Segments
-
-BUCKET_RATIO = 1.25
-"""Documents of one call differ in length by at most this factor; they are padded behind."""
+from braidlm.segments import Buckets, Segments, bucketed
 
 Pieces = list[tuple[Tensor, Tensor]]
 """Places (n,) in the flattened result, and the result there (n, Hq, Dv)."""
@@ -84,44 +79,36 @@ def _fresh(
     batch, length = q.shape[:2]
     if segments is None and (window is None or length <= window.span):
         return call(q, k, v, scoring, causal=True)
-    table = segments.spans if segments is not None else [(r, 0, length) for r in range(batch)]
-    spans = [Span(row * length + start, row * length + start, 0, n) for row, start, n in table]
     flat = q.flatten(0, 1), k.flatten(0, 1), v.flatten(0, 1)
-    pieces = by_buckets(*flat, spans, scoring, None if window is None else window.span)
+    most = None if window is None else window.span
+    if segments is not None:
+        buckets, table = segments.similar(most), segments.spans
+    else:
+        table = [(row, 0, length) for row in range(batch)]
+        firsts = [row * length for row in range(batch)]
+        shortened = length if most is None else min(length, most)
+        buckets = bucketed(firsts, [shortened] * batch, q.device)
+    pieces = by_buckets(*flat, buckets, scoring)
     if window is not None:
+        spans = [Span(row * length + start, row * length + start, 0, n) for row, start, n in table]
         pieces += band(*flat, spans, scoring, window)
     return assembled(pieces, q, v.shape[3])
 
 
-def by_buckets(
-    q: Tensor, k: Tensor, v: Tensor, spans: Sequence[Span], scoring: Scoring, most: int | None
-) -> Pieces:
-    """The first `most` tokens of each document, by causal calls.
+def by_buckets(q: Tensor, k: Tensor, v: Tensor, buckets: Buckets, scoring: Scoring) -> Pieces:
+    """Causal attention inside each run of `buckets`: no query sees the padding behind another.
 
-    Documents of similar length share a call, padded behind: no query sees the padding.
+    One gather serves all blocks, and its gradient is added up once.
     """
-    pieces = []
-    lengths = [s.n_new if most is None else min(s.n_new, most) for s in spans]
-    for documents in _buckets(lengths):
-        first = torch.tensor([spans[d].query for d in documents])
-        length = torch.tensor([lengths[d] for d in documents])
-        within = torch.arange(lengths[documents[0]])
-        index = (first[:, None] + within.minimum(length[:, None] - 1)).to(q.device)
-        is_real = (within < length[:, None]).to(q.device)
-        o = call(take(q, index), take(k, index), take(v, index), scoring, causal=True)
-        pieces.append((index[is_real], o[is_real]))
-    return pieces
-
-
-def _buckets(lengths: list[int]) -> list[list[int]]:
-    """Document numbers grouped so that lengths in a group differ by at most BUCKET_RATIO."""
-    groups: list[list[int]] = []
-    for d in sorted(range(len(lengths)), key=lambda d: -lengths[d]):
-        if groups and lengths[groups[-1][0]] <= BUCKET_RATIO * lengths[d]:
-            groups[-1].append(d)
-        else:
-            groups.append([d])
-    return groups
+    sizes = [n * length for n, length in buckets.shapes]
+    parts = [take(x, buckets.index).split(sizes) for x in (q, k, v)]
+    found = []
+    for shape, *block in zip(buckets.shapes, *parts, strict=True):
+        q, k, v = (x.unflatten(0, shape) for x in block)
+        found.append(call(q, k, v, scoring, causal=True))
+    if not found:
+        return []
+    return [(buckets.places, take(torch.cat([o.flatten(0, 1) for o in found]), buckets.real))]
 
 
 def assembled(pieces: Pieces, q: Tensor, v_width: int) -> Tensor:

@@ -14,12 +14,11 @@ from torch import Tensor
 
 from braidlm.arch.mixers.tiles import window_block
 from braidlm.ops import dispatch
-from braidlm.ops.attention.band import Span
 from braidlm.ops.attention.cache import KVCache, Reserved, by_document, take
 from braidlm.ops.attention.kernel import Scoring, call
 from braidlm.ops.attention.sdpa import Pieces, assembled, by_buckets, step_over_ring, to_rows
 from braidlm.ops.fading.cache import Entries, FadingCache, written
-from braidlm.segments import Segments
+from braidlm.segments import Segments, bucketed
 
 
 class _Layout(NamedTuple):
@@ -143,8 +142,9 @@ def _flat(i: int, own: Entries, faded: Entries, cache: FadingCache | None) -> Te
 def _heads(q: Tensor, k: Tensor, v: Tensor, layout: _Layout, scoring: Scoring) -> Pieces:
     """The first w tokens of each new document, by causal calls: they see nothing faded."""
     rows = zip(layout.first.tolist(), layout.n_old.tolist(), layout.n_new.tolist(), strict=True)
-    spans = [Span(first, first, 0, n_new) for first, n_old, n_new in rows if n_old == 0]
-    return by_buckets(q, k, v, spans, scoring, layout.window)
+    new = [(first, min(n_new, layout.window)) for first, n_old, n_new in rows if n_old == 0]
+    firsts, lengths = [first for first, _ in new], [n for _, n in new]
+    return by_buckets(q, k, v, bucketed(firsts, lengths, q.device), scoring)
 
 
 def _blocks(q: Tensor, k: Tensor, v: Tensor, layout: _Layout, scoring: Scoring) -> Pieces:
