@@ -8,12 +8,18 @@ from tests.cli.conftest import TINY
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        ([], ("no command is given; allowed: describe, match, data, train", "braid --help")),
+        (
+            [],
+            (
+                "no command is given; allowed: describe, match, data, paraphrase, train",
+                "braid --help",
+            ),
+        ),
         (["trian"], ("unknown command 'trian' (did you mean 'train'?)", "allowed: describe")),
         (["data"], ("ACTION", "braid data --help")),
         (["data", "bild"], ("'bild'", "'build'")),
         (["train", TINY], ("required: --out", "braid train --help")),
-        (["eval"], ("required: RUN",)),
+        (["eval"], ("RUN is missing", "--list")),
         (["report"], ("required: DIR",)),
         (["study", "s.toml"], ("required: --out",)),
         (["describe", "M", "--contxt", "3"], ("'--contxt' (did you mean '--context'?)",)),

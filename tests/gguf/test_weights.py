@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from braidlm.errors import InputError
-from braidlm.gguf import Quantised, read_header
+from braidlm.gguf import read_header
+from braidlm.gguf.weights import Quantised
 from tests.gguf.files import finish
 
 KINDS = gguf.GGMLQuantizationType
