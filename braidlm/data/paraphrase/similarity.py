@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -26,7 +27,7 @@ class Similarity:
             InputError: the package is not installed, or it finds no such model.
         """
         try:
-            from sentence_transformers import SentenceTransformer
+            library: Any = importlib.import_module("sentence_transformers")
         except ImportError:
             raise InputError(
                 f"gate.semantic_model = '{model}': needs the package 'sentence-transformers', "
@@ -34,7 +35,7 @@ class Similarity:
                 "to judge without"
             ) from None
         try:
-            self._model: Any = SentenceTransformer(model)
+            self._model: Any = library.SentenceTransformer(model)
         except Exception as error:  # whatever a damaged or missing folder raises in five libraries
             first = str(error).strip().partition("\n")[0]
             raise InputError(f"gate.semantic_model = '{model}': cannot be read ({first})") from None
