@@ -6,7 +6,8 @@ import json
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from braidlm.report.load import Arm, Loaded, Run
+from braidlm.report.load import Arm, Loaded
+from braidlm.report.run import Run
 from braidlm.report.series import first_bad_step
 from braidlm.report.stats import number
 from braidlm.report.units import listing

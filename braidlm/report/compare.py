@@ -6,8 +6,9 @@ import contextlib
 from typing import Any
 
 from braidlm.errors import InputError
-from braidlm.report.load import Arm, Run
+from braidlm.report.load import Arm
 from braidlm.report.pairs import Paired, Scores, pair, scores
+from braidlm.report.run import Run
 from braidlm.report.stats import Estimate, difference
 
 

@@ -16,7 +16,7 @@ from braidlm.report.conversions import KIND as CONVERSION
 from braidlm.report.conversions import conversions
 from braidlm.report.figures import arch_figures
 from braidlm.report.inside import telemetry
-from braidlm.report.load import SCHEMA_VERSION, Arm, Loaded, load
+from braidlm.report.load import Arm, Loaded, load
 from braidlm.report.lookups import lookups
 from braidlm.report.questions import questions
 from braidlm.report.reproduce import reproduce
@@ -26,6 +26,7 @@ from braidlm.report.stats import as_dict, better, estimate, number
 from braidlm.report.sweeps import sweeps
 from braidlm.report.treatments import treatments
 from braidlm.report.words import notes, summary
+from braidlm.runs import SCHEMA_VERSION
 
 # kind -> (metric, title, unit, which is better)
 _KNOWN = {

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from braidlm.report.load import Arm, Loaded, Run, as_command
+from braidlm.report.load import Arm, Loaded, as_command
+from braidlm.report.run import Run
 
 _LEFT_OUT = ("command", "earlier", "schema_version", "started_at")
 

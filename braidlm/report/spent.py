@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from braidlm.report.figures import arch_figures
-from braidlm.report.load import Arm, Study, read_run, seed_folders
+from braidlm.report.load import Arm, Study
+from braidlm.report.run import read_run, seed_folders
 from braidlm.report.stats import mean, number
 
 SIZES = ("n_params", "cache_bytes")

@@ -8,8 +8,9 @@ from dataclasses import asdict
 from itertools import takewhile
 from typing import Any
 
-from braidlm.report.load import Arm, Run
+from braidlm.report.load import Arm
 from braidlm.report.parabola import minimum
+from braidlm.report.run import Run
 from braidlm.report.stats import estimate, mean, number
 
 REACH = 2

@@ -16,8 +16,9 @@ from braidlm.arch.config import differences
 from braidlm.errors import InputError
 from braidlm.report.contrast import Contrast, contrast
 from braidlm.report.conversions import KIND as CONVERSION
-from braidlm.report.load import Arm, Loaded, Run, Study, is_run, read_run
+from braidlm.report.load import Arm, Loaded, Study
 from braidlm.report.pairs import Scores, scores
+from braidlm.report.run import Run, is_run, read_run
 from braidlm.report.spent import base_runs, matching, tokens
 from braidlm.report.stats import as_dict, better, estimate
 from braidlm.report.student import holm

@@ -10,8 +10,9 @@ from typing import Any
 from braidlm.arch.config import differences, nearest
 from braidlm.errors import InputError
 from braidlm.report.conversions import KIND as CONVERSION
-from braidlm.report.load import Run, is_run, is_study, read_run, seed_folders
+from braidlm.report.load import is_study
 from braidlm.report.pairs import Paired, pair, scores
+from braidlm.report.run import Run, is_run, read_run, seed_folders
 from braidlm.report.stats import better, mean
 from braidlm.report.units import decimals, fixed, listing
 

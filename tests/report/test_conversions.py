@@ -3,7 +3,8 @@
 from pathlib import Path
 
 from braidlm.report.conversions import conversions, section
-from braidlm.report.load import Arm, Run
+from braidlm.report.load import Arm
+from braidlm.report.run import Run
 
 
 def arm(**tables) -> Arm:
