@@ -12,14 +12,12 @@ that is killed at any moment therefore leaves the earlier checkpoints as they we
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
 import os
 import re
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import safetensors.torch
 import torch
@@ -29,19 +27,20 @@ from torch import Tensor, nn
 from braidlm.arch import Recipe
 from braidlm.arch.kept import kept_recipe
 from braidlm.errors import InputError
-from braidlm.files import is_unaltered, no_folder, read_json, sealed, sync_folder, write_json
-from braidlm.model import HybridLM
-from braidlm.provenance import code_version, now
-from braidlm.tensors import write_held
-
-FORMAT_VERSION = 1
-KEPT_PRECISE = frozenset({"A_log", "D", "dt_bias"})
-WEIGHTS, CONFIG, TRAIN_STATE, MANIFEST = (
-    "weights.safetensors",
-    "config.json",
-    "train_state.pt",
-    "manifest.json",
+from braidlm.files import no_folder, sync_folder, write_json
+from braidlm.manifest import (
+    CONFIG,
+    MANIFEST,
+    TRAIN_STATE,
+    WEIGHTS,
+    is_complete,
+    verify,
+    write_manifest,
 )
+from braidlm.model import HybridLM
+from braidlm.tensors import write_held, write_torch
+
+KEPT_PRECISE = frozenset({"A_log", "D", "dt_bias"})
 
 
 def checkpoint_path(run_dir: str | os.PathLike[str], step: int) -> Path:
@@ -114,71 +113,13 @@ def save_with(
         write_json(temporary / CONFIG, recipe)
         if train_state is not None:
             write_torch(temporary / TRAIN_STATE, train_state)
-        _write_manifest(temporary, step)
+        write_manifest(temporary, step)
         _put_in_place(temporary, path)
     except BaseException as error:
         shutil.rmtree(temporary, ignore_errors=True)
         if isinstance(error, OSError):  # a full disk names no file, or one that is gone by now
             error.filename = str(path)
         raise
-
-
-class _Remembering:
-    """A file for `torch.save`, which otherwise hides the system's error behind a RuntimeError."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self.file = file
-        self.error: OSError | None = None
-
-    def write(self, data: Any) -> int:
-        try:
-            return self.file.write(data)
-        except OSError as error:
-            self.error = error
-            raise
-
-    def flush(self) -> None:
-        try:
-            self.file.flush()
-        except OSError as error:
-            self.error = error
-            raise
-
-
-def write_torch(path: Path, value: Mapping[str, Any]) -> None:
-    """Write tensors and plain values to one file, which `torch.load(weights_only=True)` reads.
-
-    Raises:
-        OSError: the system's own error; `path` is then as it was before.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb", buffering=1 << 20) as file:
-            remembering = _Remembering(file)
-            try:
-                torch.save(dict(value), remembering)  # pyright: ignore[reportArgumentType]
-            except RuntimeError as error:
-                if remembering.error is None:
-                    raise
-                raise remembering.error from error
-        os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        raise
-
-
-def _write_manifest(folder: Path, step: int) -> None:
-    """Force every file to the disk and describe it; the manifest comes last."""
-    files = {}
-    for path in sorted(folder.iterdir()):
-        with open(path, "rb") as file:
-            os.fsync(file.fileno())
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        files[path.name] = {"bytes": path.stat().st_size, "sha256": digest}
-    manifest = {"format_version": FORMAT_VERSION, "step": step, "code_version": code_version()}
-    manifest |= {"written_at": now(), "files": files}
-    write_json(folder / MANIFEST, sealed(manifest))
 
 
 def _put_in_place(temporary: Path, path: Path) -> None:
@@ -219,15 +160,6 @@ def latest(run_dir: str | os.PathLike[str]) -> Path:
     return found[-1]
 
 
-def is_complete(path: Path) -> bool:
-    """Whether every file of the manifest is there with its size (contents are not read)."""
-    try:
-        _check_files(path, with_digests=False)
-    except InputError:
-        return False
-    return True
-
-
 def rotate(run_dir: str | os.PathLike[str], keep: int) -> None:
     """Delete all complete checkpoints but the newest `keep` (at least one), and broken-off writes.
 
@@ -244,62 +176,6 @@ def rotate(run_dir: str | os.PathLike[str], keep: int) -> None:
 
 
 # reading
-
-
-def read_manifest(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Return a checkpoint's manifest: format_version, step, code_version, written_at, files.
-
-    Raises:
-        InputError: it is missing (the checkpoint is not complete), broken, or of another format.
-    """
-    path = Path(path)
-    if not (path / MANIFEST).is_file():
-        raise InputError(f"{path} is not a complete checkpoint: {MANIFEST} is missing")
-    manifest = read_json(path / MANIFEST)
-    if not isinstance(manifest, dict) or "format_version" not in manifest:
-        raise InputError(f"{path / MANIFEST} is not a checkpoint's manifest")
-    version = manifest["format_version"]
-    if version != FORMAT_VERSION:
-        raise InputError(
-            f"{path / MANIFEST}: format_version = {version!r}; this version reads {FORMAT_VERSION}"
-        )
-    files = manifest.get("files")
-    are_described = isinstance(files, dict) and all(
-        isinstance(entry, dict) and {"bytes", "sha256"} <= set(entry) for entry in files.values()
-    )
-    if not are_described or not isinstance(manifest.get("step"), int):
-        raise InputError(f"{path / MANIFEST} lacks the step, or the size and sum of a file")
-    if not is_unaltered(manifest):
-        raise InputError(f"{path / MANIFEST} was altered: its own checksum differs")
-    return manifest
-
-
-def verify(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Check presence, size and SHA-256 of every file and return the manifest.
-
-    Raises:
-        InputError: naming the first file that is missing, cut short or altered.
-    """
-    return _check_files(Path(path), with_digests=True)
-
-
-def _check_files(path: Path, *, with_digests: bool) -> dict[str, Any]:
-    manifest = read_manifest(path)
-    hint = "delete this checkpoint to go on from an earlier one"
-    for name in {WEIGHTS: 0, CONFIG: 0, **manifest["files"]}:
-        file, expected = path / name, manifest["files"].get(name)
-        if expected is None or not file.is_file():
-            raise InputError(f"{file} is missing; {hint}")
-        if (size := file.stat().st_size) != expected["bytes"]:
-            raise InputError(f"{file} has {size} bytes instead of {expected['bytes']}; {hint}")
-        if with_digests and _digest(file) != expected["sha256"]:
-            raise InputError(f"{file} is corrupt: its SHA-256 differs from the manifest's; {hint}")
-    return manifest
-
-
-def _digest(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def load_weights(path: str | os.PathLike[str], model: nn.Module) -> None:

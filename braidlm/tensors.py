@@ -7,11 +7,13 @@ it do not stay in memory.
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, BinaryIO, NamedTuple, Protocol
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -146,3 +148,48 @@ def write_held(file: Path, tensors: Mapping[str, Tensor]) -> None:
 def n_bytes(about: About) -> int:
     """Return the bytes of a tensor."""
     return torch.Size(about.shape).numel() * about.dtype.itemsize
+
+
+def write_torch(path: Path, value: Mapping[str, Any]) -> None:
+    """Write tensors and plain values to one file, which `torch.load(weights_only=True)` reads.
+
+    Raises:
+        OSError: the system's own error; `path` is then as it was before.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb", buffering=1 << 20) as file:
+            remembering = _Remembering(file)
+            try:
+                torch.save(dict(value), remembering)  # pyright: ignore[reportArgumentType]
+            except RuntimeError as error:
+                if remembering.error is None:
+                    raise
+                raise remembering.error from error
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise
+
+
+class _Remembering:
+    """A file for `torch.save`, which otherwise hides the system's error behind a RuntimeError."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file = file
+        self.error: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        try:
+            return self.file.write(data)
+        except OSError as error:
+            self.error = error
+            raise
+
+    def flush(self) -> None:
+        try:
+            self.file.flush()
+        except OSError as error:
+            self.error = error
+            raise

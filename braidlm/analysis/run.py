@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 
-from braidlm import checkpoint as checkpoints
 from braidlm.analysis.inputs import Inputs
 from braidlm.analysis.instrument import Finding, Instrument, Subject, Tell
 from braidlm.analysis.layers import parse_layers
@@ -25,6 +24,7 @@ from braidlm.errors import InputError
 from braidlm.files import read_json
 from braidlm.generate.mode import choose_dtype, inference
 from braidlm.items import read_items
+from braidlm.manifest import WEIGHTS, read_manifest
 from braidlm.model import HybridLM
 from braidlm.ops import dispatch
 from braidlm.provenance import code_version
@@ -137,7 +137,7 @@ class _Asked:
 
     @cached_property
     def manifest(self) -> dict[str, Any]:
-        return checkpoints.read_manifest(self.folder)
+        return read_manifest(self.folder)
 
     @cached_property
     def model(self) -> HybridLM:
@@ -163,7 +163,7 @@ class _Asked:
         layers = None if self.layers is None else sorted(self.layers)
         return {
             "analysis": {"instrument": instrument.name, "inputs": read, "layers": layers},
-            "weights": self.manifest["files"][checkpoints.WEIGHTS]["sha256"],
+            "weights": self.manifest["files"][WEIGHTS]["sha256"],
             "checkpoint": self.folder.name,
             "device": self.device.type,
             "dtype": self.dtype,

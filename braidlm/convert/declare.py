@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from braidlm import checkpoint
 from braidlm.arch.convert import Conversion
 from braidlm.arch.kept import kept_recipe
 from braidlm.arch.recipe import override, read_toml
 from braidlm.errors import InputError
 from braidlm.interop.imports import recipe_of
+from braidlm.manifest import CONFIG
 from braidlm.train.start import INIT, Start, is_kept, open_start
 
 TARGETS = ("pattern", "keep", "keep_layers")
@@ -84,7 +84,7 @@ def _with_flags(data: dict[str, Any], flags: dict[str, Any]) -> dict[str, Any]:
 def _known(start: Start) -> dict[str, Any]:
     """Return data, training and tasks of the teacher's recipe."""
     if start.is_ours:
-        recipe = kept_recipe(start.folder / checkpoint.CONFIG, start.folder.parent.parent)
+        recipe = kept_recipe(start.folder / CONFIG, start.folder.parent.parent)
     else:
         recipe = recipe_of(start.spec, start.origin["name"], start.tokenizer or "bytes")
     found = recipe.to_dict()

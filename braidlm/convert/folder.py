@@ -27,6 +27,7 @@ from braidlm.files import read_json, write_json
 from braidlm.gguf import is_gguf
 from braidlm.interop.folder import copy_along
 from braidlm.interop.tokenizer import TRAVELLING, files_of
+from braidlm.manifest import is_complete
 from braidlm.runs import Run, capture_env
 from braidlm.train.resume import FREE_FIELDS
 from braidlm.train.start import INIT, ORIGIN, Start
@@ -142,7 +143,7 @@ def is_finished(stage: Path) -> bool:
     if not (stage / "config.json").is_file() or not checkpoint.checkpoints(stage):
         return False
     is_done = Run(stage).status().get("state") == "done"
-    return is_done and checkpoint.is_complete(checkpoint.latest(stage))
+    return is_done and is_complete(checkpoint.latest(stage))
 
 
 def _plain(conversion: Conversion) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from braidlm.convert.objective import Student
 from braidlm.convert.target import Target
 from braidlm.device import choose_device
 from braidlm.files import atomic_write
+from braidlm.manifest import WEIGHTS, read_manifest
 from braidlm.model import HybridLM
 from braidlm.runs import Run
 from braidlm.tasks.stats import ratio
@@ -144,10 +145,10 @@ class Stages:
         """
         last, recipe = self.folder.stages[-1], self.last_recipe
         run, source = Run(self.folder.path), checkpoint.latest(last)
-        step = checkpoint.read_manifest(source)["step"]
+        step = read_manifest(source)["step"]
         checkpoint.save_with(
             checkpoint.checkpoint_path(run.path, step),
-            lambda file: _link(source / checkpoint.WEIGHTS, file),
+            lambda file: _link(source / WEIGHTS, file),
             recipe=recipe.to_dict(),
             step=step,
         )

@@ -18,6 +18,7 @@ from braidlm.interop.folder import Along
 from braidlm.interop.names import entries
 from braidlm.interop.own import own_config, own_entries
 from braidlm.interop.tokenizer import BYTES, MADE_OF, TRAVELLING, files_of
+from braidlm.manifest import CONFIG, WEIGHTS, verify
 from braidlm.model import HybridLM
 from braidlm.tensors import Held, Shards, Source
 
@@ -75,10 +76,10 @@ def export_run(
         InputError: as for `save`, or a checkpoint that is missing, cut or corrupt.
     """
     place = checkpoint.resolve(run)
-    manifest = checkpoint.verify(place)
-    recipe = kept_recipe(place / checkpoint.CONFIG, place.parent.parent)
+    manifest = verify(place)
+    recipe = kept_recipe(place / CONFIG, place.parent.parent)
     along = _along(place, recipe)
-    source = Shards([place / checkpoint.WEIGHTS])
+    source = Shards([place / WEIGHTS])
     extra = _extra(along, recipe)
     written = _write(Path(out), recipe.spec, source, format, family, extra, along, max_shard_bytes)
     return {

@@ -12,13 +12,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from braidlm import checkpoint as checkpoints
 from braidlm.arch import Recipe
 from braidlm.arch.tasks import AnyTask
 from braidlm.data.tokenizer import Tokenizer, load_tokenizer
 from braidlm.errors import InputError
 from braidlm.files import read_json
 from braidlm.items import read_items
+from braidlm.manifest import WEIGHTS, read_manifest
 from braidlm.provenance import code_version
 from braidlm.runs import Run
 from braidlm.tasks.ask import ask, in_order, smaller
@@ -58,7 +58,7 @@ class Asked:
             UnusableError: it is missing or damaged.
         """
         with _usable():
-            return checkpoints.read_manifest(self.folder)
+            return read_manifest(self.folder)
 
     @cached_property
     def model(self) -> nn.Module:
@@ -77,7 +77,7 @@ class Asked:
         """
         unsaid = {"name", "path", "files", "tokens_at_once"}
         config = task.model_dump(mode="json", exclude=unsaid)
-        weights = self.manifest["files"][checkpoints.WEIGHTS]["sha256"]
+        weights = self.manifest["files"][WEIGHTS]["sha256"]
         return {
             "task": {"config": config, **work.identity, "items": work.digest},
             "weights": weights,

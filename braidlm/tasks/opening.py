@@ -12,6 +12,7 @@ import torch
 from braidlm import checkpoint as checkpoints
 from braidlm.arch import Recipe
 from braidlm.errors import InputError
+from braidlm.manifest import MANIFEST
 from braidlm.model import HybridLM
 from braidlm.runs import Run
 
@@ -22,7 +23,7 @@ def open_run(path: str | os.PathLike[str]) -> Run:
     Raises:
         InputError: there is none, or `path` is a checkpoint.
     """
-    if (Path(path) / checkpoints.MANIFEST).is_file():
+    if (Path(path) / MANIFEST).is_file():
         raise InputError(f"{path} is a checkpoint: give its run directory, and its name apart")
     return Run.open(path)
 

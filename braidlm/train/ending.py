@@ -17,6 +17,7 @@ from braidlm.arch.experiment import TrainConfig
 from braidlm.arch.replay import REPLAY
 from braidlm.data.replay import Record
 from braidlm.errors import InputError
+from braidlm.manifest import TRAIN_STATE
 from braidlm.runs import Run
 from braidlm.train.schedule import learning_rate
 
@@ -51,7 +52,7 @@ def trained_on(recipe: Recipe, run: Path, folder: Path, step: int) -> dict[str, 
     """
     if step == 0 or recipe.train.carry_states:
         return None
-    has_state = (folder / checkpoint.TRAIN_STATE).is_file()
+    has_state = (folder / TRAIN_STATE).is_file()
     state = checkpoint.load_train_state(folder, lazily=True) if has_state else {}
     before = Run(run).origin.get(TRAINED) if recipe.data.replay is not None else None
     if recipe.data.replay is not None and before is None:
@@ -108,8 +109,8 @@ def optimizer_of(folder: Path, config: TrainConfig, origin: dict[str, Any], init
     if not config.continue_optimizer:
         return False
     where = f"train.continue_optimizer = true: init = '{init}'"
-    if not (folder / checkpoint.TRAIN_STATE).is_file():
-        raise InputError(f"{where} has no state of an optimizer ({checkpoint.TRAIN_STATE})")
+    if not (folder / TRAIN_STATE).is_file():
+        raise InputError(f"{where} has no state of an optimizer ({TRAIN_STATE})")
     theirs = (origin.get(ENDED) or {}).get("optimizer")
     if theirs != config.optimizer:
         raise InputError(

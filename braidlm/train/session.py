@@ -16,8 +16,10 @@ from braidlm.arch import Recipe
 from braidlm.data.lanes import LaneMixture
 from braidlm.data.mixture import Mixture
 from braidlm.errors import InputError
+from braidlm.manifest import TRAIN_STATE, verify
 from braidlm.model import HybridLM
 from braidlm.runs import Run, capture_env
+from braidlm.tensors import write_torch
 from braidlm.train.carry import Carry
 from braidlm.train.optimizer import (
     build_optimizer,
@@ -235,7 +237,7 @@ class Session:
             "targets": batch.targets,
             "doc": None if segments is None else segments.doc,
         }
-        checkpoint.write_torch(path, content)
+        write_torch(path, content)
         return path
 
     def _watch(self, batch: Batch) -> None:
@@ -319,7 +321,7 @@ class Session:
             self.directory.truncate_metrics(0)
             return
         path = checkpoint.latest(self.directory.path)
-        step = checkpoint.verify(path)["step"]
+        step = verify(path)["step"]
         if step > self.config.steps:
             raise InputError(
                 f"train.steps = {self.config.steps}: must be at least {step}, the step of {path}"
@@ -332,7 +334,7 @@ class Session:
             raise InputError(f"{path}: {error}") from None
         except (KeyError, TypeError, AttributeError, RuntimeError) as error:
             raise InputError(
-                f"{path} cannot be resumed: its {checkpoint.TRAIN_STATE} is of another form "
+                f"{path} cannot be resumed: its {TRAIN_STATE} is of another form "
                 f"({type(error).__name__}: {error})"
             ) from None
         self.step = self.checkpointed = step

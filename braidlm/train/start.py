@@ -36,6 +36,7 @@ from braidlm.gguf import is_gguf
 from braidlm.interop import load, spec_of
 from braidlm.interop.imports import read_config
 from braidlm.interop.tokenizer import TRAVELLING, of_place, said_by
+from braidlm.manifest import CONFIG, MANIFEST, WEIGHTS, is_complete, verify
 from braidlm.model import HybridLM
 from braidlm.runs import INIT, ORIGIN, Run, capture_env, read_origin
 from braidlm.train.ending import (
@@ -67,7 +68,7 @@ class Start:
     @property
     def is_ours(self) -> bool:
         """Whether the folder is a checkpoint of ours."""
-        return (self.folder / checkpoint.MANIFEST).is_file()
+        return (self.folder / MANIFEST).is_file()
 
     def check(self, recipe: Recipe) -> None:
         """Refuse a recipe that these weights do not fit.
@@ -244,7 +245,7 @@ def open_start(init: str) -> Start:
 
 def is_kept(out: str | os.PathLike[str]) -> bool:
     """Whether a run has its initial weights in itself."""
-    return checkpoint.is_complete(checkpoint.checkpoint_path(Path(out) / INIT, 0))
+    return is_complete(checkpoint.checkpoint_path(Path(out) / INIT, 0))
 
 
 def _open(init: str, out: str | os.PathLike[str] | None) -> Start:
@@ -272,9 +273,9 @@ def _is_foreign(folder: Path) -> bool:
 
 def _ours(init: str) -> Start:
     folder = checkpoint.resolve(init)
-    manifest = checkpoint.verify(folder)
+    manifest = verify(folder)
     run = folder.parent.parent
-    recipe = kept_recipe(folder / checkpoint.CONFIG, run)
+    recipe = kept_recipe(folder / CONFIG, run)
     # Weights that a run began with were trained elsewhere, not as this recipe says.
     elsewhere, step = read_origin(run), manifest["step"]
     ended = elsewhere.get(ENDED) or ending(recipe, run, step)
@@ -288,7 +289,7 @@ def _ours(init: str) -> Start:
         "code_version": manifest["code_version"],
         ENDED: ended,
         TRAINED: rows,
-        "weights": {checkpoint.WEIGHTS: manifest["files"][checkpoint.WEIGHTS]["sha256"]},
+        "weights": {WEIGHTS: manifest["files"][WEIGHTS]["sha256"]},
     }
     return Start(init, folder, recipe.spec, _tokenizer_of(recipe), origin)
 

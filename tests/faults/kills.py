@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from braidlm import checkpoint, report
+from braidlm.manifest import verify
 from braidlm.runs import Run
 from tests.faults.dying import Death, install
 from tests.faults.small import STEPS, outcome, session, write_corpus
@@ -109,7 +110,7 @@ def examine(folder: Path, saved: int) -> list[str]:
     run, found = folder / "run", []
     steps = [int(path.name[5:]) for path in checkpoint.checkpoints(run)]
     for path in checkpoint.checkpoints(run):
-        checkpoint.verify(path)
+        verify(path)
     if max(steps, default=0) < saved:
         found.append(f"the checkpoint of step {saved} is lost: {steps}")
     if (run / "config.json").exists():

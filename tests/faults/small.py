@@ -12,6 +12,7 @@ import torch
 from braidlm import checkpoint, report
 from braidlm.arch import Recipe
 from braidlm.data.shards import file_sha256
+from braidlm.manifest import WEIGHTS, verify
 from braidlm.runs import Run
 from braidlm.tasks import evaluate
 from braidlm.train import train
@@ -74,11 +75,11 @@ def session(folder: Path) -> None:
 def outcome(folder: Path) -> dict[str, Any]:
     """Everything that a run leaves, without times and without the place where it lies."""
     run, newest = Run.open(folder / "run"), checkpoint.latest(folder / "run")
-    checkpoint.verify(newest)
+    verify(newest)
     shards = sorted((folder / "cache").glob("*/[!.]*.*"))
     return {
         "checkpoints": [path.name for path in checkpoint.checkpoints(run.path)],
-        "weights": file_sha256(newest / checkpoint.WEIGHTS),
+        "weights": file_sha256(newest / WEIGHTS),
         "state": _digest(checkpoint.load_train_state(newest)),
         "metrics": timeless(run.metrics(), folder),
         "results": timeless(run.results(), folder),

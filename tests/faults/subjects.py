@@ -25,6 +25,7 @@ from braidlm.cli.main import main
 from braidlm.data.shards import SPLITS, open_shards
 from braidlm.data.tokenizer import load_tokenizer
 from braidlm.files import sealed
+from braidlm.manifest import MANIFEST, read_manifest
 from braidlm.runs import Run
 from braidlm.study.book import check_grown, read_before
 from braidlm.study.config import StudyConfig
@@ -93,7 +94,7 @@ def model(folder: Path) -> Any:
     loaded, recipe = checkpoint.load_model(newest)
     weights = {k: v.numpy().tobytes() for k, v in loaded.state_dict().items()}
     digest = hashlib.sha256(repr(sorted(weights.items())).encode()).hexdigest()
-    return [digest, recipe.to_dict(), checkpoint.read_manifest(newest)["step"]]
+    return [digest, recipe.to_dict(), read_manifest(newest)["step"]]
 
 
 def resumed(folder: Path) -> Any:
@@ -215,7 +216,7 @@ def _write_tokenizer(path: Path) -> None:
 
 def seal(file: Path) -> None:
     """Let the manifest beside a file vouch for it as it is now."""
-    manifest = file.with_name(checkpoint.MANIFEST)
+    manifest = file.with_name(MANIFEST)
     data, found = file.read_bytes(), json.loads(manifest.read_text())
     entry = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
     found["files"][file.name] = entry

@@ -1,11 +1,9 @@
-import json
-
 import pytest
 
 from braidlm.errors import InputError
 from braidlm.report.load import load
 
-from .making import config, lm, losses, write, write_run, write_study
+from .making import config, lm, write_run, write_study
 
 
 def test_a_study_gives_its_arms_in_its_own_order(tmp_path):
@@ -76,50 +74,6 @@ def test_another_schema_version_is_named(tmp_path, version):
     write_study(tmp_path / "study", ["a"], schema_version=version)
     with pytest.raises(InputError, match=r"study\.json.*schema_version"):
         load([tmp_path / "study"])
-
-
-def test_damaged_files_become_notes(tmp_path):
-    run = write_run(tmp_path / "run", results=[lm(1.5)])
-    (run / "results" / "mqar-recall.json").write_text('{"schema_version": 1,')
-    (run / "status.json").write_text("[]")
-    with (run / "metrics.jsonl").open("a") as file:
-        file.write('{"step": 101, "lo')
-    (found,) = load([run]).arms
-    notes = " ".join(found.runs[0].notes)
-    assert "mqar-recall.json cannot be read" in notes
-    assert "status.json holds a list" in notes
-    assert "metrics.jsonl has 1 unreadable line" in notes
-    assert list(found.runs[0].results) == ["lm-held-out"]
-    assert len(found.runs[0].metrics) == 100
-
-
-def test_what_no_reader_expects_becomes_a_note_too(tmp_path):
-    bad = lm(1.5, name="odd") | {"ops": 0.5}
-    run = write_run(tmp_path / "run", results=[lm(1.5), bad])
-    with (run / "metrics.jsonl").open("a") as file:
-        file.write("[" * 100_000 + "\n")
-    (found,) = load([run]).arms
-    assert "'ops' must be an object" in found.runs[0].notes[1]
-    assert "metrics.jsonl has 1 unreadable line" in found.runs[0].notes[0]
-
-
-def test_a_running_run_whose_process_is_gone_is_interrupted(tmp_path):
-    run = write_run(tmp_path / "run", state="running")
-    (found,) = load([run]).arms
-    assert found.runs[0].status["state"] == "interrupted"
-
-
-def test_reading_needs_nothing_but_the_config(tmp_path):
-    (tmp_path / "run").mkdir()
-    write(tmp_path / "run" / "config.json", config(seed=7))
-    (found,) = load([tmp_path / "run"]).arms
-    assert (found.runs[0].seed, found.runs[0].metrics, found.runs[0].results) == (7, [], {})
-
-
-def test_metrics_are_read_line_by_line(tmp_path):
-    rows = losses(3, 2.0)
-    run = write_run(tmp_path / "run", metrics=rows)
-    assert load([run]).arms[0].runs[0].metrics == json.loads(json.dumps(rows))
 
 
 def test_a_failure_that_run_and_study_both_tell_is_told_once(tmp_path):

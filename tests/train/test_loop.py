@@ -15,7 +15,9 @@ from safetensors.torch import load_file
 from braidlm import checkpoint
 from braidlm.arch import Recipe
 from braidlm.errors import InputError
+from braidlm.manifest import verify
 from braidlm.runs import Run
+from braidlm.tensors import write_torch
 from braidlm.train import NonFiniteLossError, build_model, train
 from braidlm.train.schedule import learning_rate
 
@@ -373,7 +375,7 @@ def test_a_disk_that_fills_up_ends_the_run_and_the_earlier_checkpoint_goes_on(
     tmp_path, monkeypatch
 ):
     config = recipe(checkpoint_every=3, keep_checkpoints=1)
-    write, calls = checkpoint.write_torch, []
+    write, calls = write_torch, []
 
     def fill(*arguments):
         calls.append(arguments)
@@ -386,7 +388,7 @@ def test_a_disk_that_fills_up_ends_the_run_and_the_earlier_checkpoint_goes_on(
         with pytest.raises(OSError, match="No space left"):
             run(tmp_path / "parts", config)
     assert "No space left" in Run.open(tmp_path / "parts").status()["error"]
-    assert checkpoint.verify(checkpoint.latest(tmp_path / "parts"))["step"] == 3
+    assert verify(checkpoint.latest(tmp_path / "parts"))["step"] == 3
     run(tmp_path / "parts", config, resume=True)
     run(tmp_path / "whole", config)
     assert_same_run(tmp_path / "whole", tmp_path / "parts")

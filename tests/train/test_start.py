@@ -8,6 +8,7 @@ from braidlm import checkpoint, interop
 from braidlm.arch import Recipe
 from braidlm.errors import InputError
 from braidlm.files import read_json, write_json
+from braidlm.manifest import read_manifest
 from braidlm.runs import Run
 from braidlm.train import train
 from braidlm.train.start import INIT, ORIGIN, is_kept, load_recipe, open_start, start_of
@@ -44,7 +45,7 @@ def test_a_training_begins_with_the_weights_and_keeps_them(pretrained, tmp_path)
     assert same(weights_of(tmp_path / "run" / INIT), weights_of(pretrained))
     assert not same(weights_of(tmp_path / "run"), weights_of(pretrained))
     origin = read_json(tmp_path / "run" / INIT / ORIGIN)
-    manifest = checkpoint.read_manifest(checkpoint.latest(pretrained))
+    manifest = read_manifest(checkpoint.latest(pretrained))
     assert origin["weights"] == {
         "weights.safetensors": manifest["files"]["weights.safetensors"]["sha256"]
     }
