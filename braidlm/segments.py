@@ -199,15 +199,28 @@ class Segments:
         ids[free] = torch.arange(self.n_docs, device=device)[:, None].expand_as(free)
         return Room(Segments.from_doc_ids(ids.view(batch, width)), tokens, free)
 
-    @property
+    @cached_property
+    def places(self) -> Tensor | None:
+        """(n_real,) int64: where the real tokens lie in the flattened rows; None: all are real.
+
+        Waits for the device if the host does not know the lengths.
+        """
+        if sum(length for _, _, length in self.spans) == self.doc.numel():
+            return None
+        return self.is_real.flatten().nonzero()[:, 0]
+
+    @cached_property
     def cu_seqlens(self) -> Tensor:
         """(n_docs + 1,) int32: offsets of documents among the real tokens in row-major order."""
         zero = self.lengths.new_zeros(1)
         return torch.cat((zero, self.lengths.cumsum(0))).to(torch.int32)
 
     def to(self, device: str | torch.device) -> Segments:
-        """The same documents with every tensor on `device`."""
-        return Segments(*(getattr(self, field.name).to(device) for field in fields(self)))
+        """The same documents with every tensor on `device`; a host that knew them goes on to."""
+        moved = Segments(*(getattr(self, field.name).to(device) for field in fields(self)))
+        if self.doc.device.type == "cpu" and moved.doc.device.type != "cpu":
+            moved.__dict__["spans"] = self.spans
+        return moved
 
 
 class Buckets(NamedTuple):

@@ -39,6 +39,8 @@ class Call(NamedTuple):
     """Whether a state or cache is passed in."""
     returns_state: bool = False
     """Whether the states after the call are asked for."""
+    options: tuple[str, ...] = ()
+    """What is asked beyond the operator's plain form, in words, such as "cap"."""
 
     @classmethod
     def of(
@@ -49,6 +51,7 @@ class Call(NamedTuple):
         segments: object = None,
         state: object = None,
         returns_state: bool = False,
+        options: tuple[str, ...] = (),
     ) -> Call:
         """Describe a call.
 
@@ -59,10 +62,12 @@ class Call(NamedTuple):
             segments: where documents lie, or None.
             state: the state or cache that is passed in, or None.
             returns_state: whether the states after the call are asked for.
+            options: what is asked beyond the plain form.
         """
         grad = needs_grad(*inputs)
         packed, stated = segments is not None, state is not None
-        return cls(main.device.type, main.dtype, shapes, grad, packed, stated, returns_state)
+        kind = main.device.type
+        return cls(kind, main.dtype, shapes, grad, packed, stated, returns_state, options)
 
 
 class Implementation(NamedTuple):

@@ -10,6 +10,8 @@ from braidlm.ops.attention.kernel import Scoring
 from braidlm.ops.attention.lent import Lent, kept, lend
 from braidlm.ops.attention.naive import attention_naive
 from braidlm.ops.attention.sdpa import attention_sdpa
+from braidlm.ops.attention.varlen import attention_varlen
+from braidlm.ops.attention.varlen import why_not as why_not_varlen
 from braidlm.ops.dispatch import Call, Implementation, Operator, check_shape
 from braidlm.segments import Segments, check_segments
 
@@ -28,6 +30,7 @@ __all__ = [
 ATTENTION = Operator(
     "attention",
     (
+        Implementation("varlen", attention_varlen, why_not_varlen),
         Implementation("sdpa", attention_sdpa, dispatch.always),
         Implementation("naive", attention_naive, dispatch.always),
     ),
@@ -69,7 +72,7 @@ def attention(
             gives no value.
         softcap: scores become softcap * tanh(score / softcap); None: they stay as they are.
         return_state: whether the extended cache is returned.
-        impl: "auto", "sdpa" or "naive".
+        impl: "auto", "varlen", "sdpa" or "naive".
 
     Returns:
         o (B, T, Hq, Dv) in the dtype of `q` (zeros at padding), and the cache or None.
@@ -86,9 +89,12 @@ def attention(
     _check(q, k, v, segments, cache)
     _check_scoring(q, scale, sink_logits, softcap)
     sight = _window(window, n_sinks, cache)
-    sizes = dict(zip("BTHD", q.shape, strict=True))
+    sizes = {**dict(zip("BTHD", q.shape, strict=True)), "Dv": v.shape[3]}
     held = () if cache is None else cache[:2]
-    call = Call.of(q, sizes, (q, k, v, sink_logits, *held), segments, cache)
+    asked = {"sinks": n_sinks > 0, "sink logits": sink_logits is not None, "cap": bool(softcap)}
+    options = tuple(name for name, is_asked in asked.items() if is_asked)
+    inputs = (q, k, v, sink_logits, *held)
+    call = Call.of(q, sizes, inputs, segments, cache, return_state, options)
     chosen = ATTENTION.choose(impl, call)
     scoring = Scoring(q.shape[-1] ** -0.5 if scale is None else scale, softcap, sink_logits)
     k, v = k.to(q.dtype), v.to(q.dtype)
