@@ -27,7 +27,8 @@ from torch import Tensor, nn
 from braidlm.arch import Recipe
 from braidlm.arch.kept import kept_recipe
 from braidlm.errors import InputError
-from braidlm.files import no_folder, sync_folder, write_json
+from braidlm.files import sync_folder, write_json
+from braidlm.foreign import no_folder
 from braidlm.manifest import (
     CONFIG,
     MANIFEST,

@@ -20,7 +20,7 @@ from braidlm.arch.recipe import load_spec
 from braidlm.checkpoint import load_model
 from braidlm.device import choose_device
 from braidlm.errors import InputError
-from braidlm.gguf import is_gguf
+from braidlm.foreign import is_gguf
 from braidlm.interop.choose import of_config
 from braidlm.laws import hf_load
 from braidlm.laws.catalogue import Law, choose, tolerance_of

@@ -115,11 +115,3 @@ def read_json(path: Path) -> Any:
         raise InputError(f"{path} is missing") from None
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is not readable as JSON: {error}") from None
-
-
-def no_folder(path: Path) -> str:
-    """Say what is there instead of a folder, and what makes a run of it."""
-    if not path.is_file():
-        return "no such folder"
-    is_weights = path.suffix == ".gguf"
-    return "it is a file" + ("; 'braid import' makes a run of it" if is_weights else "")

@@ -24,7 +24,8 @@ from pathlib import Path
 from typing import Any
 
 from braidlm.errors import InputError
-from braidlm.files import atomic_write, no_folder, read_json, strict_json, write_json
+from braidlm.files import atomic_write, read_json, strict_json, write_json
+from braidlm.foreign import no_folder
 from braidlm.items import write_items
 from braidlm.provenance import capture_env, code_version, now, package_versions
 

@@ -21,8 +21,9 @@ from braidlm.arch.symbols import MQARSource, SymbolSource
 from braidlm.arch.tasks import AnyTask, CopyingTask, LMTask, MADTask, MQARTask, RecallTask
 from braidlm.errors import InputError
 from braidlm.files import read_json
+from braidlm.foreign import ADVICE, is_gguf
 
-_PLAIN = {*LETTERS, *"(){}0123456789"}
+PLAIN = {*LETTERS, *"(){}0123456789"}
 """Of a pattern that needs no letters of its own."""
 _SOURCES = {LMTask: "text", MQARTask: "mqar", MADTask: "mad", CopyingTask: "copying"}
 """Which kind of source a task reads."""
@@ -77,6 +78,9 @@ class Recipe(ModelFile):
         try:
             return cls.of(data)
         except InputError as error:
+            is_config = where.endswith("config.json") and isinstance(data, dict)
+            if is_config and not {"model", "data", "train"} & set(data):
+                raise InputError(f"{where}: is no recipe; of another's folder {ADVICE}") from None
             raise InputError(f"{where}: {error}" if where else str(error)) from None
 
     @model_validator(mode="after")
@@ -197,7 +201,7 @@ def _is_path(source: str | Path) -> bool:
     if "/" in str(source):
         return Path(source).exists()
     is_run = (Path(source) / "config.json").is_file()
-    return is_run and not set(str(source)) <= _PLAIN
+    return is_run and not set(str(source)) <= PLAIN
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -224,6 +228,8 @@ def read_toml(path: str | Path) -> dict[str, Any]:
     Raises:
         InputError: if it is missing, unreadable or not TOML.
     """
+    if is_gguf(path):
+        raise InputError(f"{path}: is a GGUF file, not a recipe; {ADVICE} of it")
     try:
         return tomllib.loads(Path(path).read_bytes().decode())
     except OSError as error:

@@ -6,10 +6,13 @@ import argparse
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from braidlm.cli.table import table
 from braidlm.errors import InputError
+
+if TYPE_CHECKING:
+    from braidlm.arch import Recipe
 
 SHOWN_FILES, SHOWN_WORST = 8, 3
 TOO_LONG = {
@@ -35,8 +38,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     _add_tokenizer(actions)
     overlap = _add_overlap(actions)
     for action in (build, inspect, overlap):
-        what = "RECIPE_OR_RUN" if action is overlap else "RECIPE.toml"
-        action.add_argument("recipe", metavar=what, type=Path)
+        action.add_argument("recipe", metavar="RECIPE_OR_RUN", type=Path)
         action.add_argument("--set", action="append", default=[], metavar="A.B=C", dest="overrides")
         action.add_argument("--json", action="store_true")
 
@@ -65,11 +67,24 @@ def _add_overlap(actions: Any) -> argparse.ArgumentParser:
     return overlap
 
 
-def _build(args: argparse.Namespace) -> int:
+def _recipe(args: argparse.Namespace) -> Recipe:
+    """Return the recipe of a file, or the one that a run keeps."""
     from braidlm.arch import Recipe
+    from braidlm.arch.kept import kept_recipe
+    from braidlm.runs import Run
+
+    if not args.recipe.is_dir():
+        return Recipe.load(args.recipe, args.overrides)
+    if args.overrides:
+        raise InputError(f"--set {args.overrides[0]}: {args.recipe} is a run; its recipe stands")
+    run = Run.open(args.recipe)
+    return kept_recipe(run.path / "config.json", run.path)
+
+
+def _build(args: argparse.Namespace) -> int:
     from braidlm.data.prepare import build
 
-    recipe = Recipe.load(args.recipe, args.overrides)
+    recipe = _recipe(args)
     verify = "all" if args.verify_all else True
     summary = build(recipe.data, args.out, verify=verify, seed=recipe.seed)
     if args.json:
@@ -153,18 +168,11 @@ def _tokenizer(args: argparse.Namespace) -> int:
 
 
 def _overlap(args: argparse.Namespace) -> int:
-    from braidlm.arch import Recipe
-    from braidlm.arch.kept import kept_recipe
     from braidlm.data.contamination import as_result, check_overlap
     from braidlm.runs import Run
 
     run = Run.open(args.recipe) if args.recipe.is_dir() else None
-    if run is None:
-        recipe = Recipe.load(args.recipe, args.overrides)
-    elif args.overrides:
-        raise InputError(f"--set {args.overrides[0]}: {args.recipe} is a run; its recipe stands")
-    else:
-        recipe = kept_recipe(run.path / "config.json", run.path)
+    recipe = _recipe(args)
     found = check_overlap(
         recipe,
         args.against,
@@ -209,10 +217,9 @@ def _overlap_lines(found: dict[str, Any]) -> Iterator[str]:
 
 
 def _inspect(args: argparse.Namespace) -> int:
-    from braidlm.arch import Recipe
     from braidlm.data.inspection import inspect
 
-    recipe = Recipe.load(args.recipe, args.overrides)
+    recipe = _recipe(args)
     rows = inspect(recipe.data, args.n, seed=recipe.seed)
     if args.json:
         print(json.dumps(rows, indent=2, ensure_ascii=False))

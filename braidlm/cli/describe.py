@@ -25,7 +25,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "model",
         metavar="PATTERN_OR_RECIPE",
         nargs="?",
-        help="a pattern such as '(M-M-M*-)4', a .toml file with a [model] table, or a run",
+        help="a pattern such as '(M-M-M*-)4', a .toml file with a [model] table, a run, or a "
+        "folder of transformers or a GGUF file, of which no weight is read",
     )
     parser.add_argument("--d-model", type=int, metavar="N", help="width of the residual stream")
     parser.add_argument("--vocab-size", type=int, metavar="N", help="rows of the embedding")
@@ -114,12 +115,13 @@ def _model(args: argparse.Namespace) -> str:
 def _declared(args: argparse.Namespace) -> tuple[Spec, list[dict[str, Any]]]:
     """Return the model, and in what it differs from that of its init as far as a run knows."""
     from braidlm.arch.init_changes import changed
-    from braidlm.arch.recipe import Recipe, load_declaration
+    from braidlm.arch.recipe import Recipe
+    from braidlm.cli.declared import declaration
     from braidlm.runs import Run
 
     sizes = {"d_model": args.d_model, "vocab_size": args.vocab_size}
     given = [f"model.{name}={size}" for name, size in sizes.items() if size is not None]
-    declared = load_declaration(args.model, [*given, *args.overrides])
+    declared = declaration(args.model, [*given, *args.overrides])
     if not isinstance(declared, Recipe) or declared.init_changes is None:
         return declared.spec, []
     changes = Run(args.model).origin.get("changes") or declared.init_changes.as_rows()

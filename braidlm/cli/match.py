@@ -43,12 +43,12 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 def run(args: argparse.Namespace) -> int:
     """Match the two, print what they cost and what was changed."""
     from braidlm.arch.match import match
-    from braidlm.arch.recipe import load_declaration, load_spec
+    from braidlm.cli.declared import declaration
 
     _check_new(args.out)
-    declared = load_declaration(args.model)
+    declared = declaration(args.model)
     found = match(
-        load_spec(args.reference),
+        declaration(args.reference).spec,
         declared.spec,
         args.on,
         args.context,

@@ -24,7 +24,7 @@ from braidlm.arch.convert import Conversion
 from braidlm.arch.sources import HUB
 from braidlm.errors import InputError
 from braidlm.files import read_json, write_json
-from braidlm.gguf import is_gguf
+from braidlm.foreign import is_gguf
 from braidlm.interop.folder import copy_along
 from braidlm.interop.tokenizer import TRAVELLING, files_of
 from braidlm.manifest import is_complete

@@ -11,7 +11,7 @@ import numpy as np
 
 from braidlm.arch.sources import HUB, RUN
 from braidlm.errors import InputError
-from braidlm.gguf import is_gguf
+from braidlm.foreign import is_gguf
 
 _BOS_NAMES = ("<bos>", "<s>", "<|begin_of_text|>", "<|startoftext|>", "[BOS]", "[CLS]")
 _EOS_NAMES = ("<|endoftext|>", "<eos>", "</s>", "<|end_of_text|>", "[EOS]", "[SEP]")

@@ -17,10 +17,9 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 
 from braidlm.errors import InputError
+from braidlm.foreign import MAGIC
 
-MAGIC = b"GGUF"
 VERSIONS = (2, 3)
-SUFFIX = ".gguf"
 STRING, ARRAY = 8, 9
 NUMBERS = dict(enumerate(("u1", "i1", "<u2", "<i2", "<u4", "<i4", "<f4", "?")))
 NUMBERS |= {10: "<u8", 11: "<i8", 12: "<f8"}
@@ -65,15 +64,6 @@ class Header:
         if not is_right and value is not default:
             raise InputError(f"{self.path}: {key} = {value!r:.80}: must be of type {kind.__name__}")
         return value
-
-
-def is_gguf(path: str | os.PathLike[str]) -> bool:
-    """Whether a path is a file that calls itself GGUF, by its name or in its first bytes."""
-    path = Path(path)
-    if not path.is_file():
-        return False
-    with path.open("rb") as file:
-        return path.suffix == SUFFIX or file.read(len(MAGIC)) == MAGIC
 
 
 def read_header(path: str | os.PathLike[str]) -> Header:

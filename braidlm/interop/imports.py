@@ -16,7 +16,8 @@ from braidlm import checkpoint, tensors
 from braidlm.arch import Recipe, Spec
 from braidlm.arch.sources import HUB, RUN
 from braidlm.checkpoint import cast_weights
-from braidlm.gguf import SUFFIX, is_gguf, read_header
+from braidlm.foreign import SUFFIX, is_gguf
+from braidlm.gguf import read_header
 from braidlm.gguf.weights import Quantised
 from braidlm.interop import folder, gguf, weights
 from braidlm.interop.choose import of_config

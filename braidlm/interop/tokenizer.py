@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 
 from braidlm.arch.sources import HUB, RUN
 from braidlm.errors import InputError
-from braidlm.gguf import is_gguf, read_header
+from braidlm.foreign import is_gguf
+from braidlm.gguf import read_header
 from braidlm.gguf.tokenizer import has_tokenizer, tokenizer_files
 from braidlm.interop import folder
 from braidlm.interop.folder import Along, Made

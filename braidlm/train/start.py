@@ -31,8 +31,8 @@ from braidlm.arch.sources import HUB
 from braidlm.data.replay import Record
 from braidlm.data.tokenizer import load_tokenizer
 from braidlm.errors import InputError
-from braidlm.files import read_json, write_json
-from braidlm.gguf import is_gguf
+from braidlm.files import write_json
+from braidlm.foreign import is_foreign, is_gguf
 from braidlm.interop import load, spec_of
 from braidlm.interop.imports import read_config
 from braidlm.interop.tokenizer import TRAVELLING, of_place, said_by
@@ -238,7 +238,7 @@ def open_start(init: str) -> Start:
         InputError: there is no such folder, it holds no weights, or its files are damaged.
     """
     try:
-        return _foreign(init) if _is_foreign(Path(init)) else _ours(init)
+        return _foreign(init) if is_foreign(Path(init)) else _ours(init)
     except InputError as error:
         raise InputError(f"init = '{init}': {error}") from None
 
@@ -259,16 +259,6 @@ def _open(init: str, out: str | os.PathLike[str] | None) -> Start:
     if is_begun and read_origin(origin.parent).get("weights") != start.origin["weights"]:
         raise InputError(f"init = '{init}': its weights are not those that {out} began with")
     return start
-
-
-def _is_foreign(folder: Path) -> bool:
-    """Whether a folder has a configuration that is no recipe, or is a GGUF file."""
-    if is_gguf(folder):
-        return True
-    if not (folder / "config.json").is_file():
-        return False
-    config = read_json(folder / "config.json")
-    return isinstance(config, dict) and "model" not in config
 
 
 def _ours(init: str) -> Start:

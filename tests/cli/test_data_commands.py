@@ -13,6 +13,12 @@ def test_build_says_what_was_taken_and_what_parts_documents(braid, recipe):
     assert braid("data", "build", recipe, "--verify-all").out == found.out
 
 
+def test_a_run_is_inspected_and_built_as_it_was_declared(braid, refused, recipe, run):
+    assert braid("data", "inspect", run).out == braid("data", "inspect", recipe).out
+    assert braid("data", "build", run).code == 0
+    refused("data", "inspect", run, "--set", "seed=3", says="is a run; its recipe stands")
+
+
 def test_a_pairs_source_is_built_and_its_mask_shown(braid, recipe):
     rows = ({"q": f"{i}+{i}=", "a": str(2 * i) * (1 + i % 30)} for i in range(60))
     path = recipe.parent / "pairs.jsonl"

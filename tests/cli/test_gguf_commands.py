@@ -56,6 +56,24 @@ checkpoint_every = 1
     assert "tokenizer.json" in json.loads(exported.out)["files"]
 
 
+def test_a_file_is_described_and_matched_by_its_declaration(braid, file, tmp_path):
+    before = json.loads(braid("describe", file, "--context", 64, "--json").out)
+    braid("import", file, "--out", tmp_path / "run")
+    assert json.loads(braid("describe", tmp_path / "run", "--context", 64, "--json").out) == before
+    wider = ("describe", file, "--set", "model.mixers.-.mixer.d_ff=32", "--json")
+    fewer = before["totals"]["n_params"] - json.loads(braid(*wider).out)["totals"]["n_params"]
+    assert fewer == 2 * 3 * 64 * (96 - 32)
+    matched = json.loads(braid("match", file, tmp_path / "run", "--json").out)
+    assert matched["after"] == matched["before"]
+
+
+def test_a_file_is_no_recipe(refused, file, tmp_path):
+    says = "is a GGUF file, not a recipe; 'braid import' makes a run of it"
+    refused("data", "inspect", file, says=(str(file), says))
+    refused("train", file, "--out", tmp_path / "run", says=(str(file), says))
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize("command", ["eval", "generate", "analyze"])
 def test_what_needs_a_run_says_what_makes_one(refused, file, command):
     refused(command, file, says=("it is a file", "'braid import' makes a run of it"))

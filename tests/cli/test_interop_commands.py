@@ -121,3 +121,17 @@ class TestMovedRuns:
         (tmp_path / "r.toml").write_text(recipe)
         says = 'tokenizer run:hf lies in the folder of a run: give "hf:"'
         refused("train", tmp_path / "r.toml", "--out", tmp_path / "t", says=says)
+
+
+def test_a_folder_of_another_library_is_described_before_it_is_imported(braid, imported, tmp_path):
+    before = braid("describe", tmp_path / "hf", "--context", 64, "--json").out
+    assert before == braid("describe", imported, "--context", 64, "--json").out
+    (tmp_path / "hf" / "model.safetensors").unlink()
+    assert braid("describe", tmp_path / "hf", "--context", 64, "--json").out == before
+
+
+@pytest.mark.parametrize("command", ["eval", "analyze", "data inspect", "data overlap"])
+def test_what_needs_a_run_names_the_import(refused, tmp_path, command):
+    folder = llama(tmp_path / "hf")
+    says = "config.json: is no recipe; of another's folder 'braid import' makes a run"
+    refused(*command.split(), folder, says=says)

@@ -11,7 +11,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from braidlm.errors import InputError
-from braidlm.gguf import is_gguf, read_header
+from braidlm.foreign import is_gguf
+from braidlm.gguf import read_header
 from braidlm.gguf.weights import Quantised
 from tests.gguf.files import finish, weights, write
 
