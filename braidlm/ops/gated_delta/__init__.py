@@ -31,10 +31,46 @@ def _step(
     return step(q, k, v, g, beta, scale, initial_state, return_state)
 
 
+def _why_not_triton(call: Call) -> str | None:
+    if reason := dispatch.why_not_triton(call):
+        return reason
+    if call.shapes["E"] > 1:
+        return "it takes one decay per head, not one per key channel"
+    if call.shapes["D"] > 128:
+        return "registers hold no state of more than 128 key channels"
+    return "it has no backward pass" if call.needs_grad else None
+
+
+def _triton(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    g: Tensor,
+    beta: Tensor,
+    *,
+    scale: float,
+    chunk_size: int,
+    segments: Segments | None,
+    initial_state: Tensor | None,
+    return_state: bool,
+) -> tuple[Tensor, Tensor | None]:
+    from braidlm.ops.gated_delta.triton import gated_delta_triton  # a CPU does without triton
+
+    return gated_delta_triton(
+        *(q, k, v, g, beta),
+        scale=scale,
+        chunk_size=chunk_size,
+        segments=segments,
+        initial_state=initial_state,
+        return_state=return_state,
+    )
+
+
 GATED_DELTA = Operator(
     "gated_delta",
     (
         Implementation("step", _step, dispatch.takes_one_token),
+        Implementation("triton", _triton, _why_not_triton),
         Implementation("chunk", gated_delta_chunk, dispatch.always),
         Implementation("naive", gated_delta_naive, dispatch.always),
     ),
@@ -59,7 +95,8 @@ def gated_delta(
 
     Inside each document. S_t is (D, Dv): what the state holds for the key is moved towards the
     value by the share beta. Axes: B rows, T tokens, H value heads of width Dv, G key heads of width
-    D. Value head h reads key head h // (H // G). All is computed in at least fp32.
+    D. Value head h reads key head h // (H // G). All is computed in at least fp32; the Triton form
+    multiplies in the dtype of `v`.
 
     Args:
         q: (B, T, G, D) queries.
@@ -73,7 +110,7 @@ def gated_delta(
         segments: where documents lie; None: each row is one document.
         initial_state: (n_docs, H, D, Dv) state before the first token, zeros by default.
         return_state: whether the final states are computed.
-        impl: "auto", "step", "chunk" or "naive".
+        impl: "auto", "step", "triton", "chunk" or "naive".
 
     Returns:
         y (B, T, H, Dv) in the dtype of `v` (finite and meaningless at padding), and the state
@@ -88,6 +125,7 @@ def gated_delta(
     """
     _check(q, k, v, g, beta, chunk_size, segments, initial_state)
     sizes = dict(zip("BTGD", k.shape, strict=True)) | dict(zip("BTHV", v.shape, strict=True))
+    sizes["E"] = 1 if g.dim() == 3 else k.shape[3]
     call = Call.of(v, sizes, (q, k, v, g, beta, initial_state), segments, initial_state)
     chosen = GATED_DELTA.choose(impl, call)
     with dispatch.own_precision(v):

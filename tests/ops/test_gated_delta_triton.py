@@ -1,0 +1,202 @@
+"""The gated delta rule's Triton kernels: on a GPU, elsewhere in fp32 under Triton's interpreter."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from braidlm.ops.gated_delta import gated_delta
+from braidlm.segments import Segments
+from tests.ops.compare import layouts, only_real, relative_l2
+from tests.tolerances import BF16_L2, GATED_DELTA_TRITON
+
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:Conversion of an array with ndim > 0:DeprecationWarning"  # Triton's interpreter
+)
+HAS_GPU = torch.cuda.is_available()
+DEVICE = "cuda" if HAS_GPU else "cpu"
+needs_gpu = pytest.mark.skipif(not HAS_GPU, reason="no CUDA device")
+
+
+@pytest.fixture(scope="module")
+def kernels():
+    """The module: importing it takes triton, and tests/conftest.py has chosen its interpreter."""
+    return pytest.importorskip("braidlm.ops.gated_delta.triton")
+
+
+@pytest.fixture(autouse=True)
+def poisoned_memory():
+    """What no kernel writes is NaN."""
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+def inputs(batch, length, heads, width, groups, keys, dtype=torch.float32) -> list[Tensor]:
+    """q, k, v, g, beta up to 2; the first three rounded to `dtype`, in which products run."""
+    q, k = F.normalize(torch.randn(2, batch, length, groups, keys), dim=-1)
+    v = torch.randn(batch, length, heads, width)
+    g = -F.softplus(torch.randn(batch, length, heads) - 1)
+    beta = 2 * torch.sigmoid(torch.randn(batch, length, heads))
+    return [q.to(dtype), k.to(dtype), v.to(dtype), g, beta]
+
+
+def errors(kernels, args, state, segments, chunk, scale=0.5) -> list[float]:
+    """Relative errors of outputs and last states against the recurrence in fp64."""
+    segments = None if segments is None else segments.to(DEVICE)
+    args, state = [v.to(DEVICE) for v in args], None if state is None else state.to(DEVICE)
+    names = {"scale": scale, "chunk_size": chunk, "segments": segments}
+    ours = kernels.gated_delta_triton(*args, **names, initial_state=state, return_state=True)
+    wide = [v.double() for v in args]
+    state = None if state is None else state.double()
+    truth = gated_delta(*wide, **names, initial_state=state, impl="naive")
+    assert all(bool(v.isfinite().all()) for v in ours)
+    (y, last), (true_y, true_last) = ours, truth
+    assert true_last is not None
+    outputs = relative_l2(only_real(y, segments), only_real(true_y, segments))
+    return [outputs, relative_l2(last, true_last)]
+
+
+CASES = [
+    (1, 1, 2, 3, 1, 5, 16, "rows", True),
+    (1, 37, 2, 19, 1, 5, 16, "rows", True),
+    (2, 33, 2, 3, 2, 20, 16, "rows", False),
+    (2, 63, 2, 3, 1, 5, 64, "padded", True),
+    (2, 70, 2, 3, 1, 5, 32, "packed", True),
+    (2, 50, 2, 3, 2, 5, 16, "edges", False),
+]
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_it_is_the_recurrence(kernels, case):
+    batch, length, heads, width, groups, keys, chunk, layout, has_state = case
+    segments = layouts(length, 16)[layout]
+    args = inputs(batch, length, heads, width, groups, keys)
+    n_docs = batch if segments is None else segments.n_docs
+    state = torch.randn(n_docs, heads, keys, width) if has_state else None
+    assert max(errors(kernels, args, state, segments, chunk)) < GATED_DELTA_TRITON
+
+
+def test_strong_decay_and_standing_still(kernels):
+    args = inputs(1, 40, 3, 3, 1, 5)
+    args[3][:, 10:20] = -1e6
+    args[3][:, 30] = 0.0
+    args[4][:, 5:8] = 0.0
+    args[3][..., 1] = -90.0
+    args[3][..., 2] = 0.0
+    assert max(errors(kernels, args, torch.randn(1, 3, 5, 3), None, 16)) < GATED_DELTA_TRITON
+
+
+def test_one_key_again_and_again(kernels):
+    """What powers of the triangular system would lose: its inverse is small, its powers are not."""
+    args = inputs(1, 64, 2, 3, 1, 5)
+    args[1] = args[1][:, :1].expand(-1, 64, -1, -1)
+    args[3] = torch.zeros_like(args[3])
+    args[4] = torch.ones_like(args[4]) * torch.tensor([1.0, 1.5])
+    assert max(errors(kernels, args, None, None, 64)) < GATED_DELTA_TRITON
+
+
+def test_padding_reaches_no_document_whatever_it_holds(kernels):
+    segments = layouts(40, 16)["padded"]
+    assert segments is not None
+    args = inputs(2, 40, 2, 3, 1, 5)
+    noisy = [v.clone() for v in args]
+    for v in noisy:
+        v[~segments.is_real] = torch.nan
+    names = {"scale": 1.0, "chunk_size": 16, "initial_state": None, "return_state": True}
+    here = segments.to(DEVICE)
+    y, state = kernels.gated_delta_triton(*(v.to(DEVICE) for v in args), segments=here, **names)
+    y2, state2 = kernels.gated_delta_triton(*(v.to(DEVICE) for v in noisy), segments=here, **names)
+    assert torch.equal(y, y2)
+    assert torch.equal(state, state2)
+
+
+def test_a_batch_of_padding_has_no_states(kernels):
+    segments = Segments.from_doc_ids(torch.full((1, 20), -1))
+    args = [v.to(DEVICE) for v in inputs(1, 20, 2, 3, 1, 5)]
+    names = {"scale": 1.0, "chunk_size": 16, "initial_state": None, "return_state": True}
+    y, state = kernels.gated_delta_triton(*args, segments=segments.to(DEVICE), **names)
+    assert torch.equal(y, torch.zeros_like(y))
+    assert state.shape == (0, 2, 5, 3)
+
+
+def test_views_are_taken_as_they_lie(kernels):
+    """Mixers hand over slices of one projection."""
+    whole = torch.randn(2, 20, 2 * 5 + 2 * 5 + 4 * 3, device=DEVICE)
+    q, k, v = whole.split((10, 10, 12), dim=-1)
+    g, beta = -torch.rand(2, 4, 2, 20, device=DEVICE).permute(0, 2, 3, 1)
+    args = (q.unflatten(-1, (2, 5)), F.normalize(k.unflatten(-1, (2, 5)), dim=-1))
+    args = (*args, v.unflatten(-1, (4, 3)), g, -beta)
+    names = {"scale": 1.0, "chunk_size": 16, "segments": None, "initial_state": None}
+    y, none = kernels.gated_delta_triton(*args, **names, return_state=False)
+    assert none is None
+    truth, _ = gated_delta(*args, **names, impl="naive")
+    torch.testing.assert_close(y, truth, rtol=1e-5, atol=1e-5)
+
+
+SHAPES = [
+    (2, 200, 8, 64, 4, 128),
+    (2, 1000, 4, 256, 4, 128),
+    (1, 3000, 6, 192, 2, 96),
+    (2, 500, 2, 48, 1, 64),
+    (1, 64, 2, 128, 2, 128),
+]
+
+
+@needs_gpu
+@pytest.mark.parametrize("layout", ["rows", "packed"])
+@pytest.mark.parametrize("sizes", SHAPES, ids=str)
+def test_bf16_stays_near_fp64(kernels, sizes, layout):
+    batch, length, heads, width, _, keys = sizes
+    ids = torch.rand(batch, length).lt(0.01).cumsum(1) - 1
+    segments = None if layout == "rows" else Segments.from_doc_ids(ids)
+    args = inputs(*sizes, dtype=torch.bfloat16)
+    n_docs = batch if segments is None else segments.n_docs
+    found = errors(kernels, args, torch.randn(n_docs, heads, keys, width), segments, 64)
+    print(sizes, layout, [f"{e:.1e}" for e in found])
+    assert max(found) < BF16_L2["gated_delta_triton"], found
+
+
+@needs_gpu
+def test_fp32_on_a_gpu(kernels):
+    args = inputs(2, 200, 4, 100, 2, 128)
+    assert max(errors(kernels, args, torch.randn(2, 4, 128, 100), None, 64)) < GATED_DELTA_TRITON
+
+
+@needs_gpu
+def test_a_million_tokens_go_on_where_they_were_cut():
+    """More than 2**31 numbers, so that an offset of 32 bits would be somewhere else."""
+    length, cut = 2**20 + 165, 2**20 - 1000
+    args = [v.cuda() for v in inputs(1, length, 34, 64, 1, 16, torch.bfloat16)]
+    whole, last = gated_delta(*args, impl="triton")
+    _, state = gated_delta(*(v[:, :cut] for v in args), impl="triton")
+    y, end = gated_delta(*(v[:, cut:] for v in args), initial_state=state, impl="triton")
+    assert last is not None
+    assert end is not None
+    assert relative_l2(whole[:, cut:], y.double()) < 1e-2
+    assert relative_l2(last, end.double()) < 1e-2
+    assert state is not None
+    wide = [v[:, cut:].double() for v in args]
+    truth, _ = gated_delta(*wide, initial_state=state.double(), impl="chunk")
+    assert relative_l2(y, truth) < 1e-2
+
+
+@needs_gpu
+def test_auto_takes_it_and_says_why_not():
+    args = [v.cuda() for v in inputs(1, 32, 2, 16, 1, 16)]
+    ours, _ = gated_delta(*args, impl="triton")
+    torch.testing.assert_close(gated_delta(*args)[0], ours, rtol=0, atol=0)
+    with pytest.raises(ValueError, match="fp32 or less"):
+        gated_delta(*(v.double() for v in args), impl="triton")
+    q, k, v, g, beta = args
+    g = g[..., None].expand(-1, -1, -1, 16)
+    with pytest.raises(ValueError, match="one decay per head"):
+        gated_delta(q, k, v, g, beta, impl="triton")
+
+
+@pytest.mark.skipif(HAS_GPU, reason="a GPU is there")
+def test_a_cpu_is_told_why_not():
+    with pytest.raises(ValueError, match="needs an NVIDIA GPU"):
+        gated_delta(*inputs(1, 8, 2, 3, 1, 5), impl="triton")
