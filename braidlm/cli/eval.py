@@ -175,7 +175,15 @@ def card(result: dict[str, Any]) -> str:
     for name, found in result["metrics"].items():
         mark = "*" if name == result["metric"] else " "
         lines.append(f"  {mark} {name:<{width}} {_number(found)} {found['unit']}")
+    if (kept := result.get("token_filter")) is not None:
+        lines.append(_filtered(kept))
     return "\n".join(lines)
+
+
+def _filtered(kept: dict[str, Any]) -> str:
+    """Say what a token filter kept."""
+    share = "" if kept["kept"] is None else f"; they keep {100 * kept['kept']:.1f} % of the tokens"
+    return f"    token filter: {kept['global']} of {kept['channels']} channels are global{share}"
 
 
 def _number(found: dict[str, Any]) -> str:

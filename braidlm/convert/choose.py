@@ -35,6 +35,7 @@ from braidlm.report.stats import better
 from braidlm.runs import Run
 from braidlm.tasks.ask import ask, in_order
 from braidlm.tasks.families import make_ready
+from braidlm.tasks.filtering import Filtering
 from braidlm.tasks.partial import Partial
 from braidlm.tasks.run import TaskProgress
 from braidlm.tasks.stats import Estimate, known, ratio
@@ -79,7 +80,8 @@ def _ranked(
     rows: list[Row] = []
     for task in tasks:
         work = make_ready(task, lambda: load_tokenizer(recipe.data.tokenizer), recipe)
-        rows += _of_task(model, work, task, config, dtype, progress)
+        filtering = Filtering(task, recipe)
+        rows += _of_task(model, work, task, config, dtype, progress, filtering)
     means = _mean_ranks(rows)
     for row in rows:
         row["mean_rank"] = means[row["layer"]]
@@ -93,13 +95,15 @@ def _of_task(
     config: ChooseConfig,
     dtype: str,
     progress: TaskProgress | None,
+    filtering: Filtering,
 ) -> list[Row]:
     """Return a row for each attention, ranked by its harm in one task."""
     metric, column = next(iter(work.columns.items()))
     sign = 1.0 if better(metric) == "lower" else -1.0
 
     def asked() -> list[Row]:
-        scored = ask(work, work.batches, lambda: model, Partial(None, {}), dtype, None)
+        nothing = Partial(None, {})
+        scored = ask(work, work.batches, lambda: model, nothing, dtype, None, filtering)
         return in_order(work.batches, scored)
 
     whole, rows = asked(), []

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from braidlm.arch.mixers import Mamba1Config
 from braidlm.mixers.dynamics import draw_dt_bias
 from braidlm.mixers.reading import Forgetting
+from braidlm.mixers.step_filter import StepRule
 from braidlm.mixers.telemetry import real, rms
 from braidlm.ops.conv import causal_conv, conv_step
 from braidlm.ops.dispatch import is_plain, state_dtype
@@ -74,6 +75,9 @@ class Dynamics(nn.Module):
 
 class Mamba1(nn.Module):
     """The mixer; its state is a `Mamba1State`."""
+
+    step_rule: StepRule | None = None
+    """Changes the steps of documents that begin in a call, see `mixers.step_filter`."""
 
     def __init__(self, config: Mamba1Config, d_model: int) -> None:
         super().__init__()
@@ -136,7 +140,10 @@ class Mamba1(nn.Module):
                 return_state=return_state,
             )
 
-        pieces = [scan(g, h) for g, h in self._groups(x, held)]
+        groups = self._groups(x, held)
+        if self.step_rule is not None and held is None:
+            groups = _with_steps(groups, self.step_rule, segments)
+        pieces = [scan(g, h) for g, h in groups]
         u = _joined([y for y, _ in pieces], -1) * F.silu(z)
         ends = [ssm for _, ssm in pieces if ssm is not None]
         if not ends or conv is None:
@@ -224,6 +231,13 @@ class Mamba1(nn.Module):
         y, ssm = _joined([y for y, _ in steps], -1), _joined([ssm for _, ssm in steps], 1)
         u = (y * F.silu(z)).to(x.dtype)
         return u, Mamba1State(ssm, conv) if return_state else None
+
+
+def _with_steps(
+    groups: list[tuple[Group, Tensor | None]], rule: StepRule, segments: Segments | None
+) -> list[tuple[Group, Tensor | None]]:
+    steps = rule(_joined([g.dt for g, _ in groups], -1), segments).chunk(len(groups), dim=-1)
+    return [(g._replace(dt=dt), held) for (g, held), dt in zip(groups, steps, strict=True)]
 
 
 def _joined(parts: list[Tensor], dim: int) -> Tensor:

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from braidlm.arch.mixers import Mamba2Config
 from braidlm.mixers.dynamics import draw_dt_bias
 from braidlm.mixers.reading import Forgetting
+from braidlm.mixers.step_filter import StepRule
 from braidlm.mixers.telemetry import real, rms
 from braidlm.ops.conv import causal_conv, conv_step
 from braidlm.ops.dispatch import is_plain, state_dtype
@@ -62,6 +63,8 @@ class Mamba2(nn.Module):
 
     compiles = True
     factors: Tensor | None
+    step_rule: StepRule | None = None
+    """Changes the steps of documents that begin in a call, see `mixers.step_filter`."""
 
     def __init__(self, config: Mamba2Config, d_model: int, norm_eps: float) -> None:
         super().__init__()
@@ -193,6 +196,8 @@ class Mamba2(nn.Module):
         return_state: bool,
     ) -> tuple[Tensor, Tensor | None]:
         dt, A = self._rates(dt)
+        if self.step_rule is not None and state is None:
+            dt = self.step_rule(dt, segments)
         heads, b, c = xbc.split(self.conv_widths, dim=-1)
         heads = heads.unflatten(-1, (self.n_heads, self.head_dim))
         y, ssm = ssd(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 from torch import nn
@@ -15,6 +16,7 @@ from braidlm.errors import InputError
 from braidlm.generate.mode import inference
 from braidlm.ops import dispatch
 from braidlm.tasks.families import make_ready
+from braidlm.tasks.filtering import Filtering, told
 from braidlm.tasks.partial import Partial, Scored
 from braidlm.tasks.scoring import Progress
 from braidlm.tasks.work import Row, Work
@@ -47,8 +49,9 @@ def run_task(
         InputError: a source that does not fit the task.
     """
     work = make_ready(task_config, tokenizer, recipe)
-    scored = ask(work, work.batches, lambda: model, Partial(None, {}), dtype, progress)
-    return work.summary(in_order(work.batches, scored))
+    filtering = Filtering(task_config, recipe)
+    scored = ask(work, work.batches, lambda: model, Partial(None, {}), dtype, progress, filtering)
+    return work.summary(in_order(work.batches, scored)) | told(batch.kept for batch in scored)
 
 
 def smaller(batches: Sequence[Sequence[int]], batch_size: int | None = None) -> list[Sequence[int]]:
@@ -71,17 +74,24 @@ def ask(
     partial: Partial,
     dtype: str,
     progress: Progress | None,
+    filtering: Filtering | None = None,
 ) -> list[Scored]:
-    """Score every batch that `partial` does not hold, in order; return all of them."""
+    """Score every batch that `partial` does not hold, in order; return all of them.
+
+    Without `filtering` the model reads every token, whatever its task says.
+    """
     done, total = 0, sum(map(len, batches))
     for number, batch in enumerate(batches):
         if number not in partial.batches:
             asked = model()
-            dispatch.reset()
-            began = time.perf_counter()
-            with inference(asked, dtype):
-                rows = work.score(asked, batch)
-            partial.add(number, Scored(rows, time.perf_counter() - began, dispatch.used()))
+            filtered = nullcontext(dict) if filtering is None else filtering.on(asked, dtype)
+            with filtered as kept:
+                dispatch.reset()
+                began = time.perf_counter()
+                with inference(asked, dtype):
+                    rows = work.score(asked, batch)
+                taken = time.perf_counter() - began
+                partial.add(number, Scored(rows, taken, dispatch.used(), kept()))
         done += len(batch)
         if progress is not None:
             progress(done, total)

@@ -23,6 +23,7 @@ from braidlm.provenance import code_version
 from braidlm.runs import Run
 from braidlm.tasks.ask import ask, in_order, smaller
 from braidlm.tasks.families import make_ready
+from braidlm.tasks.filtering import Filtering, told
 from braidlm.tasks.opening import load_asked, threads
 from braidlm.tasks.partial import Partial
 from braidlm.tasks.scoring import Progress
@@ -107,7 +108,7 @@ class Asked:
             path.unlink(missing_ok=True)
         batches = smaller(work.batches, self.batch_size)
         partial = Partial(path, key | {"batches": [list(batch) for batch in batches]})
-        payload, rows = self._result(work, batches, partial, progress)
+        payload, rows = self._result(task, work, batches, partial, progress)
         payload |= {"task": key["task"], "weights": key["weights"]}
         columns = {name: column._asdict() for name, column in work.columns.items()}
         payload |= {"items": {"columns": columns}}
@@ -119,17 +120,26 @@ class Asked:
         """Ask without writing anything."""
         work = make_ready(task, lambda: self.tokenizer, self.recipe)
         batches = smaller(work.batches, self.batch_size)
-        payload, _ = self._result(work, batches, Partial(None, {}), progress)
+        payload, _ = self._result(task, work, batches, Partial(None, {}), progress)
         return {"kind": task.kind, "name": task.name, **payload}
 
     def _result(
-        self, work: Work, batches: list[Sequence[int]], partial: Partial, progress: Progress
+        self,
+        task: AnyTask,
+        work: Work,
+        batches: list[Sequence[int]],
+        partial: Partial,
+        progress: Progress,
     ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+        filtering = Filtering(task, self.recipe)
         with threads(self.recipe.train.threads):
-            scored = ask(work, batches, lambda: self.model, partial, self.dtype, progress)
+            scored = ask(
+                work, batches, lambda: self.model, partial, self.dtype, progress, filtering
+            )
         rows = in_order(batches, scored)
         ops = {name: impl for batch in scored for name, impl in batch.ops.items()}
-        return work.summary(rows) | {
+        kept = told(batch.kept for batch in scored)
+        return work.summary(rows) | kept | {
             "wall_sec": sum(batch.wall_sec for batch in scored),
             "ops": ops,
             "step": self.manifest["step"],

@@ -28,6 +28,8 @@ class Scored(NamedTuple):
     """How long it took."""
     ops: dict[str, str]
     """Operator -> the implementations that ran."""
+    kept: dict[str, list[int]]
+    """What a token filter kept, see `filtering.Kept`; {} without one."""
 
 
 class Partial:

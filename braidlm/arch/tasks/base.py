@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from braidlm.arch.config import Config
 from braidlm.arch.sources import HUB, PathText
+from braidlm.arch.tasks.token_filter import TokenFilter
 
 RESULT_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 """What a task may be called: its name becomes a part of a file name."""
@@ -28,7 +29,15 @@ def check_levels(lengths: tuple[int, ...], depths: tuple[float, ...]) -> None:
         raise ValueError(f"depths = {list(depths)}: must be from 0 to 100")
 
 
-class ContextTask(Config):
+class ModelTask(Config):
+    """Fields of every task: how the model reads."""
+
+    token_filter: TokenFilter | None = None
+    """Which tokens the long memories of Mamba layers skip in texts beyond the trained length.
+    Default: none."""
+
+
+class ContextTask(ModelTask):
     """Fields of a task that asks about a long text, which may be cut and may be read twice."""
 
     lengths: tuple[int, ...] = ()

@@ -6,8 +6,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from braidlm.arch.config import Config
-from braidlm.arch.tasks.base import RESULT_NAME
+from braidlm.arch.tasks.base import RESULT_NAME, ModelTask
 
 Memory = Literal["weights", "context"]
 AskedForm = Literal["recited", "told", "others", "new", "question", "new_question"]
@@ -16,7 +15,7 @@ NAMES: dict[Memory, str] = {"weights": "facts_from_weights", "context": "facts_i
 """What a task is called if it does not say."""
 
 
-class BiographiesTask(Config):
+class BiographiesTask(ModelTask):
     """Facts about generated people, asked with nothing before the question or with a biography.
 
     Source: Allen-Zhu and Li 2023 (arXiv 2309.14316) for facts out of weights; the forms are ours.

@@ -6,9 +6,8 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from braidlm.arch.config import Config
 from braidlm.arch.sources import PathText
-from braidlm.arch.tasks.base import RESULT_NAME
+from braidlm.arch.tasks.base import RESULT_NAME, ModelTask
 
 ChoiceSet = Literal["mmlu", "arc_easy", "arc_challenge", "openbookqa", "commonsense_qa"]
 Format = Literal["letters", "letters_and_text", "cloze"]
@@ -24,7 +23,7 @@ PUBLISHED: dict[ChoiceSet, tuple[str, str, str, str]] = {
 """Where each data set lies: name, configuration, the split that is asked, that of the examples."""
 
 
-class ChoiceTask(Config):
+class ChoiceTask(ModelTask):
     """Questions with several answers, of which one is right.
 
     Source: Hendrycks et al. 2021 (arXiv 2009.03300) for mmlu and "letters"; Waleffe et al. 2024

@@ -6,14 +6,13 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from braidlm.arch.config import Config
-from braidlm.arch.tasks.base import RESULT_NAME
+from braidlm.arch.tasks.base import RESULT_NAME, ModelTask
 
 PREFIX = "lm_eval:"
 """What stands before any name of the harness where tasks are named."""
 
 
-class HarnessTask(Config):
+class HarnessTask(ModelTask):
     """A task or a group of tasks of lm-evaluation-harness, as its own files define it.
 
     Source: Biderman et al. 2024 (arXiv 2405.14782).

@@ -6,11 +6,10 @@ from typing import Literal
 
 from pydantic import Field
 
-from braidlm.arch.config import Config
-from braidlm.arch.tasks.base import RESULT_NAME
+from braidlm.arch.tasks.base import RESULT_NAME, ModelTask
 
 
-class LMTask(Config):
+class LMTask(ModelTask):
     """Language modelling on held-out documents."""
 
     kind: Literal["lm"] = "lm"

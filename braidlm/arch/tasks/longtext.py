@@ -6,12 +6,11 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from braidlm.arch.config import Config
 from braidlm.arch.sources import TextSource
-from braidlm.arch.tasks.base import RESULT_NAME
+from braidlm.arch.tasks.base import RESULT_NAME, ModelTask
 
 
-class LongTextTask(Config):
+class LongTextTask(ModelTask):
     """Loss by position in long documents, such as books, also beyond the trained length.
 
     Source: Bae et al. 2025 (arXiv 2510.04800), for 30 documents and bins of 1024 tokens.
@@ -66,6 +65,11 @@ class LongTextTask(Config):
                 raise ValueError(f"lengths: {length} must be at least 2 tokens")
         if len(set(self.lengths)) < len(self.lengths):
             raise ValueError(f"lengths = {list(self.lengths)}: every value may stand there once")
+        if self.token_filter is not None and self.tokens_at_once < max(self.lengths):
+            raise ValueError(
+                f"tokens_at_once = {self.tokens_at_once}: token_filter needs windows that are read "
+                f"at once, at least {max(self.lengths)}"
+            )
         if self.path:
             self.corpus  # noqa: B018  # refuses what no corpus has
         elif self.files or self.config:

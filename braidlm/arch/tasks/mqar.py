@@ -6,11 +6,10 @@ from typing import Literal
 
 from pydantic import Field
 
-from braidlm.arch.config import Config
-from braidlm.arch.tasks.base import RESULT_NAME
+from braidlm.arch.tasks.base import RESULT_NAME, ModelTask
 
 
-class MQARTask(Config):
+class MQARTask(ModelTask):
     """Recall of values by their keys, exactly and by degrees."""
 
     kind: Literal["mqar"] = "mqar"

@@ -6,12 +6,11 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from braidlm.arch.config import Config
 from braidlm.arch.phonebook import Order
-from braidlm.arch.tasks.base import RESULT_NAME
+from braidlm.arch.tasks.base import RESULT_NAME, ModelTask
 
 
-class PhonebookTask(Config):
+class PhonebookTask(ModelTask):
     """Look-ups in random phonebooks, after worked examples.
 
     Source: Jelassi et al. 2024 (arXiv 2402.01032), section 4; Waleffe et al. 2024 (arXiv

@@ -6,12 +6,11 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from braidlm.arch.config import Config
 from braidlm.arch.phonebook import Order
-from braidlm.arch.tasks.base import RESULT_NAME, check_levels
+from braidlm.arch.tasks.base import RESULT_NAME, ModelTask, check_levels
 
 
-class PhonebookKeysTask(Config):
+class PhonebookKeysTask(ModelTask):
     """Several names of one random phonebook are looked up in one answer, after a worked example.
 
     Source: Jelassi et al. 2024 (arXiv 2402.01032), section 4, for the book; RULER's

@@ -6,9 +6,8 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from braidlm.arch.config import Config
 from braidlm.arch.sources import PathText
-from braidlm.arch.tasks.base import RESULT_NAME, check_levels
+from braidlm.arch.tasks.base import RESULT_NAME, ModelTask, check_levels
 
 RulerName = Literal[
     "niah_single_1",
@@ -38,7 +37,7 @@ PUBLISHED = {
 """Where documents lie if a task does not say, and in which configuration."""
 
 
-class RulerTask(Config):
+class RulerTask(ModelTask):
     """Something hidden in a long text, and a question about it.
 
     Source: Hsieh et al. 2024 (arXiv 2404.06654); NVIDIA/RULER. niah_city: Bae et al. 2025 (arXiv

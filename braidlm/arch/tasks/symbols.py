@@ -6,12 +6,11 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from braidlm.arch.config import Config
 from braidlm.arch.symbols import MADName
-from braidlm.arch.tasks.base import RESULT_NAME
+from braidlm.arch.tasks.base import RESULT_NAME, ModelTask
 
 
-class MADTask(Config):
+class MADTask(ModelTask):
     """One of MAD's six synthetic tasks, on items that no training has seen.
 
     Source: Poli et al. 2024 (arXiv 2403.17844).
@@ -38,7 +37,7 @@ class MADTask(Config):
         return self
 
 
-class CopyingTask(Config):
+class CopyingTask(ModelTask):
     """Copies of uniform strings, or look-ups in them, on items that no training has seen.
 
     Source: Jelassi et al. 2024 (arXiv 2402.01032).
