@@ -13,6 +13,7 @@ from braidlm.errors import InputError
 
 if TYPE_CHECKING:
     from braidlm.arch import Recipe
+    from braidlm.data.replay import Record
 
 SHOWN_FILES, SHOWN_WORST = 8, 3
 TOO_LONG = {
@@ -69,12 +70,12 @@ def _add_overlap(actions: Any) -> argparse.ArgumentParser:
 
 def _recipe(args: argparse.Namespace) -> Recipe:
     """Return the recipe of a file, or the one that a run keeps."""
-    from braidlm.arch import Recipe
     from braidlm.arch.kept import kept_recipe
+    from braidlm.cli.declared import recipe_of
     from braidlm.runs import Run
 
     if not args.recipe.is_dir():
-        return Recipe.load(args.recipe, args.overrides)
+        return recipe_of(args.recipe, args.overrides)
     if args.overrides:
         raise InputError(f"--set {args.overrides[0]}: {args.recipe} is a run; its recipe stands")
     run = Run.open(args.recipe)
@@ -220,12 +221,22 @@ def _inspect(args: argparse.Namespace) -> int:
     from braidlm.data.inspection import inspect
 
     recipe = _recipe(args)
-    rows = inspect(recipe.data, args.n, seed=recipe.seed)
+    rows = inspect(recipe.data, args.n, seed=recipe.seed, record=_record(recipe, args.recipe))
     if args.json:
         print(json.dumps(rows, indent=2, ensure_ascii=False))
     else:
         print("\n\n".join(map(_drawn, rows)))
     return 0
+
+
+def _record(recipe: Recipe, source: Path) -> Record | None:
+    """Return what the init has read, if the recipe replays it; `source` may be a run."""
+    if recipe.data.replay is None:
+        return None
+    from braidlm.train.start import start_of
+
+    start = start_of(recipe, source if source.is_dir() else None)
+    return None if start is None else start.record(recipe)
 
 
 def _drawn(row: dict[str, Any]) -> str:
@@ -238,7 +249,12 @@ def _drawn(row: dict[str, Any]) -> str:
         scored = sum(stop - start for start, stop in piece["loss"])
         lines.append(
             f"  [{piece['start']}, {piece['stop']}) of '{piece['document']}', "
-            f"from its token {piece['offset']}, {scored} scored"
+            f"from its token {piece['offset']}, {scored} scored{_replayed(piece)}"
         )
         lines.append(f"    {piece.get('masked', piece['text'])!r}")
     return "\n".join(lines)
+
+
+def _replayed(piece: dict[str, Any]) -> str:
+    told = piece.get("replayed")
+    return f"; row {told['row']} of the init's training, {told['source']}" if told else ""

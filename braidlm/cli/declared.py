@@ -1,4 +1,4 @@
-"""The declaration of a model, whoever wrote it down: for commands that read no weight."""
+"""Declarations as commands take them: a recipe beside its init, a model whoever wrote it down."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from braidlm.arch.recipe import ModelFile
+    from pathlib import Path
+
+    from braidlm.arch.recipe import ModelFile, Recipe
 
 
 def declaration(source: str, overrides: Sequence[str] = ()) -> ModelFile:
@@ -29,3 +31,27 @@ def declaration(source: str, overrides: Sequence[str] = ()) -> ModelFile:
     from braidlm.interop import spec_of  # needs torch, which a declaration of ours does not
 
     return ModelFile.of(override({"model": spec_of(source).model_dump(mode="json")}, overrides))
+
+
+def recipe_of(
+    path: Path, overrides: Sequence[str] = (), init: str | None = None, out: Path | None = None
+) -> Recipe:
+    """Read a recipe file; what it lacks is read from its init, which takes torch.
+
+    Args:
+        path: the file.
+        overrides: as for `Recipe.load`.
+        init: instead of the recipe's own.
+        out: the run directory; the init that it keeps is read, wherever its origin is now.
+
+    Raises:
+        InputError: as `Recipe.load` and `load_recipe`.
+    """
+    from braidlm.arch import Recipe
+    from braidlm.arch.recipe import override, read_toml
+
+    if init is None and "init" not in override(read_toml(path), overrides):
+        return Recipe.load(path, overrides)
+    from braidlm.train.start import load_recipe
+
+    return load_recipe(path, overrides, init, out)

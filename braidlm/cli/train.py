@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 from braidlm.cli.began import began, said
 from braidlm.cli.compare import drawn
+from braidlm.cli.declared import recipe_of
 from braidlm.cli.eval import Failures, card
 from braidlm.cli.progress import TaskBar
 
 if TYPE_CHECKING:
-    from braidlm.arch import Recipe
     from braidlm.train.progress import Progress
 
 _EVENT_SECONDS = 0.5
@@ -52,7 +52,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def run(args: argparse.Namespace) -> int:
     """Train and evaluate; 130 if interrupted after saving, 1 if the loss was not finite."""
-    recipe = _recipe(args)
+    recipe = recipe_of(args.recipe, args.overrides, args.init, args.out)
     from braidlm.train import NonFiniteLossError, train
 
     try:
@@ -84,18 +84,6 @@ def run(args: argparse.Namespace) -> int:
         if found:
             print("\n" + "\n\n".join(map(drawn, found)))
     return failures.say()
-
-
-def _recipe(args: argparse.Namespace) -> Recipe:
-    """Read the recipe; what it lacks is read from its init, which takes torch."""
-    from braidlm.arch import Recipe
-    from braidlm.arch.recipe import override, read_toml
-
-    if args.init is None and "init" not in override(read_toml(args.recipe), args.overrides):
-        return Recipe.load(args.recipe, args.overrides)
-    from braidlm.train.start import load_recipe
-
-    return load_recipe(args.recipe, args.overrides, args.init, args.out)
 
 
 def _changes(args: argparse.Namespace, results: list[dict[str, Any]]) -> list[dict[str, Any]]:

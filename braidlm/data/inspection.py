@@ -6,12 +6,14 @@ from typing import Any
 import numpy as np
 
 from braidlm.arch.experiment import DataConfig
+from braidlm.arch.replay import REPLAY
 from braidlm.data.packing import IGNORE, Piece, Row
 from braidlm.data.pair_stream import PairStream
 from braidlm.data.paraphrase_stream import ParaphraseStream
 from braidlm.data.phonebook import PhonebookStream
+from braidlm.data.replay import Record, Replayed, Rows, open_rows
 from braidlm.data.shards import ShardSet, open_shards
-from braidlm.data.streams import AnyStream, BiographyStream, RowMixture, TextStream
+from braidlm.data.streams import AnyStream, BiographyStream, MixedRow, TextStream
 from braidlm.data.symbol_items import alphabets_of
 from braidlm.data.symbol_stream import SymbolStream
 from braidlm.data.symbols import draw_item
@@ -24,6 +26,7 @@ KINDS = {
     ParaphraseStream: "paraphrase",
     PhonebookStream: "phonebook",
     BiographyStream: "biographies",
+    Replayed: REPLAY,
 }
 MASKED = "⟦", "⟧"
 """What stands around the tokens of a pair that are learnt."""
@@ -36,6 +39,7 @@ def inspect(
     seq_len: int | None = None,
     seed: int = 0,
     cache_dir: str | Path | None = None,
+    record: Record | None = None,
 ) -> list[dict[str, Any]]:
     """Return the first `n` training rows, decoded and ready for JSON. Checksums are compared.
 
@@ -45,6 +49,7 @@ def inspect(
         seq_len: tokens of a row; by default the declared one, for a shard folder 256.
         seed: of the order.
         cache_dir: folder of shard folders; by default the declared one.
+        record: of the init, whose rows a declared replay takes.
 
     Returns:
         A list of {"row", "source", "kind", "n_tokens", "n_targets", "n_padding", "pieces"}. A
@@ -54,23 +59,20 @@ def inspect(
         whose next token is learnt. A pair has "masked" too: its text with the tokens that are
         learnt between ⟦ and ⟧; so has a window of paraphrases, and its texts from left to right as
         "parts": {"role", "document", "start", "stop"}. Generated symbols are written as such: "k3"
-        a key, "v7" a value, "_" symbol 0, and "k3->v7" where v7 is asked for.
+        a key, "v7" a value, "_" symbol 0, and "k3->v7" where v7 is asked for. A piece of a replayed
+        row (source "replay") has "replayed" too: {"row", "source", "kind"} in the init's training.
 
     Raises:
-        InputError: as `RowMixture` and `open_shards`.
+        InputError: as `open_rows` and `open_shards`.
     """
     if n < 1:
         raise InputError(f"n = {n} rows must be at least 1")
     if isinstance(what, DataConfig):
-        rows = RowMixture(what, seq_len, seed, cache_dir=cache_dir, verify=True)
-        found = [rows.row(i) for i in range(n)]
-        streams = [(rows.names[m.source], rows.streams[m.source], m.number) for m in found]
-        packed = [m.row for m in found]
-    else:
-        stream = _stream_of(open_shards(what, verify=True), seq_len or 256, seed)
-        streams = [(Path(what).name, stream, i) for i in range(n)]
-        packed = [stream.row(i) for i in range(n)]
-    return [_show(i, *s, row) for i, (s, row) in enumerate(zip(streams, packed, strict=True))]
+        rows = open_rows(what, record, seq_len, seed, cache_dir=cache_dir, verify=True)
+        return [_show(i, rows, rows.row(i)) for i in range(n)]
+    stream, name = _stream_of(open_shards(what, verify=True), seq_len or 256, seed), Path(what).name
+    packed = [stream.row(i) for i in range(n)]
+    return [_summary(i, name, stream, row, _pieces(stream, i, row)) for i, row in enumerate(packed)]
 
 
 def show_tokens(tokens: np.ndarray, tokenizer: Tokenizer) -> str:
@@ -91,8 +93,63 @@ def _stream_of(shards: ShardSet, seq_len: int, seed: int) -> TextStream | PairSt
     return kind(shards, tokenizer, shards.folder.name, seq_len, seed)
 
 
-def _show(number: int, name: str, stream: AnyStream, before: int, row: Row) -> dict[str, Any]:
-    """Show a row before which the stream gave `before` rows."""
+def _show(number: int, rows: Rows, mixed: MixedRow) -> dict[str, Any]:
+    name, stream = rows.names[mixed.source], rows.streams[mixed.source]
+    if isinstance(stream, Replayed):
+        pieces = _replayed_pieces(stream, mixed.number)
+    else:
+        pieces = _pieces(stream, mixed.number, mixed.row)
+    return _summary(number, name, stream, mixed.row, pieces)
+
+
+def _summary(
+    number: int, name: str, stream: AnyStream | Replayed, row: Row, pieces: list[dict[str, Any]]
+) -> dict[str, Any]:
+    n_tokens = pieces[-1]["stop"] if pieces else 0
+    return {
+        "row": number,
+        "source": name,
+        "kind": _kind(stream),
+        "n_tokens": n_tokens,
+        "n_targets": int((row.targets != IGNORE).sum()),
+        "n_padding": len(row.tokens) - n_tokens,
+        "pieces": pieces,
+    }
+
+
+def _kind(stream: AnyStream | Replayed) -> str:
+    return stream.source.kind if isinstance(stream, SymbolStream) else KINDS[type(stream)]
+
+
+def _replayed_pieces(again: Replayed, before: int) -> list[dict[str, Any]]:
+    """Show what lies side by side in a replayed row, each as it lay in the init's training."""
+    pieces, at = [], 0
+    for number in again.numbers(before):
+        shown = _show(number, again.rows, again.rows.row(number))
+        told = {"row": number, "source": shown["source"], "kind": shown["kind"]}
+        for piece in shown["pieces"]:
+            within = piece.get("replayed", {})  # the init may have replayed it, too
+            source = "/".join([told["source"], *([within["source"]] if within else [])])
+            replayed = told | within | {"row": number, "source": source}
+            pieces.append(_moved(piece | {"replayed": replayed}, at))
+        at += shown["n_tokens"]
+    return pieces
+
+
+def _moved(piece: dict[str, Any], by: int) -> dict[str, Any]:
+    """Return a piece that lies so many columns further to the right."""
+    place = {"start": piece["start"] + by, "stop": piece["stop"] + by}
+    moved = {"loss": [[first + by, stop + by] for first, stop in piece["loss"]]}
+    if "parts" in piece:
+        moved["parts"] = [
+            part | {"start": part["start"] + by, "stop": part["stop"] + by}
+            for part in piece["parts"]
+        ]
+    return piece | place | moved
+
+
+def _pieces(stream: AnyStream, before: int, row: Row) -> list[dict[str, Any]]:
+    """Show the documents of a row before which the stream gave `before` rows."""
     pieces, at = [], 0
     for piece in row.pieces:
         stop = at + piece.stop - piece.start
@@ -110,15 +167,7 @@ def _show(number: int, name: str, stream: AnyStream, before: int, row: Row) -> d
         place = {"start": at, "stop": stop, "offset": piece.start}
         pieces.append(place | shown | {"loss": runs})
         at = stop
-    return {
-        "row": number,
-        "source": name,
-        "kind": stream.source.kind if isinstance(stream, SymbolStream) else KINDS[type(stream)],
-        "n_tokens": at,
-        "n_targets": int((row.targets != IGNORE).sum()),
-        "n_padding": len(row.tokens) - at,
-        "pieces": pieces,
-    }
+    return pieces
 
 
 def _masked(tokenizer: Tokenizer, row: Row, start: int, stop: int, runs: list[list[int]]) -> str:

@@ -18,7 +18,7 @@ from braidlm.arch.experiment import DataConfig
 from braidlm.arch.replay import REPLAY, Replay
 from braidlm.data.interleave import Interleave
 from braidlm.data.packing import IGNORE, Row
-from braidlm.data.streams import MixedRow, RowMixture, Stream
+from braidlm.data.streams import AnyStream, MixedRow, RowMixture
 from braidlm.errors import InputError
 
 
@@ -88,7 +88,7 @@ class Rows(Protocol):
         ...
 
     @property
-    def streams(self) -> tuple[Stream, ...]:
+    def streams(self) -> tuple[AnyStream | Replayed, ...]:
         """The rows of each source."""
         ...
 
@@ -214,7 +214,7 @@ class WithReplay:
         share = Fraction(repr(fraction))
         self._interleave = Interleave([share.numerator, share.denominator - share.numerator])
         self.names = (*own.names, REPLAY)
-        self.streams: tuple[Stream, ...] = (*own.streams, again)
+        self.streams: tuple[AnyStream | Replayed, ...] = (*own.streams, again)
         self.seq_len = own.seq_len
         self.vocab_size = max(own.vocab_size, again.vocab_size)
 

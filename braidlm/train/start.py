@@ -218,7 +218,7 @@ def load_recipe(
     return Recipe.from_dict(data, str(path))
 
 
-def start_of(recipe: Recipe, out: str | os.PathLike[str]) -> Start | None:
+def start_of(recipe: Recipe, out: str | os.PathLike[str] | None) -> Start | None:
     """Return what a recipe's training starts from, checked; None: from weights that are drawn.
 
     Raises:

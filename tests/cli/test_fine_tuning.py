@@ -31,6 +31,18 @@ def train(tuning, trained, *words):
     return (*call, "--set", f"data.cache_dir={tuning.parent / 'cache'}", *words)
 
 
+def test_replayed_rows_are_inspected_before_a_training(braid, refused, trained, tuning):
+    sets = [f"init={trained / 'run'}", "data.replay.fraction=0.5"]
+    sets = [word for text in sets for word in ("--set", text)]
+    out = braid("data", "inspect", tuning, *sets, "-n", 4).out
+    assert out.count("(replay): ") == 2
+    assert "; row 0 of the init's training, " in out
+    found = braid("data", "inspect", tuning, *sets, "-n", 4, "--json")
+    assert [row["kind"] for row in json.loads(found.out)].count("replay") == 2
+    plain = trained / "recipe.toml"
+    refused("data", "inspect", plain, *sets[2:], says="needs an init that was trained here")
+
+
 def test_before_and_after_are_asked_the_same_and_compared(braid, trained, tuning):
     found = braid(*train(tuning, trained, "--progress", "none", "--json"))
     assert found.code == 0, found.err

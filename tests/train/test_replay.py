@@ -10,6 +10,7 @@ import torch
 
 from braidlm import interop
 from braidlm.arch import Recipe
+from braidlm.data.inspection import inspect
 from braidlm.data.mixture import Mixture
 from braidlm.data.replay import Record
 from braidlm.errors import InputError
@@ -128,6 +129,40 @@ def test_a_longer_row_holds_as_many_whole_rows_as_fit(pretrained, tmp_path):
         assert (row.targets[len(tokens) :] == -100).all()
         assert len(row.tokens) == 80
     assert batch.segments.shape == (4, 80)
+
+
+def told_of(config, tmp_path, n):
+    """The rows as a person sees them, and as a training reads them."""
+    start = start_of(config, tmp_path / "none")
+    assert start is not None
+    rows = inspect(config.data, n, seed=config.seed, record=start.record(config))
+    return rows, [both(config, tmp_path).rows.row(i).row for i in range(n)]
+
+
+def test_replayed_rows_are_shown_with_the_rows_that_they_were(pretrained, tmp_path):
+    shown, packed = told_of(replaying(pretrained, tmp_path, 0.5, seq_len=80), tmp_path, 30)
+    again = [row for row in shown if row["kind"] == "replay"]
+    assert len(again) == 15
+    theirs = inspect(recipe(pretrained.parent / "text0.txt").data, 20, seed=3)
+    for number, row in enumerate(again):
+        wanted = [theirs[(2 * number + i) % 20] for i in range(2)]
+        pieces = [(w, piece) for w in wanted for piece in w["pieces"]]
+        assert row["n_tokens"] == sum(w["n_tokens"] for w in wanted)
+        for piece, (origin, before) in zip(row["pieces"], pieces, strict=True):
+            assert piece["text"] == before["text"]
+            assert piece["replayed"] == {k: origin[k] for k in ("row", "source", "kind")}
+    for row, real in zip(shown, packed, strict=True):
+        learnt = np.flatnonzero(real.targets != -100).tolist()
+        runs = [column for p in row["pieces"] for a, b in p["loss"] for column in range(a, b)]
+        assert runs == learnt
+        assert [p["stop"] for p in row["pieces"]][-1] == 80 - row["n_padding"]
+
+
+def test_what_the_init_had_replayed_names_both_trainings(pretrained, tmp_path):
+    train(replaying(pretrained, tmp_path, 0.5), tmp_path / "first")
+    shown, _ = told_of(replaying(tmp_path / "first", tmp_path, 0.5), tmp_path, 20)
+    told = [p["replayed"]["source"] for row in shown for p in row["pieces"] if "replayed" in p]
+    assert set(told) == {"text", "replay/text", "replay/mqar"}
 
 
 def test_the_losses_of_both_are_told_apart_and_make_the_whole(pretrained, tmp_path):
