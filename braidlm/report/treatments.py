@@ -38,6 +38,8 @@ class _Parts:
     base_of: dict[str, str]
     before: dict[str, dict[int, list[Run]]]
     """Base -> seed -> runs of its weights, one for each arm that asked them."""
+    given: frozenset[str]
+    """Bases whose weights the study did not train: the same for every seed, and asked once."""
 
 
 def treatments(loaded: Loaded) -> list[dict[str, Any]]:
@@ -119,7 +121,8 @@ def _parts(study: Study) -> _Parts:
             if run.seed is not None and is_run(run.path / "init"):
                 kept = before.setdefault(base, {}).setdefault(run.seed, [])
                 kept.append(read_run(run.path / "init"))
-    return _Parts(study, base_of, before)
+    given = [str(row.get("name")) for row in study.book.get("bases") or [] if row.get("init")]
+    return _Parts(study, base_of, before, frozenset(given))
 
 
 def _asked(runs: Sequence[Run], stem: str) -> Asked:
@@ -131,18 +134,24 @@ def _asked(runs: Sequence[Run], stem: str) -> Asked:
     }
 
 
+def _begun(parts: _Parts, base: str, stem: str) -> Asked:
+    """What a base gave for a task, by seed; what is given is one model, so it counts once."""
+    found = _asked([run for kept in parts.before[base].values() for run in kept], stem)
+    return dict(list(found.items())[:1]) if base in parts.given else found
+
+
 def _task(parts: _Parts, stem: str, metric: str, is_outcome: bool) -> dict[str, Any]:
     arms = parts.study.arms
     after = {own: _asked(arm.runs, stem) for own, arm in arms.items()}
-    before = {
-        base: _asked([run for some in seeds.values() for run in some], stem)
-        for base, seeds in parts.before.items()
-    }
+    before = {base: _begun(parts, base, stem) for base in parts.before}
     first = next(r for arm in arms.values() for run in arm.runs if (r := run.results.get(stem)))
     rows = {}
     for own, arm in arms.items():
-        begun = before.get(parts.base_of.get(own, ""), {})
-        found, _ = _contrast(after[own], begun, stem, metric)
+        base = parts.base_of.get(own, "")
+        begun = paired = before.get(base, {})
+        if base in parts.given:
+            paired = {seed: one for one in begun.values() for seed in after[own]}
+        found, _ = _contrast(after[own], paired, stem, metric)
         rows[arm.name] = {
             "before": _estimate(begun, metric),
             "after": _estimate(after[own], metric),

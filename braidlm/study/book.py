@@ -80,6 +80,7 @@ def head(
         "require_matched": list(config.require_matched),
         "quantities": budgets,
         "context": config.context,
+        "keep": config.keep,
         "arms": [_arm_row(config, arm) for arm in config.arms],
         "seeds": list(config.seeds),
         "threads": part.n_threads,

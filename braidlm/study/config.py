@@ -19,6 +19,7 @@ _OWNED = {"name": "the arm's name", "seed": "the study's seeds"}
 
 
 Measure = Literal["flops", "params", "cache"]
+Keep = Literal["all", "last", "none"]
 
 
 class Arm(Config):
@@ -108,6 +109,10 @@ class StudyConfig(Config):
     """Runs at a time, each on its share of the cores; 0: one per GPU, or one per core without."""
     context: int = Field(default=8192, gt=0)
     """Tokens at which caches are compared."""
+    keep: Keep = "all"
+    """Which weights of an arm stay when its run is done, asked included. all: its checkpoints and
+    what it began with; last: its last checkpoint; none: no weights. Results and metrics stay, and
+    so do bases that the study trains."""
     require_matched: tuple[Quantity, ...] = ()
     """Quantities in which the arms must agree within 1 %; else nothing starts."""
     match: MatchRule | None = None

@@ -13,7 +13,7 @@ from braidlm.arch.config import differences, nearest
 from braidlm.arch.init_changes import changed
 from braidlm.errors import InputError
 from braidlm.files import read_json
-from braidlm.study.config import Arm, Base, StudyConfig
+from braidlm.study.config import Arm, Base, Keep, StudyConfig
 
 FREE_FIELDS = frozenset(
     {
@@ -42,6 +42,8 @@ class Job:
     """Whose weights it begins with."""
     asks_before: bool = False
     """Whether it asks its initial weights the tasks too, for every arm of their base."""
+    keep: Keep = "all"
+    """Which of its weights stay when it is done."""
     state: str = "waiting"
     error: str | None = None
     pid: int | None = None
@@ -66,6 +68,7 @@ def plan(config: StudyConfig, folder: Path, out: Path) -> list[Job]:
         InputError: naming the arm or the base whose recipe cannot be.
     """
     jobs = []
+    asked: set[tuple[str, int]] = set()
     for seed in config.seeds:
         bases = {
             base.name: _job(config, base, seed, folder, out)
@@ -74,14 +77,16 @@ def plan(config: StudyConfig, folder: Path, out: Path) -> list[Job]:
         }
         given = {base.name: str(folder / base.init) for base in config.bases if base.init}
         jobs += bases.values()
-        asked: set[str] = set()
         for arm in config.arms:
             job = _job(config, arm, seed, folder, out)
+            job.keep = config.keep
             for name in config.bases_of(arm):
                 job.after = bases.get(name)
                 job.init = str(job.after.folder) if job.after else given[name]
-                job.asks_before = bool(job.recipe.tasks) and name not in asked
-                asked.add(name)
+                # What is given is the same for every seed, and so is what it answers.
+                once = (name, seed if job.after else config.seeds[0])
+                job.asks_before = bool(job.recipe.tasks) and once not in asked
+                asked.add(once)
             jobs.append(job)
     return jobs
 

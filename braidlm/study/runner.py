@@ -15,6 +15,7 @@ from typing import IO
 
 from braidlm.study.book import Book
 from braidlm.study.display import Display
+from braidlm.study.keeping import forget_weights
 from braidlm.study.machine import Share
 from braidlm.study.plan import Job
 from braidlm.study.signals import StopSignals
@@ -107,6 +108,8 @@ class Runner:
             code, last_words = self._process(job, slot)
             job.state, job.error = self._outcome(code, last_words, job)
             job.pid = None
+            if job.state == "done":
+                forget_weights(job.folder, job.keep)
             self.shown.finish(job.name, job.state, job.error)
             self.book.write()
         finally:

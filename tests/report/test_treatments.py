@@ -11,7 +11,7 @@ import pytest
 from braidlm import report
 from braidlm.errors import InputError
 from braidlm.report.findings import findings
-from tests.report.treating import BASES, EFFECTS, N_ITEMS, put, treated
+from tests.report.treating import BASES, EFFECTS, N_ITEMS, SEEDS, put, treated
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +50,22 @@ def test_before_and_after_are_paired_with_the_base_of_the_same_seed(said: dict[s
         assert cell["after"]["mean"] - cell["before"]["mean"] == pytest.approx(0.5, abs=0.02)
         assert cell["change"]["half_width"] < 0.05
         assert cell["before"] == task["arms"][f"{base}-plain"]["before"]
+
+
+def test_what_is_given_counts_once_before_and_is_paired_with_every_seed(tmp_path: Path):
+    bases = [{"name": base, "label": base, "init": "x", "overrides": []} for base in BASES]
+    path = treated(tmp_path / "study", bases=bases)
+    for base in BASES:
+        for seed in SEEDS[1:]:
+            for file in (path / f"{base}-plain/seed-{seed}/init/results").iterdir():
+                file.unlink()
+    found = report.tables([path])["treatments"][0]
+    task = next(t for t in found["tasks"] if t["task"] == "mqar-recall")
+    cell = task["arms"]["hybrid-after"]
+    assert tuple(cell["change"]["seeds"]) == SEEDS
+    assert cell["before"]["n_seeds"] == 1
+    difference = cell["after"]["mean"] - cell["before"]["mean"]
+    assert cell["change"]["value"] == pytest.approx(difference)
 
 
 def test_outcomes_come_first_and_each_family_is_corrected_for_its_own_number(said: dict[str, Any]):

@@ -232,6 +232,17 @@ def test_a_study_whose_bases_changed_is_refused(tmp_path: Path, old: str, new: s
         run_study(path, out, resume=True, is_silent=True)
 
 
+@pytest.mark.usefixtures("fake_runs")
+def test_what_is_given_is_asked_once_and_what_is_trained_for_every_seed(tmp_path: Path):
+    path, out = write(tmp_path, HEAD + "seeds = [4, 7]\n" + TWO + ARMS), tmp_path / "out"
+    study = settle(StudyConfig.load(path), tmp_path)[0]
+    bases = list(study.bases)
+    bases[0] = bases[0].model_copy(update={"recipe": None, "init": "somewhere"})
+    study = study.model_copy(update={"bases": tuple(bases)})
+    asking = [job.name for job in plan(study, tmp_path, out) if job.asks_before]
+    assert asking == ["small-plain/seed-4", "wide-plain/seed-4", "wide-plain/seed-7"]
+
+
 def outcome(run: Path) -> dict[str, Any]:
     return read_json(run / "results" / "mqar-recall.json")
 
