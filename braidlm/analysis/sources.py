@@ -16,6 +16,7 @@ from braidlm.analysis.inputs import (
 )
 from braidlm.analysis.instrument import Instrument
 from braidlm.arch import Recipe
+from braidlm.arch.symbols import MQARSource, SymbolSource
 from braidlm.arch.tasks import MQARTask, PhonebookTask
 from braidlm.data.tokenizer import Tokenizer, load_tokenizer
 from braidlm.errors import InputError
@@ -26,6 +27,8 @@ from braidlm.runs import Run
 from braidlm.tasks.choose import choose_tasks
 
 RECALL = (MQARTask, PhonebookTask)
+PROBE = PhonebookTask(name="phonebook-probe")
+"""Asked where no recall task is declared: 256 tokens of names and numbers, two worked examples."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +77,7 @@ class Sources:
         if instrument.needs == "recall" and self.task is None:
             if self.text is not None:
                 return "it asks recall prompts, not a text: use --task NAME"
-            return self._recall or "it needs a recall task, and the recipe has none"
+            return self._recall
         if instrument.needs == "text" and self.task is not None:
             return "it reads text, not recall prompts: leave --task out"
         return self._wanted
@@ -95,13 +98,34 @@ class Sources:
         return held_out(recipe, self._tokenizer, *numbers)
 
     @cached_property
-    def _recall(self) -> Inputs | None:
-        """The recipe's first recall task, for instruments that need one."""
+    def _recall(self) -> Inputs | str:
+        """For instruments that need recall: the recipe's first task of it, or else a probe."""
         task = next((t for t in self.recipe.tasks if isinstance(t, RECALL)), None)
-        if task is None:
-            return None
-        tokenizer = None if isinstance(task, MQARTask) else self._tokenizer
-        return of_task(task, self.recipe, tokenizer, None, self.n_documents)
+        if task is not None:
+            tokenizer = None if isinstance(task, MQARTask) else self._tokenizer
+            return of_task(task, self.recipe, tokenizer, None, self.n_documents)
+        try:
+            return self._probe
+        except InputError as error:
+            return f"the recipe has no recall task, and no probe can be asked: {error}"
+
+    @property
+    def _probe(self) -> Inputs:
+        """Look-ups of a recipe that declares none: in its symbols, or in a phonebook.
+
+        Raises:
+            InputError: other symbols, no tokenizer, or ids that the model has no embedding for.
+        """
+        sources, spec = self.recipe.data.sources, self.recipe.spec
+        for source in sources:
+            if isinstance(source, MQARSource):
+                task = MQARTask(name="mqar-probe", source=source.name)
+                return of_task(task, self.recipe, None, None, self.n_documents)
+        if all(isinstance(source, SymbolSource) for source in sources):
+            raise InputError("the model was trained on symbols, which are no text")
+        if self._tokenizer.vocab_size > spec.vocab_size:
+            raise InputError(f"vocab_size = {spec.vocab_size} is less than the tokenizer's ids")
+        return of_task(PROBE, self.recipe, self._tokenizer, None, self.n_documents)
 
     @cached_property
     def _tokenizer(self) -> Tokenizer:

@@ -141,6 +141,38 @@ def test_a_recipe_without_text(tmp_path):
         look(run, NAME)
 
 
+def text_of(folder):
+    """Data of nothing but text, as an imported run has it."""
+    text = {"kind": "text", "path": str(folder / "texts")}
+    return {"seq_len": 32, "held_out": 0.5, "cache_dir": str(folder / "cache"), "sources": [text]}
+
+
+def test_without_a_recall_task_heads_are_asked_a_probe(tmp_path):
+    run = saved_run(tmp_path / "text", data=text_of(tmp_path / "text"), tasks=[])
+    (result,) = analyze(run.path, ["retrieval-heads"], n_documents=4)
+    assert result["why_not"] is None
+    assert result["metrics"]["before"]["n"] == 2
+    assert (run.results_dir / "analysis-retrieval-heads.phonebook-probe.json").is_file()
+    mqar = {"kind": "mqar", "vocab_size": 32, "token_offset": 260, "n_pairs": [2], "length": 24}
+    run = saved_run(tmp_path / "symbols", data={"seq_len": 32, "sources": [mqar]}, tasks=[])
+    (result,) = analyze(run.path, ["retrieval-heads"], n_documents=4)
+    assert result["why_not"] is None
+    assert (run.results_dir / "analysis-retrieval-heads.mqar-probe.json").is_file()
+
+
+def test_a_probe_that_cannot_be_asked_says_why(tmp_path):
+    mad = {"kind": "mad", "task": "selective_copying"}
+    symbols = saved_run(tmp_path / "symbols", data={"seq_len": 256, "sources": [mad]}, tasks=[])
+    folder = tmp_path / "nameless"
+    nameless = saved_run(folder, data=text_of(folder), tasks=[])
+    (nameless.path / "hf").mkdir()
+    (nameless.path / "hf" / "config.json").write_text('{"model_type": "mamba2"}')
+    for run, words in ((symbols, "trained on symbols"), (nameless, "without a tokenizer")):
+        (result,) = analyze(run.path, ["retrieval-heads"], n_documents=4)
+        assert result["why_not"].startswith("the recipe has no recall task, and no probe can be")
+        assert words in result["why_not"]
+
+
 def test_a_model_that_came_without_a_tokenizer(run):
     (run.path / "hf").mkdir()
     (run.path / "hf" / "config.json").write_text('{"model_type": "mamba2"}')
