@@ -177,6 +177,13 @@ def test_packed_and_padded_documents_are_filtered_by_their_own_length(kind):
     assert torch.allclose(both[1, :13], u[0, 35:48], rtol=0, atol=1e-12)
 
 
+def test_padding_is_not_counted():
+    mixer = build("mamba2")
+    rule = filtered(mixer)
+    read(mixer, inputs(1, 50), Segments.from_lengths([[30]], 50))
+    assert rule.counts[1] == 30 * int(rule.is_global.sum()) > 0
+
+
 @pytest.mark.parametrize("kind", MIXERS)
 def test_a_later_token_changes_nothing_but_by_the_length(kind):
     mixer = build(kind)

@@ -14,7 +14,7 @@ from braidlm.errors import InputError
 from braidlm.model import HybridLM
 from braidlm.runs import Run
 from braidlm.tasks import evaluate, run_task
-from braidlm.tasks.filtering import calibrated, mamba_layers, told
+from braidlm.tasks.filtering import calibrated, mamba_layers, slowest, told
 from tests.tasks.models import recipe, saved_run
 
 BYTES = ByteTokenizer()
@@ -93,6 +93,20 @@ def test_rows_of_the_training_calibrate(tmp_path):
     assert one["blocks.0.mix.mixer"].length == 32
     assert torch.equal(limits[0], limits[1])
     assert not torch.equal(limits[0], limits[2])
+
+
+def test_the_slowest_column_decides(tmp_path):
+    config = recipe(tmp_path)
+    spec = config.spec.model_validate(
+        {**config.to_dict()["model"], "pattern": "SM", "mixers": {"S": {"d_state": 3}, "M": {}}}
+    )
+    mamba1, mamba2 = mamba_layers(HybridLM(spec)).values()
+    with torch.no_grad():
+        mamba1.dynamics.A_log[0] = torch.tensor([5.0, 2.0, 7.0]).log()
+    rates = slowest(mamba1)
+    assert rates.shape == (32,)
+    assert torch.allclose(rates[:2], torch.tensor([2.0, 1.0]))
+    assert torch.allclose(slowest(mamba2), mamba2.dynamics.A_log.exp())
 
 
 def test_a_run_is_asked_with_it_from_the_command_line(run):
