@@ -26,8 +26,9 @@ from braidlm.report.student import holm
 Asked = dict[int, tuple[Run, dict[str, Any]]]
 """Seed -> a run and what it gave for one task."""
 
-FREE = ("task.reads",)
-"""How a task may be asked differently of two arms that are compared: how often it is read."""
+READS = "task.config.reads"
+FREE = (READS, "task.config.token_filter")
+"""How a task may be asked differently of two arms that are compared: by how the text is read."""
 
 
 @dataclass(frozen=True)
@@ -194,9 +195,12 @@ def _contrast(a: Asked, b: Asked, stem: str, metric: str) -> tuple[Contrast | No
         return None, "no seed has both results"
     tasks = [side[seed][1].get("task") for seed in shared for side in (a, b)]
     unlike = [path for task in tasks[1:] for path, _, _ in differences(tasks[0], task, "task")]
-    if strange := [path for path in unlike if path not in FREE]:
+    free = [field for field in FREE if any(f"{path}.".startswith(f"{field}.") for path in unlike)]
+    # A text that is read twice makes another prompt of the same question.
+    free += ["task.items"] if READS in free else []
+    if strange := [p for p in unlike if not any(f"{p}.".startswith(f"{f}.") for f in free)]:
         return None, f"asked differently: {strange[0]}"
-    note = f"asked differently: {unlike[0]}" if unlike else ""
+    note = f"asked differently: {free[0]}" if unlike else ""
     with suppress(InputError):
         sides = [{seed: _scores(side[seed], metric) for seed in shared} for side in (a, b)]
         found = contrast(sides[0], sides[1])

@@ -153,26 +153,37 @@ def test_the_page_shows_it_and_is_safe(folder: Path, tmp_path: Path):
 @pytest.mark.parametrize(
     ("change", "note"),
     [
-        ({"n_items": 7}, "asked differently: task.n_items"),
-        ({"reads": 2}, ""),
+        ({"config": {"n_items": 7}}, "asked differently: task.config.n_items"),
+        ({"items": "others"}, "asked differently: task.items"),
+        ({"config": {"readers": 7}}, "asked differently: task.config.readers"),
+        ({"config": {"reads": 2}, "items": "others"}, "task.config.reads"),
+        ({"config": {"token_filter": {"n_rows": 5}}}, "task.config.token_filter"),
+        (
+            {"config": {"token_filter": {"n_rows": 5}}, "items": "others"},
+            "asked differently: task.items",
+        ),
     ],
 )
-def test_tasks_that_differ_are_not_compared_but_reading_twice_is(
+def test_tasks_that_differ_are_not_compared_but_ways_of_reading_are(
     folder: Path, tmp_path: Path, change: dict[str, Any], note: str
 ):
+    """With the entries that `tasks.asked` writes: `config`, `items`, and what the work says."""
     other = shutil.copytree(folder, tmp_path / "s")
-    for path in other.glob("hybrid-after/seed-*/results/mqar-recall.json"):
+    asked = {"config": {"kind": "mqar"}, "items": "these"}
+    for path in other.glob("hybrid-*/seed-*/results/mqar-recall.json"):
         result = json.loads(path.read_text())
-        result["task"] |= change
+        is_other = "hybrid-after" in str(path)
+        config = {**asked["config"], **change.get("config", {})} if is_other else asked["config"]
+        result["task"] = asked | (change if is_other else {}) | {"config": config}
         path.write_text(json.dumps(result))
     row = rows(report.tables([other])["treatments"][0], "mqar-recall")[
         "hybrid-after", "hybrid-plain"
     ]
-    if note:
+    if note.startswith("asked"):
         assert row["note"] == note
         assert "value" not in row
     else:
-        assert row["note"] == "asked differently: task.reads"
+        assert row["note"] == f"asked differently: {note}"
         assert row["value"] == pytest.approx(0.3, abs=0.02)
 
 

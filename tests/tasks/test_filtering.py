@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from braidlm import checkpoint
+from braidlm.arch.config import differences
 from braidlm.arch.tasks import LMTask, LongTextTask, MQARTask
 from braidlm.arch.tasks.token_filter import TokenFilter
 from braidlm.cli.eval import card
@@ -114,6 +115,8 @@ def test_a_run_is_asked_with_it_from_the_command_line(run):
     change = ["tasks.recall.length=96", "tasks.recall.token_filter.min_decay=1e-30"]
     (found,) = evaluate(run.path, ["mqar"], overrides=change)
     assert found["token_filter"]["global"] == 4
+    unlike = [path for path, _, _ in differences(plain["task"], found["task"], "task")]
+    assert unlike == ["task.config.token_filter"]  # which `report.treatments` allows
     assert found["metrics"]["answer_nll"] != plain["metrics"]["answer_nll"]
     assert "token filter: 4 of 4 channels are global; they keep" in card(found)
     assert json.loads((run.results_dir / "mqar-recall.json").read_text()) == found
