@@ -12,7 +12,7 @@ from braidlm.ops.attention import varlen as room
 from braidlm.ops.attention.kernel import Scoring
 from braidlm.ops.dispatch import Call
 from braidlm.segments import Segments
-from tests.ops.compare import assert_same, leaf, relative_l2, with_gradients
+from tests.ops.compare import assert_same, leaf, with_gradients
 from tests.tolerances import BF16_L2
 
 HAS_GPU = torch.cuda.is_available()
@@ -176,5 +176,7 @@ def test_on_a_gpu_it_loses_no_more_than_bf16_does(layout, window, width):
     ours = with_gradients(lambda: form(given, "auto"), given)
     assert dispatch.used()["attention"] == "varlen"
     truth = with_gradients(lambda: form(exact, "naive"), exact)
+    least = 1e-3 * float(truth[0].detach().norm())  # a token alone has no gradient of query and key
     for found, expected in zip(ours, truth, strict=True):
-        assert relative_l2(found.double(), expected) < BF16_L2["attention"]
+        size = max(float(expected.norm()), least)
+        assert float((found.double() - expected).norm()) < BF16_L2["attention"] * size

@@ -6,6 +6,10 @@ padding, and nothing waits for the device where the lengths are known to the hos
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable
+from typing import cast
+
 from torch import Tensor
 
 from braidlm.ops.attention.cache import KVCache, Window, extend, take
@@ -67,7 +71,7 @@ def _inside(
     q: Tensor, k: Tensor, v: Tensor, segments: Segments, scale: float, n_before: int
 ) -> Tensor:
     """(B, T, Hq, D), zeros at padding; a query sees so many tokens before it, all where -1."""
-    from torch.nn.attention.varlen import varlen_attn  # on a CPU nobody needs it
+    from torch.nn.attention import varlen  # on a CPU nobody needs it
 
     if segments.n_docs == 0:
         return q.new_zeros(*q.shape[:3], v.shape[3])
@@ -76,7 +80,8 @@ def _inside(
     if places is not None:
         queries, keys, values = (take(x, places) for x in (queries, keys, values))
     ends, longest = segments.cu_seqlens, segments.max_length
-    o = varlen_attn(
+    attend = varlen.varlen_attn
+    o = cast(Callable[..., Tensor], attend)(
         queries,
         keys,
         values,
@@ -86,9 +91,14 @@ def _inside(
         longest,
         scale=scale,
         window_size=(n_before, 0),
-        enable_gqa=q.shape[2] != k.shape[2],
+        **_asked(attend, q.shape[2] != k.shape[2]),
     )
-    assert isinstance(o, Tensor)
     if places is not None:
         o = o.new_zeros(segments.doc.numel(), *o.shape[1:]).index_copy(0, places, o)
     return o.unflatten(0, segments.shape)
+
+
+def _asked(attend: Callable[..., object], is_grouped: bool) -> dict[str, bool]:
+    """Torch 2.12 wants to be told that heads share keys; 2.11 has no word for it and does it."""
+    has_word = "enable_gqa" in inspect.signature(attend).parameters
+    return {"enable_gqa": is_grouped} if has_word else {}
