@@ -40,6 +40,11 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         metavar="A=B",
         help="a setting of the method; gate.A=B one of the gate, source.A=B one of the input",
     )
+    parser.add_argument(
+        "--retry-failed",
+        action="store_true",
+        help="ask once more for paraphrases that had no answer in earlier runs",
+    )
     parser.add_argument("--quiet", action="store_true", help="show no progress")
     parser.add_argument("--json", action="store_true", help="print the manifest's counts")
     parser.set_defaults(run=run)
@@ -70,7 +75,9 @@ def run(args: argparse.Namespace) -> int:
         "gate": gate.described(),
     }
     progress = None if args.quiet else _progress()
-    made = make(opened.method, gate, args.out, header, progress=progress)
+    made = make(
+        opened.method, gate, args.out, header, retry_failed=args.retry_failed, progress=progress
+    )
     for name, records in opened.beside.items():
         lines = (json.dumps(record, ensure_ascii=False) + "\n" for record in records)
         atomic_write(args.out / name, "".join(lines).encode())

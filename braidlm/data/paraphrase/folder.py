@@ -1,8 +1,9 @@
 """The folder of paraphrases: a journal while it is made, and the files that are read later.
 
 `journal.jsonl` has one line for each passage that is done, written whole or not at all: it alone
-says what is done. `pairs.jsonl` and `rejected.jsonl` are made from it in the order of the input,
-so that a folder is the same whatever was done first, and `manifest.json` says what they are.
+says what is done. Of a passage that was tried again the last line holds. `pairs.jsonl` and
+`rejected.jsonl` are made from it in the order of the input, so that a folder is the same whatever
+was done first, and `manifest.json` says what they are.
 """
 
 from __future__ import annotations
@@ -27,6 +28,9 @@ MANIFEST, PAIRS, REJECTED, JOURNAL = (
     "rejected.jsonl",
     "journal.jsonl",
 )
+EMPTY, DUPLICATE, NONE = "empty", "duplicate", "no paraphrase"
+SETTLED = (EMPTY, DUPLICATE, NONE, "empty paraphrase")
+"""Reasons of rows without a paraphrase that no other try would change."""
 _HEADER = ("schema_version", "method", "settings", "seed", "source", "gate")
 
 Row = dict[str, Any]
@@ -147,6 +151,14 @@ class Folder:
         self._journal.seek(self._places[passage])
         return json.loads(self._journal.readline())
 
+    def unanswered(self, passage: str) -> list[int]:
+        """Return the numbers of a passage's paraphrases for which there was no answer.
+
+        Those of a passage that is empty, a duplicate or without a paraphrase had none to give.
+        """
+        rows = self.entry(passage)["rejected"]
+        return [r["n"] for r in rows if not r["paraphrase"] and _kind(r["reason"]) not in SETTLED]
+
     def record(
         self,
         passage: str,
@@ -155,6 +167,8 @@ class Folder:
         rejected: list[dict[str, Any]],
     ) -> None:
         """Keep what came of a passage: the whole line is written, or nothing of it.
+
+        It takes the place of what was recorded of the passage before.
 
         Raises:
             OSError: the disk is full; earlier lines stay.
@@ -200,14 +214,14 @@ class Folder:
         end = 0
         for line in self._journal:
             try:
-                self._places[json.loads(line)["id"]] = end
+                passage = json.loads(line)["id"]
             except (ValueError, KeyError, TypeError):
                 if self._journal.read(1):  # only the last line can be torn
                     raise InputError(f"{self.path / JOURNAL}, byte {end}: is damaged") from None
                 break
             if not line.endswith(b"\n"):
-                del self._places[json.loads(line)["id"]]
                 break
+            self._places[passage] = end
             end += len(line)
         self._journal.truncate(end)
 

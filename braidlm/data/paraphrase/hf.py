@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from pydantic import Field
@@ -81,13 +82,14 @@ class HF:
 
     def paraphrase(self, batch: Sequence[Passage]) -> Sequence[Sequence[Draft]]:
         """Return n drafts of each passage; one without a usable answer holds the reason."""
-        rows = [_Row(passage, n) for passage in batch for n in range(self._config.n)]
+        each = range(self._config.n)
+        rows = [_Row(passage, n) for passage in batch for n in passage.wanted or each]
         drafts: list[Draft] = []
         for start in range(0, len(rows), self.batch_size):
             some = rows[start : start + self.batch_size]
             drafts += map(self._draft, some, self._write(some))
-        n = self._config.n
-        return [drafts[i : i + n] for i in range(0, len(drafts), n)]
+        written = iter(drafts)
+        return [list(islice(written, len(p.wanted or each))) for p in batch]
 
     def _write(self, rows: Sequence[_Row]) -> list[Written]:
         c = self._config

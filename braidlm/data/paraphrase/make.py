@@ -8,7 +8,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from braidlm.data.paraphrase.folder import Folder, Row
+from braidlm.data.paraphrase.folder import DUPLICATE, EMPTY, NONE, Folder, Row
 from braidlm.data.paraphrase.gate import Gate, Verdict
 from braidlm.data.paraphrase.method import (
     Closable,
@@ -40,6 +40,7 @@ def make(
     out: Path,
     header: Mapping[str, Any],
     *,
+    retry_failed: bool = False,
     progress: Progress | None = None,
 ) -> Made:
     """Write the paraphrases of a method into a folder, or go on where an earlier run ended.
@@ -54,6 +55,8 @@ def make(
         gate: what judges them.
         out: the folder.
         header: "method", "settings", "seed", "source" and "gate": what a later run must share.
+        retry_failed: ask once more for paraphrases that had no answer in earlier runs; what
+            stands in the folder stays until the answer is there.
         progress: told how far the work is.
 
     Raises:
@@ -61,17 +64,22 @@ def make(
         OSError: the folder cannot be written.
     """
     with Folder.open(out, header) as folder:
-        return _Making(method, gate, folder, progress).run()
+        return _Making(method, gate, folder, retry_failed, progress).run()
 
 
 class _Making:
     """One run: what is in flight, and what this run has seen of the input."""
 
     def __init__(
-        self, method: Method, gate: Gate, folder: Folder, progress: Progress | None
+        self,
+        method: Method,
+        gate: Gate,
+        folder: Folder,
+        retry_failed: bool,
+        progress: Progress | None,
     ) -> None:
         self._method, self._gate, self._folder = method, gate, folder
-        self._progress = progress
+        self._retries, self._progress = retry_failed, progress
         self._order: list[str] = []
         self._first: dict[bytes, str] = {}  # of each text, the passage that had it first
         self._in_flight: dict[Future[_Outcomes], list[Passage]] = {}
@@ -138,23 +146,22 @@ class _Making:
         ]
         verdicts = iter(self._gate.judge(drafts))
         for passage, found in zip(batch, outcomes, strict=True):
-            accepted, rejected = [], []
-            if isinstance(found, PassageError) or not found:
-                reason = f"failed: {found}" if isinstance(found, PassageError) else "no paraphrase"
-                rejected.append(_row(0, "", {}, reason))
-                found = []
-            texts: set[str] = set()
-            for n, draft in enumerate(found):
-                verdict = Verdict({}, draft.reason) if draft.reason else next(verdicts)
-                scores = {**draft.scores, **verdict.scores}
-                is_again = draft.text in texts and not draft.reason
-                reason = "repeated" if is_again else verdict.reason
-                texts.add(draft.text)
-                (rejected if reason else accepted).append(_row(n, draft.text, scores, reason))
+            accepted, rejected = self._kept_rows(passage.id)
+            for row in _rows(passage, found, verdicts, {r["paraphrase"] for r in accepted}):
+                (rejected if "reason" in row else accepted).append(row)
+                self._n_accepted += "reason" not in row
+            for rows in (accepted, rejected):
+                rows.sort(key=lambda row: row["n"])
             self._folder.record(passage.id, passage.text, accepted, rejected)
-            self._n_accepted += len(accepted)
         if self._progress:
             self._progress(self._folder.n_done, self._n_accepted)
+
+    def _kept_rows(self, passage: str) -> tuple[list[Row], list[Row]]:
+        """Return what a passage has and will keep: accepted rows, and those that were answered."""
+        if passage not in self._folder:
+            return [], []
+        entry, asked = self._folder.entry(passage), self._folder.unanswered(passage)
+        return entry["accepted"], [row for row in entry["rejected"] if row["n"] not in asked]
 
     def _to_do(self) -> Iterator[Passage]:
         """Yield what is not done yet; what nothing can be made of is recorded on the way."""
@@ -171,6 +178,9 @@ class _Making:
                         f"passage '{passage.id}' is not the text that {self._folder.path} has "
                         "under this id: the input was changed; give another folder"
                     )
+                if self._retries and (numbers := self._folder.unanswered(passage.id)):
+                    is_all = not any(self._kept_rows(passage.id))
+                    yield passage if is_all else passage._replace(wanted=tuple(numbers))
             elif why:
                 self._folder.record(passage.id, passage.text, [], [_row(0, "", {}, why)])
             else:
@@ -179,10 +189,10 @@ class _Making:
     def _why_not(self, passage: Passage) -> str:
         words = " ".join(passage.text.split())
         if not words:
-            return "empty"
+            return EMPTY
         key = hashlib.sha256(words.encode("utf-8", "surrogatepass")).digest()[:16]
         first = self._first.setdefault(key, passage.id)
-        return "" if first == passage.id else f"duplicate: of {first}"
+        return "" if first == passage.id else f"{DUPLICATE}: of {first}"
 
     def _check_all_were_seen(self) -> None:
         if len(self._order) < self._folder.n_done:
@@ -190,6 +200,25 @@ class _Making:
                 f"{self._folder.path} holds {self._folder.n_done} passages and the input has only "
                 f"{len(self._order)}: it was changed; give another folder"
             )
+
+
+def _rows(
+    passage: Passage,
+    found: Sequence[Draft] | PassageError,
+    verdicts: Iterator[Verdict],
+    texts: set[str],
+) -> Iterator[Row]:
+    """Yield what came of a passage; `texts` are paraphrases that it has already."""
+    if isinstance(found, PassageError) or not found:
+        reason = f"failed: {found}" if isinstance(found, PassageError) else NONE
+        yield from (_row(n, "", {}, reason) for n in passage.wanted or (0,))
+        return
+    for n, draft in zip(passage.wanted or range(len(found)), found, strict=True):
+        verdict = Verdict({}, draft.reason) if draft.reason else next(verdicts)
+        is_again = draft.text in texts and not draft.reason
+        texts.add(draft.text)
+        scores = {**draft.scores, **verdict.scores}
+        yield _row(n, draft.text, scores, "repeated" if is_again else verdict.reason)
 
 
 def _row(n: int, paraphrase: str, scores: Mapping[str, float], reason: str) -> Row:

@@ -20,6 +20,8 @@ class Passage(NamedTuple):
     text: str
     given: tuple[str, ...] = ()
     """Paraphrases that the input itself holds, for methods that take them from there."""
+    wanted: tuple[int, ...] = ()
+    """Numbers of the paraphrases to be written, of those that had no answer before; (): all."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,8 @@ class Method(Protocol):
 
     def paraphrase(self, batch: Sequence[Passage]) -> Sequence[Sequence[Draft] | PassageError]:
         """Return the drafts of each passage of a batch, or why there are none, in its order.
+
+        Of a passage with `wanted` these alone. A draft that is empty, with a reason, had no answer.
 
         Called from `workers` threads. What is random depends on the seed and the passage's id
         alone (`seeding.generator(seed, passage.id)`), never on the order of calls.

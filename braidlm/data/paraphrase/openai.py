@@ -106,7 +106,7 @@ class OpenAI:
             StoppedError: the endpoint is down, or the budget spent.
             InputError: the endpoint refuses whatever is asked.
         """
-        return [[self._draft(p, n) for n in range(self._config.n)] for p in batch]
+        return [[self._draft(p, n) for n in p.wanted or range(self._config.n)] for p in batch]
 
     def close(self) -> None:
         """End the requests under way."""

@@ -67,9 +67,12 @@ def slowly(passage: Passage) -> None:
     time.sleep(0.003 * (5 - int(passage.id[1:]) % 6))
 
 
-def made(echo: Any, out: Path, gate: GateConfig = OPEN, /, **header: Any) -> Made:
+def made(
+    echo: Any, out: Path, gate: GateConfig = OPEN, /, *, retry_failed: bool = False, **header: Any
+) -> Made:
     about = {"method": "echo", "settings": {}, "seed": 0, "source": None}
-    return make(echo, Gate(gate), out, {**about, "gate": gate.model_dump(), **header})
+    about = {**about, "gate": gate.model_dump(), **header}
+    return make(echo, Gate(gate), out, about, retry_failed=retry_failed)
 
 
 def accepted(out: Path) -> list[tuple[str, str]]:

@@ -139,6 +139,70 @@ def test_an_error_leaves_a_folder_that_goes_on(tmp_path, error):
     assert accepted(tmp_path) == EXPECTED
 
 
+def failing(*names: str):
+    def act(passage: Passage) -> None:
+        if passage.id in names:
+            raise PassageError("no answer")
+
+    return act
+
+
+def test_what_failed_is_asked_again_when_that_is_wanted_and_nothing_else(tmp_path):
+    texts = [*TEXTS[:6], " ", TEXTS[0]]  # the last two can never have a paraphrase
+    made(Echo(texts, failing("t1", "t4")), tmp_path)
+    second = Echo(texts)
+    made(second, tmp_path)
+    assert second.asked.total() == 0
+    third = Echo(texts, failing("t4"), workers=3)
+    found = made(third, tmp_path, retry_failed=True)
+    assert third.asked == {"t1": 1, "t4": 1}
+    assert accepted(tmp_path) == [row for row in EXPECTED[:6] if row[0] != "t4#0"]
+    assert found.counts["rejected"] == {"duplicate": 1, "empty": 1, "failed": 1}
+    made(Echo(texts), tmp_path, retry_failed=True)
+    assert accepted(tmp_path) == EXPECTED[:6]
+    whole = Echo(texts)
+    made(whole, tmp_path, retry_failed=True)
+    assert whole.asked.total() == 0
+    made(Echo(texts), tmp_path / "at once")
+    for name in (PAIRS, "rejected.jsonl"):
+        assert (tmp_path / name).read_bytes() == (tmp_path / "at once" / name).read_bytes()
+
+
+@pytest.mark.parametrize("left", [1, 40])
+def test_a_torn_second_try_leaves_what_stood_there(tmp_path, left):
+    made(Echo(TEXTS, failing("t3")), tmp_path)
+    before = (tmp_path / "rejected.jsonl").read_bytes()
+    made(Echo(TEXTS), tmp_path, retry_failed=True)
+    journal = (tmp_path / JOURNAL).read_bytes()
+    (tmp_path / JOURNAL).write_bytes(journal[:-left])
+    plain = Echo(TEXTS)
+    made(plain, tmp_path)
+    assert plain.asked.total() == 0
+    assert (tmp_path / "rejected.jsonl").read_bytes() == before
+    again = Echo(TEXTS)
+    made(again, tmp_path, retry_failed=True)
+    assert again.asked == {"t3": 1}
+    assert accepted(tmp_path) == EXPECTED
+
+
+def test_a_second_try_that_is_stopped_loses_nothing(tmp_path):
+    made(Echo(TEXTS, failing("t3", "t9", "t15")), tmp_path)
+
+    def act(passage: Passage) -> None:
+        if passage.id == "t9":
+            raise StoppedError("the budget is spent")
+
+    assert made(Echo(TEXTS, act), tmp_path, retry_failed=True).stopped
+    left = {n.removesuffix("#0") for n, _ in EXPECTED if n not in dict(accepted(tmp_path))}
+    assert {"t9"} <= left <= {"t9", "t15"}  # the last may have begun already
+    made(Echo(TEXTS), tmp_path)
+    assert read_manifest(tmp_path)["is_complete"]
+    last = Echo(TEXTS)
+    made(last, tmp_path, retry_failed=True)
+    assert last.asked == dict.fromkeys(left, 1)
+    assert accepted(tmp_path) == EXPECTED
+
+
 KILLED = """
 import sys, os
 from pathlib import Path

@@ -185,6 +185,34 @@ def recorded(out: Path) -> list[str]:
     return [json.loads(line)["text"] for line in whole.splitlines()]
 
 
+def test_only_the_paraphrases_that_had_no_answer_are_asked_again(tmp_path, capsys):
+    """Of three for each text the second has none; what was accepted or declined is not asked."""
+    source, out = write_jsonl(tmp_path / "in.jsonl", TEXTS[:4]), tmp_path / "out"
+    words = command(source, out, "URL", "--set", "n=3", "--set", "retries=0")
+    plan = ["ok", "http:504", "said:I cannot do that."]
+    with serving(lambda text, before: "ok" if text == PROBE else plan[before]) as stub:
+        assert main([w.replace("URL", stub.url) for w in words]) == 0
+    names = [name for name, _ in accepted(out)]
+    assert [reason.partition(":")[0] for reason in reasons(out).values()] == [
+        "http_504",
+        "declined",
+    ] * 4
+    seeds = [body["seed"] for body in stub.bodies if not has_probe(body)][1::3]
+    with serving(always("said:other words")) as again:
+        assert main([w.replace("URL", again.url) for w in [*words, "--retry-failed"]]) == 0
+    assert again.n_asked == 4
+    assert {body["seed"] for body in again.bodies} == set(seeds)
+    both = [n for name in names for n in (name, name.replace("#0", "#1"))]
+    assert [name for name, _ in accepted(out)] == both
+    assert set(reasons(out).values()) == {"declined"}
+    assert main([w.replace("URL", again.url) for w in [*words, "--retry-failed"]]) == 0
+    capsys.readouterr()
+
+
+def has_probe(body: dict[str, Any]) -> bool:
+    return PROBE in body["messages"][-1]["content"]
+
+
 def test_an_endpoint_that_goes_down_half_way_is_one_sentence_and_a_second_call_goes_on(
     tmp_path, capsys
 ):

@@ -29,7 +29,7 @@ def write(path, records):
 def test_fields_are_read_in_the_order_that_is_given(tmp_path):
     path = write(tmp_path / "x.jsonl", RECORDS)
     method = opened(path, text="src", paraphrases=["turk", "asset"], id="key")
-    assert [tuple(p) for p in method.passages()] == [
+    assert [p[:3] for p in method.passages()] == [
         ("a", "One text.", ("C .", "A.", "B.")),
         ("b", "Two.", ("D",)),
     ]
