@@ -18,13 +18,19 @@ def leaf(*shape: int, dtype: torch.dtype = torch.float64) -> Tensor:
     return torch.randn(*shape, dtype=dtype, requires_grad=True)
 
 
-def with_gradients(form: Callable[[], Results], inputs: Sequence[Tensor]) -> list[Tensor]:
-    """The results of `form` and the gradients of one fixed random projection of them all."""
+def with_gradients(
+    form: Callable[[], Results],
+    inputs: Sequence[Tensor],
+    arrive_in: torch.dtype = torch.float64,
+) -> list[Tensor]:
+    """The results of `form` and the gradients of one fixed random projection of them all, which a
+    dtype holds without rounding: then forms in it and in fp64 are asked for the same."""
     results = [r for r in form() if r is not None]
     draw = torch.Generator().manual_seed(7)
     loss = torch.zeros((), dtype=torch.float64)
     for r in results:
-        loss = loss + (r.double() * torch.randn(r.shape, generator=draw, dtype=torch.float64)).sum()
+        weights = torch.randn(r.shape, generator=draw, dtype=torch.float64).to(arrive_in)
+        loss = loss + (r.double() * weights.double()).sum()
     return [*results, *torch.autograd.grad(loss, list(inputs), materialize_grads=True)]
 
 

@@ -28,6 +28,8 @@ gradients: Any = triton_gradients
 
 PROGRAMS = 256
 """Programs that fill a machine: rows are cut into pieces until there are as many."""
+CHUNK = 64
+"""Tokens of a chunk at most, in dtypes of two bytes; half of that in wider ones."""
 LEAST = 8
 """Chunks that a piece has at least: finding what enters it costs a pass of its own."""
 HEADS = 16
@@ -78,7 +80,7 @@ class _Call:
         self.n_groups, self.d_state = B.shape[2:]
         self.per_group = self.n_heads // self.n_groups
         self.is_narrow = x.dtype.itemsize == 2
-        most = 64 if self.is_narrow else 32
+        most = CHUNK if self.is_narrow else CHUNK // 2
         self.chunk = min(most, _padded(min(chunk_size, self.length)))
         self.n_chunks = -(-self.length // self.chunk)
         wanted = -(-PROGRAMS // (self.batch * self.n_heads))
