@@ -13,6 +13,10 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+LOG2_E = tl.constexpr(1.4426950408889634)
+LEAST = tl.constexpr(1.1754943508222875e-38)
+"""The smallest number of fp32 that is not subnormal: a shorter step is none."""
+
 
 @triton.jit
 def _rows(base, start, q, stride, columns, T, WIDTH: tl.constexpr):
@@ -74,10 +78,8 @@ def prepare(
     ok = is_real[:, None] & (h < H)[None, :]
     dt = tl.load(dt_ptr + b * sdb + t.to(tl.int64)[:, None] * sdt + h[None, :], mask=ok, other=0.0)
     dt = dt.to(tl.float32)
-    log2_e: tl.constexpr = 1.4426950408889634
-    cum = tl.cumsum(tl.maximum(dt * a[None, :], -104.0) * log2_e, 0)  # exp of -104 is zero
-    least: tl.constexpr = 1.1754943508222875e-38
-    log_dt = tl.where(dt >= least, tl.log2(tl.maximum(dt, least)), float("-inf"))
+    cum = tl.cumsum(tl.maximum(dt * a[None, :], -104.0) * LOG2_E, 0)  # exp of -104 is zero
+    log_dt = tl.where(dt >= LEAST, tl.log2(tl.maximum(dt, LEAST)), float("-inf"))
     place = (b * H + h[None, :]) * (tl.num_programs(0) * Q) + t[:, None]
     tl.store(out_ptr + place, dt, mask=(h < H)[None, :])
     tl.store(cum_ptr + place, cum, mask=(h < H)[None, :])
