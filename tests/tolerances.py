@@ -42,3 +42,5 @@ GATED_DELTA_TRITON = 1e-5
 """The same of the gated delta rule's kernels (seen under the interpreter: 2.3e-6, strong decay)."""
 TRITON_SMALL = 2e-6
 """The same of the kernels of norms and of the loss."""
+SCAN_TRITON = 2e-5
+"""The same of the kernels of the selective scan."""

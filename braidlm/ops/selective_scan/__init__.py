@@ -12,6 +12,36 @@ from braidlm.ops.selective_scan.step import step
 from braidlm.segments import Segments, check_segments
 
 
+def _why_not_triton(call: Call) -> str | None:
+    if reason := dispatch.why_not_triton(call):
+        return reason
+    return "registers hold no more than 256 columns" if call.shapes["N"] > 256 else None
+
+
+def _triton(
+    x: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    *,
+    chunk_size: int,
+    segments: Segments | None,
+    initial_state: Tensor | None,
+    return_state: bool,
+) -> tuple[Tensor, Tensor | None]:
+    from braidlm.ops.selective_scan.triton import scan_triton  # a CPU does without triton
+
+    return scan_triton(
+        *(x, dt, A, B, C, D),
+        chunk_size=chunk_size,
+        segments=segments,
+        initial_state=initial_state,
+        return_state=return_state,
+    )
+
+
 def _step(
     x: Tensor,
     dt: Tensor,
@@ -33,6 +63,7 @@ SCAN = Operator(
     "selective_scan",
     (
         Implementation("step", _step, dispatch.takes_one_token),
+        Implementation("triton", _triton, _why_not_triton),
         Implementation("chunk", scan_chunk, dispatch.always),
         Implementation("naive", scan_naive, dispatch.always),
     ),
@@ -65,11 +96,12 @@ def selective_scan(
         B: (B, T, N) input projections, shared by the channels.
         C: (B, T, N) output projections.
         D: (I,) factor of the skip from input to output, or None for no skip.
-        chunk_size: tokens whose states are held at once; it changes speed, not the result.
+        chunk_size: tokens whose states are held at once; it changes speed, not the result. "triton"
+            chooses its own.
         segments: where documents lie; None: each row is one document.
         initial_state: (n_docs, I, N) state before the first token, zeros by default.
         return_state: whether the final states are returned.
-        impl: "auto", "step", "chunk" or "naive".
+        impl: "auto", "step", "triton", "chunk" or "naive".
 
     Returns:
         y (B, T, I) in the dtype of `x` (finite and meaningless at padding), and the state after

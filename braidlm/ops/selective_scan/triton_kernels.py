@@ -1,0 +1,349 @@
+"""The Triton kernels of the selective scan; `triton.py` launches them and says how all is laid out.
+
+A program is one warp. It holds the state of K * L channels as (L, BN, K): lanes share L channels
+and BN columns (N rounded up to a power of two; columns beyond are zero), each lane K channels and
+some columns, so that sums over either cross few lanes. `max_contiguous` keeps the compiler from
+laying states otherwise where it loads them. Tokens follow each other, U at a time: their inputs are
+loaded together before the first of them is computed. A token past the end has zeros for everything,
+a step of zero too, which changes no state.
+
+`begins` says of each token which document begins there: -1 for a run of padding, -2 for none;
+`ends` which document ends there, less than 0 for none.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def _tokens(base, t, stop, columns, ok, STRIDE: tl.constexpr, U: tl.constexpr):
+    """Columns of U tokens from t on, in fp32, zero outside."""
+    place = base + t * STRIDE + columns
+    rows = ()
+    for k in tl.static_range(U):  # type: ignore[reportGeneralTypeIssues]
+        row = tl.load(place + k * STRIDE, mask=ok & (t + k < stop), other=0.0)
+        rows += (row.to(tl.float32),)
+    return rows
+
+
+@triton.jit
+def _put(base, t, stop, columns, ok, value, STRIDE: tl.constexpr):
+    place = base + t * STRIDE + columns
+    tl.store(place, value.to(base.dtype.element_ty), mask=ok & (t < stop))
+
+
+@triton.jit
+def _edge(edge_ptr, t, stop):
+    """What begins, or ends, at t."""
+    return tl.load(edge_ptr + t, mask=t < stop, other=-2)
+
+
+@triton.jit
+def _begun(state, opens, first_ptr, cell, ok, SIZE: tl.constexpr, HAS_FIRST: tl.constexpr):
+    """`state`, or what the document that begins here begins with."""
+    if HAS_FIRST:
+        if opens > -2:
+            place = first_ptr + opens.to(tl.int64) * SIZE + cell
+            state = tl.load(place, mask=ok & (opens >= 0), other=0.0)
+    else:
+        state = tl.where(opens > -2, 0.0, state)
+    return state
+
+
+@triton.jit
+def _rates(A_ptr, n, d, ok, N: tl.constexpr):
+    """A as (L, BN, K), so that exp(dt A) is a power of two."""
+    place = A_ptr + d[:, None, :] * N + n[None, :, None]
+    return tl.load(place, mask=ok, other=0.0).to(tl.float32) * 1.4426950408889634
+
+
+@triton.jit
+def scan(
+    x_ptr, dt_ptr, A_ptr, B_ptr, C_ptr, D_ptr, begins_ptr, ends_ptr, first_ptr, into_ptr,
+    y_ptr, each_ptr, last_ptr, span_ptr, sxb, sdb, sbb, scb, T, per_piece, n_chunks,
+    SX: tl.constexpr, SDT: tl.constexpr, SB: tl.constexpr, SC: tl.constexpr,
+    HAS_Y: tl.constexpr, HAS_D: tl.constexpr, HAS_EACH: tl.constexpr, HAS_INTO: tl.constexpr,
+    HAS_LAST: tl.constexpr, HAS_DOC: tl.constexpr, HAS_FIRST: tl.constexpr,
+    W: tl.constexpr, N: tl.constexpr, BN: tl.constexpr, K: tl.constexpr, L: tl.constexpr,
+    Q: tl.constexpr, U: tl.constexpr,
+):  # fmt: skip
+    """One piece of a row, from its first token to its last.
+
+    With outputs: y, the state before each chunk -> each (B, n_chunks, W, N), the last states of
+    documents, or of the row -> last (n_docs, W, N). Without: the state after the piece, that began
+    with zeros -> last (B, n_pieces, W, N), and the sum of its steps, infinite where a document
+    begins inside -> span (B, n_pieces, W).
+    """
+    b = tl.program_id(2).to(tl.int64)
+    piece = tl.program_id(1).to(tl.int64)
+    mine = b * tl.num_programs(1) + piece
+    n = tl.arange(0, BN)
+    d = tl.program_id(0) * (K * L) + tl.arange(0, L)[:, None] * K + tl.arange(0, K)[None, :]
+    cell = d[:, None, :] * N + n[None, :, None]
+    ok_n, ok_d = n < N, d < W
+    ok = ok_n[None, :, None] & ok_d[:, None, :]
+    begin = piece * per_piece
+    stop = tl.minimum(begin + per_piece, T)
+    a = _rates(A_ptr, n, d, ok, N)
+    state = tl.zeros((L, BN, K), tl.float32)
+    span = tl.zeros((L, K), tl.float32)
+    skip = tl.zeros((L, K), tl.float32)
+    if HAS_INTO:
+        state += tl.load(into_ptr + mine * (W * N) + cell, mask=ok, other=0.0)
+    if HAS_D:
+        skip += tl.load(D_ptr + d, mask=ok_d, other=0.0).to(tl.float32)
+    x_ptr += b * sxb
+    dt_ptr += b * sdb
+    B_ptr += b * sbb
+    C_ptr += b * scb
+    y_ptr += b * T * W
+    begins_ptr += b * T
+    ends_ptr += b * T
+    each_ptr += (b * n_chunks + begin // Q) * (W * N)
+    for i in range(0, (stop - begin).to(tl.int32), U):
+        start = begin + i
+        if HAS_EACH:  # noqa: SIM102 - known at compile time
+            if i % Q == 0:
+                tl.store(each_ptr + i // Q * (W * N) + cell, state, mask=ok)
+        dts = _tokens(dt_ptr, start, stop, d, ok_d, SDT, U)
+        xs = _tokens(x_ptr, start, stop, d, ok_d, SX, U)
+        bs = _tokens(B_ptr, start, stop, n, ok_n, SB, U)
+        if HAS_Y:
+            cs = _tokens(C_ptr, start, stop, n, ok_n, SC, U)
+        for k in tl.static_range(U):
+            t = start + k
+            if HAS_DOC:
+                opens = _edge(begins_ptr, t, stop)
+                state = _begun(state, opens, first_ptr, cell, ok, W * N, HAS_FIRST)
+                span = tl.where(opens > -2, float("inf"), span)
+            decay = tl.exp2(dts[k][:, None, :] * a)
+            state = decay * state + (dts[k] * xs[k])[:, None, :] * bs[k][None, :, None]
+            if HAS_Y:
+                y = tl.sum(state * cs[k][None, :, None], 1) + skip * xs[k]
+                _put(y_ptr, t, stop, d, ok_d, y, W)
+                if HAS_LAST and HAS_DOC:
+                    closes = _edge(ends_ptr, t, stop)
+                    if closes >= 0:
+                        tl.store(last_ptr + closes.to(tl.int64) * (W * N) + cell, state, mask=ok)
+            else:
+                span += dts[k]
+    if HAS_Y:
+        if HAS_LAST and not HAS_DOC:  # noqa: SIM102
+            if stop == T:
+                tl.store(last_ptr + b * (W * N) + cell, state, mask=ok)
+    else:
+        tl.store(last_ptr + mine * (W * N) + cell, state, mask=ok)
+        tl.store(span_ptr + mine * W + d, span, mask=ok_d)
+
+
+@triton.jit
+def scan_back(
+    dt_ptr, A_ptr, C_ptr, dy_ptr, begins_ptr, ends_ptr, d_last_ptr, last_ptr, span_ptr,
+    sdb, scb, syb, T, per_piece,
+    SDT: tl.constexpr, SC: tl.constexpr, SY: tl.constexpr,
+    HAS_LAST: tl.constexpr, HAS_DOC: tl.constexpr,
+    W: tl.constexpr, N: tl.constexpr, BN: tl.constexpr, K: tl.constexpr, L: tl.constexpr,
+    U: tl.constexpr,
+):  # fmt: skip
+    """One piece from its last token to its first, as if none followed: the gradient of the state
+    before it -> last (B, n_pieces, W, N), and `span` as `scan` gives it."""
+    b = tl.program_id(2).to(tl.int64)
+    piece = tl.program_id(1).to(tl.int64)
+    mine = b * tl.num_programs(1) + piece
+    n = tl.arange(0, BN)
+    d = tl.program_id(0) * (K * L) + tl.arange(0, L)[:, None] * K + tl.arange(0, K)[None, :]
+    cell = d[:, None, :] * N + n[None, :, None]
+    ok_n, ok_d = n < N, d < W
+    ok = ok_n[None, :, None] & ok_d[:, None, :]
+    begin = piece * per_piece
+    stop = tl.minimum(begin + per_piece, T)
+    a = _rates(A_ptr, n, d, ok, N)
+    flow = tl.zeros((L, BN, K), tl.float32)
+    span = tl.zeros((L, K), tl.float32)
+    dt_ptr += b * sdb
+    C_ptr += b * scb
+    dy_ptr += b * syb
+    begins_ptr += b * T
+    ends_ptr += b * T
+    n_steps = tl.cdiv((stop - begin).to(tl.int32), U)
+    for i in range(n_steps):
+        start = begin + (n_steps - 1 - i) * U
+        dts = _tokens(dt_ptr, start, stop, d, ok_d, SDT, U)
+        dys = _tokens(dy_ptr, start, stop, d, ok_d, SY, U)
+        cs = _tokens(C_ptr, start, stop, n, ok_n, SC, U)
+        for k in tl.static_range(U - 1, -1, -1):
+            t = start + k
+            g = flow + dys[k][:, None, :] * cs[k][None, :, None]
+            if HAS_DOC and HAS_LAST:
+                closes = _edge(ends_ptr, t, stop)
+                if closes >= 0:
+                    place = d_last_ptr + closes.to(tl.int64) * (W * N) + cell
+                    g += tl.load(place, mask=ok, other=0.0)
+            flow = tl.exp2(dts[k][:, None, :] * a) * g
+            span += dts[k]
+            if HAS_DOC:
+                opens = _edge(begins_ptr, t, stop)
+                flow = tl.where(opens > -2, 0.0, flow)
+                span = tl.where(opens > -2, float("inf"), span)
+    tl.store(last_ptr + mine * (W * N) + cell, flow, mask=ok)
+    tl.store(span_ptr + mine * W + d, span, mask=ok_d)
+
+
+@triton.jit
+def carry(
+    last_ptr, span_ptr, A_ptr, first_ptr, into_ptr, n_pieces,
+    BACK: tl.constexpr, HAS_FIRST: tl.constexpr, W: tl.constexpr, N: tl.constexpr,
+    BLOCK: tl.constexpr,
+):  # fmt: skip
+    """What enters each piece -> into (B, n_pieces, W, N), from what each adds and how long it is.
+
+    first: (B, W, N), what enters the first of them; going back, the last.
+    """
+    b = tl.program_id(1).to(tl.int64)
+    cell = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    ok = cell < W * N
+    d = cell // N
+    a = tl.load(A_ptr + cell, mask=ok, other=0.0).to(tl.float32) * 1.4426950408889634
+    state = tl.zeros((BLOCK,), tl.float32)
+    if HAS_FIRST:
+        state += tl.load(first_ptr + b * (W * N) + cell, mask=ok, other=0.0)
+    for i in range(n_pieces):
+        piece = b * n_pieces + (n_pieces - 1 - i if BACK else i)
+        tl.store(into_ptr + piece * (W * N) + cell, state, mask=ok)
+        span = tl.load(span_ptr + piece * W + d, mask=ok, other=0.0)
+        gain = tl.where(span == float("inf"), 0.0, tl.exp2(span * a))
+        added = tl.load(last_ptr + piece * (W * N) + cell, mask=ok, other=0.0)
+        state = state * gain + added
+
+
+@triton.jit
+def gradients(
+    x_ptr, dt_ptr, A_ptr, B_ptr, C_ptr, D_ptr, dy_ptr, begins_ptr, ends_ptr,
+    first_ptr, each_ptr, d_last_ptr, into_ptr, room_ptr,
+    dx_ptr, d_dt_ptr, d_A_ptr, dB_ptr, dC_ptr, d_D_ptr, d_first_ptr,
+    sxb, sdb, sbb, scb, syb, T, per_piece, n_chunks,
+    SX: tl.constexpr, SDT: tl.constexpr, SB: tl.constexpr, SC: tl.constexpr, SY: tl.constexpr,
+    HAS_D: tl.constexpr, HAS_INTO: tl.constexpr, HAS_LAST: tl.constexpr, HAS_DOC: tl.constexpr,
+    HAS_FIRST: tl.constexpr, W: tl.constexpr, N: tl.constexpr, BN: tl.constexpr,
+    K: tl.constexpr, L: tl.constexpr, Q: tl.constexpr, U: tl.constexpr,
+):  # fmt: skip
+    """Every gradient of one piece, from its last chunk to its first.
+
+    A chunk is walked from the state before it (`each`), leaving every U-th state in `room`; then,
+    from its end, U tokens at a time are walked again and then back. Shares of sums: dA (B,
+    n_pieces, W, N) and dD (B, n_pieces, W); dB and dC (n_blocks, B, T, N), one of each program's
+    channels.
+    """
+    b = tl.program_id(2).to(tl.int64)
+    piece = tl.program_id(1).to(tl.int64)
+    block = tl.program_id(0).to(tl.int64)
+    mine = b * tl.num_programs(1) + piece
+    n = tl.arange(0, BN)
+    d = tl.program_id(0) * (K * L) + tl.arange(0, L)[:, None] * K + tl.arange(0, K)[None, :]
+    cell = d[:, None, :] * N + n[None, :, None]
+    inner = tl.arange(0, L)[:, None, None] * K + tl.arange(0, K)[None, None, :]
+    inner = inner * BN + n[None, :, None]
+    ok_n, ok_d = n < N, d < W
+    ok = ok_n[None, :, None] & ok_d[:, None, :]
+    # What lanes of several channels all hold is written by those of the first, from where it is.
+    shared = tl.arange(0, L)[:, None] * 0 + n[None, :]
+    ok_shared = ok_n[None, :] & (tl.arange(0, L) == 0)[:, None]
+    begin = piece * per_piece
+    stop = tl.minimum(begin + per_piece, T)
+    a = _rates(A_ptr, n, d, ok, N)
+    flow = tl.zeros((L, BN, K), tl.float32)
+    d_a = tl.zeros((L, BN, K), tl.float32)
+    d_skip = tl.zeros((L, K), tl.float32)
+    skip = tl.zeros((L, K), tl.float32)
+    if HAS_INTO:
+        flow += tl.load(into_ptr + mine * (W * N) + cell, mask=ok, other=0.0)
+    if HAS_D:
+        skip += tl.load(D_ptr + d, mask=ok_d, other=0.0).to(tl.float32)
+    x_ptr += b * sxb
+    dt_ptr += b * sdb
+    B_ptr += b * sbb
+    C_ptr += b * scb
+    dy_ptr += b * syb
+    dx_ptr += b * T * W
+    d_dt_ptr += b * T * W
+    dB_ptr += (block * tl.num_programs(2) + b) * T * N
+    dC_ptr += (block * tl.num_programs(2) + b) * T * N
+    begins_ptr += b * T
+    ends_ptr += b * T
+    each_ptr += (b * n_chunks + begin // Q) * (W * N)
+    room_ptr += (mine * tl.num_programs(0) + block) * (Q // U * BN * K * L)
+    n_here = tl.cdiv((stop - begin).to(tl.int32), Q)
+    for j in range(n_here):
+        chunk = begin + (n_here - 1 - j) * Q
+        n_steps = tl.cdiv(tl.minimum(stop - chunk, Q).to(tl.int32), U)
+        state = tl.load(each_ptr + (n_here - 1 - j) * (W * N) + cell, mask=ok, other=0.0)
+        tl.debug_barrier()  # nobody reads what the chunk before left
+        for i in range(n_steps):
+            start = chunk + i * U
+            tl.store(room_ptr + i * (BN * K * L) + inner, state)
+            dts = _tokens(dt_ptr, start, stop, d, ok_d, SDT, U)
+            xs = _tokens(x_ptr, start, stop, d, ok_d, SX, U)
+            bs = _tokens(B_ptr, start, stop, n, ok_n, SB, U)
+            for k in tl.static_range(U):
+                if HAS_DOC:
+                    opens = _edge(begins_ptr, start + k, stop)
+                    state = _begun(state, opens, first_ptr, cell, ok, W * N, HAS_FIRST)
+                decay = tl.exp2(dts[k][:, None, :] * a)
+                state = decay * state + (dts[k] * xs[k])[:, None, :] * bs[k][None, :, None]
+        tl.debug_barrier()
+        for i in range(n_steps):
+            start = chunk + (n_steps - 1 - i) * U
+            state = tl.load(room_ptr + (n_steps - 1 - i) * (BN * K * L) + inner)
+            dts = _tokens(dt_ptr, start, stop, d, ok_d, SDT, U)
+            xs = _tokens(x_ptr, start, stop, d, ok_d, SX, U)
+            bs = _tokens(B_ptr, start, stop, n, ok_n, SB, U)
+            dys = _tokens(dy_ptr, start, stop, d, ok_d, SY, U)
+            cs = _tokens(C_ptr, start, stop, n, ok_n, SC, U)
+            decays = ()
+            kepts = ()
+            for k in tl.static_range(U):
+                if HAS_DOC:
+                    opens = _edge(begins_ptr, start + k, stop)
+                    state = _begun(state, opens, first_ptr, cell, ok, W * N, HAS_FIRST)
+                decay = tl.exp2(dts[k][:, None, :] * a)
+                kept = decay * state
+                state = kept + (dts[k] * xs[k])[:, None, :] * bs[k][None, :, None]
+                decays += (decay,)
+                kepts += (kept,)
+            for k in tl.static_range(U - 1, -1, -1):
+                t = start + k
+                u = (dts[k] * xs[k])[:, None, :]
+                b_here = bs[k][None, :, None]
+                g = flow + dys[k][:, None, :] * cs[k][None, :, None]
+                if HAS_DOC and HAS_LAST:
+                    closes = _edge(ends_ptr, t, stop)
+                    if closes >= 0:
+                        place = d_last_ptr + closes.to(tl.int64) * (W * N) + cell
+                        g += tl.load(place, mask=ok, other=0.0)
+                d_c = tl.sum(tl.sum(dys[k][:, None, :] * (kepts[k] + u * b_here), 2), 0)
+                d_b = tl.sum(tl.sum(g * u, 2), 0)
+                d_u = tl.sum(g * b_here, 1)
+                flow = decays[k] * g
+                rate = g * kepts[k]
+                d_a += rate * dts[k][:, None, :]
+                d_dt = tl.sum(rate * a, 1) * 0.6931471805599453 + d_u * xs[k]
+                d_skip += dys[k] * xs[k]
+                _put(dx_ptr, t, stop, d, ok_d, d_u * dts[k] + skip * dys[k], W)
+                _put(d_dt_ptr, t, stop, d, ok_d, d_dt, W)
+                _put(dB_ptr, t, stop, shared, ok_shared, d_b[None, :], N)
+                _put(dC_ptr, t, stop, shared, ok_shared, d_c[None, :], N)
+                if HAS_DOC:
+                    opens = _edge(begins_ptr, t, stop)
+                    if HAS_FIRST:  # noqa: SIM102
+                        if opens >= 0:
+                            place = d_first_ptr + opens.to(tl.int64) * (W * N) + cell
+                            tl.store(place, flow, mask=ok)
+                    flow = tl.where(opens > -2, 0.0, flow)
+    if HAS_FIRST and not HAS_DOC:  # noqa: SIM102
+        if begin == 0:
+            tl.store(d_first_ptr + b * (W * N) + cell, flow, mask=ok)
+    tl.store(d_A_ptr + mine * (W * N) + cell, d_a, mask=ok)
+    if HAS_D:
+        tl.store(d_D_ptr + mine * W + d, d_skip, mask=ok_d)
