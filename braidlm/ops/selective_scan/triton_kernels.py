@@ -18,26 +18,33 @@ import triton.language as tl
 
 
 @triton.jit
-def _tokens(base, t, stop, columns, ok, STRIDE: tl.constexpr, U: tl.constexpr):
-    """Columns of U tokens from t on, in fp32, zero outside."""
+def _left(t, begin, stop):
+    """Tokens of a piece from t on; none where t lies before it."""
+    return tl.where(t < begin, 0, stop - t).to(tl.int32)
+
+
+@triton.jit
+def _tokens(base, t, left, columns, ok, STRIDE: tl.constexpr, U: tl.constexpr):
+    """Columns of U tokens from t on, of which `left` are there, in fp32; zero for the others."""
     place = base + t * STRIDE + columns
     rows = ()
-    for k in tl.static_range(U):  # type: ignore[reportGeneralTypeIssues]
-        row = tl.load(place + k * STRIDE, mask=ok & (t + k < stop), other=0.0)
+    for k in tl.static_range(U):
+        row = tl.load(place + k * STRIDE, mask=ok & (k < left), other=0.0)
         rows += (row.to(tl.float32),)
     return rows
 
 
 @triton.jit
-def _put(base, t, stop, columns, ok, value, STRIDE: tl.constexpr):
-    place = base + t * STRIDE + columns
-    tl.store(place, value.to(base.dtype.element_ty), mask=ok & (t < stop))
+def _put(base, t, k, left, columns, ok, value, STRIDE: tl.constexpr):
+    """Columns of token t + k, if that is there."""
+    place = base + t * STRIDE + columns + k * STRIDE
+    tl.store(place, value.to(base.dtype.element_ty), mask=ok & (k < left))
 
 
 @triton.jit
-def _edge(edge_ptr, t, stop):
-    """What begins, or ends, at t."""
-    return tl.load(edge_ptr + t, mask=t < stop, other=-2)
+def _edge(edge_ptr, t, k, left):
+    """What begins, or ends, at t + k."""
+    return tl.load(edge_ptr + t + k, mask=k < left, other=-2)
 
 
 @triton.jit
@@ -102,29 +109,34 @@ def scan(
     begins_ptr += b * T
     ends_ptr += b * T
     each_ptr += (b * n_chunks + begin // Q) * (W * N)
+    left = _left(begin, begin, stop)
+    next_dts = _tokens(dt_ptr, begin, left, d, ok_d, SDT, U)
+    next_xs = _tokens(x_ptr, begin, left, d, ok_d, SX, U)
+    next_bs = _tokens(B_ptr, begin, left, n, ok_n, SB, U)
+    next_cs = _tokens(C_ptr, begin, left, n, ok_n, SC, U) if HAS_Y else ()
     for i in range(0, (stop - begin).to(tl.int32), U):
         start = begin + i
         if HAS_EACH:  # noqa: SIM102 - known at compile time
             if i % Q == 0:
                 tl.store(each_ptr + i // Q * (W * N) + cell, state, mask=ok)
-        dts = _tokens(dt_ptr, start, stop, d, ok_d, SDT, U)
-        xs = _tokens(x_ptr, start, stop, d, ok_d, SX, U)
-        bs = _tokens(B_ptr, start, stop, n, ok_n, SB, U)
-        if HAS_Y:
-            cs = _tokens(C_ptr, start, stop, n, ok_n, SC, U)
+        dts, xs, bs, cs = next_dts, next_xs, next_bs, next_cs
+        left, ahead = _left(start, begin, stop), _left(start + U, begin, stop)
+        next_dts = _tokens(dt_ptr, start + U, ahead, d, ok_d, SDT, U)
+        next_xs = _tokens(x_ptr, start + U, ahead, d, ok_d, SX, U)
+        next_bs = _tokens(B_ptr, start + U, ahead, n, ok_n, SB, U)
+        next_cs = _tokens(C_ptr, start + U, ahead, n, ok_n, SC, U) if HAS_Y else ()
         for k in tl.static_range(U):
-            t = start + k
             if HAS_DOC:
-                opens = _edge(begins_ptr, t, stop)
+                opens = _edge(begins_ptr, start, k, left)
                 state = _begun(state, opens, first_ptr, cell, ok, W * N, HAS_FIRST)
                 span = tl.where(opens > -2, float("inf"), span)
             decay = tl.exp2(dts[k][:, None, :] * a)
             state = decay * state + (dts[k] * xs[k])[:, None, :] * bs[k][None, :, None]
             if HAS_Y:
                 y = tl.sum(state * cs[k][None, :, None], 1) + skip * xs[k]
-                _put(y_ptr, t, stop, d, ok_d, y, W)
+                _put(y_ptr, start, k, left, d, ok_d, y, W)
                 if HAS_LAST and HAS_DOC:
-                    closes = _edge(ends_ptr, t, stop)
+                    closes = _edge(ends_ptr, start, k, left)
                     if closes >= 0:
                         tl.store(last_ptr + closes.to(tl.int64) * (W * N) + cell, state, mask=ok)
             else:
@@ -168,23 +180,29 @@ def scan_back(
     begins_ptr += b * T
     ends_ptr += b * T
     n_steps = tl.cdiv((stop - begin).to(tl.int32), U)
+    end = begin + (n_steps - 1) * U
+    left = _left(end, begin, stop)
+    next_dts = _tokens(dt_ptr, end, left, d, ok_d, SDT, U)
+    next_dys = _tokens(dy_ptr, end, left, d, ok_d, SY, U)
+    next_cs = _tokens(C_ptr, end, left, n, ok_n, SC, U)
     for i in range(n_steps):
-        start = begin + (n_steps - 1 - i) * U
-        dts = _tokens(dt_ptr, start, stop, d, ok_d, SDT, U)
-        dys = _tokens(dy_ptr, start, stop, d, ok_d, SY, U)
-        cs = _tokens(C_ptr, start, stop, n, ok_n, SC, U)
+        start = end - i * U
+        dts, dys, cs = next_dts, next_dys, next_cs
+        left, ahead = _left(start, begin, stop), _left(start - U, begin, stop)
+        next_dts = _tokens(dt_ptr, start - U, ahead, d, ok_d, SDT, U)
+        next_dys = _tokens(dy_ptr, start - U, ahead, d, ok_d, SY, U)
+        next_cs = _tokens(C_ptr, start - U, ahead, n, ok_n, SC, U)
         for k in tl.static_range(U - 1, -1, -1):
-            t = start + k
             g = flow + dys[k][:, None, :] * cs[k][None, :, None]
             if HAS_DOC and HAS_LAST:
-                closes = _edge(ends_ptr, t, stop)
+                closes = _edge(ends_ptr, start, k, left)
                 if closes >= 0:
                     place = d_last_ptr + closes.to(tl.int64) * (W * N) + cell
                     g += tl.load(place, mask=ok, other=0.0)
             flow = tl.exp2(dts[k][:, None, :] * a) * g
             span += dts[k]
             if HAS_DOC:
-                opens = _edge(begins_ptr, t, stop)
+                opens = _edge(begins_ptr, start, k, left)
                 flow = tl.where(opens > -2, 0.0, flow)
                 span = tl.where(opens > -2, float("inf"), span)
     tl.store(last_ptr + mine * (W * N) + cell, flow, mask=ok)
@@ -283,12 +301,13 @@ def gradients(
         for i in range(n_steps):
             start = chunk + i * U
             tl.store(room_ptr + i * (BN * K * L) + inner, state)
-            dts = _tokens(dt_ptr, start, stop, d, ok_d, SDT, U)
-            xs = _tokens(x_ptr, start, stop, d, ok_d, SX, U)
-            bs = _tokens(B_ptr, start, stop, n, ok_n, SB, U)
+            left = _left(start, begin, stop)
+            dts = _tokens(dt_ptr, start, left, d, ok_d, SDT, U)
+            xs = _tokens(x_ptr, start, left, d, ok_d, SX, U)
+            bs = _tokens(B_ptr, start, left, n, ok_n, SB, U)
             for k in tl.static_range(U):
                 if HAS_DOC:
-                    opens = _edge(begins_ptr, start + k, stop)
+                    opens = _edge(begins_ptr, start, k, left)
                     state = _begun(state, opens, first_ptr, cell, ok, W * N, HAS_FIRST)
                 decay = tl.exp2(dts[k][:, None, :] * a)
                 state = decay * state + (dts[k] * xs[k])[:, None, :] * bs[k][None, :, None]
@@ -296,16 +315,17 @@ def gradients(
         for i in range(n_steps):
             start = chunk + (n_steps - 1 - i) * U
             state = tl.load(room_ptr + (n_steps - 1 - i) * (BN * K * L) + inner)
-            dts = _tokens(dt_ptr, start, stop, d, ok_d, SDT, U)
-            xs = _tokens(x_ptr, start, stop, d, ok_d, SX, U)
-            bs = _tokens(B_ptr, start, stop, n, ok_n, SB, U)
-            dys = _tokens(dy_ptr, start, stop, d, ok_d, SY, U)
-            cs = _tokens(C_ptr, start, stop, n, ok_n, SC, U)
+            left = _left(start, begin, stop)
+            dts = _tokens(dt_ptr, start, left, d, ok_d, SDT, U)
+            xs = _tokens(x_ptr, start, left, d, ok_d, SX, U)
+            bs = _tokens(B_ptr, start, left, n, ok_n, SB, U)
+            dys = _tokens(dy_ptr, start, left, d, ok_d, SY, U)
+            cs = _tokens(C_ptr, start, left, n, ok_n, SC, U)
             decays = ()
             kepts = ()
             for k in tl.static_range(U):
                 if HAS_DOC:
-                    opens = _edge(begins_ptr, start + k, stop)
+                    opens = _edge(begins_ptr, start, k, left)
                     state = _begun(state, opens, first_ptr, cell, ok, W * N, HAS_FIRST)
                 decay = tl.exp2(dts[k][:, None, :] * a)
                 kept = decay * state
@@ -313,12 +333,11 @@ def gradients(
                 decays += (decay,)
                 kepts += (kept,)
             for k in tl.static_range(U - 1, -1, -1):
-                t = start + k
                 u = (dts[k] * xs[k])[:, None, :]
                 b_here = bs[k][None, :, None]
                 g = flow + dys[k][:, None, :] * cs[k][None, :, None]
                 if HAS_DOC and HAS_LAST:
-                    closes = _edge(ends_ptr, t, stop)
+                    closes = _edge(ends_ptr, start, k, left)
                     if closes >= 0:
                         place = d_last_ptr + closes.to(tl.int64) * (W * N) + cell
                         g += tl.load(place, mask=ok, other=0.0)
@@ -330,12 +349,12 @@ def gradients(
                 d_a += rate * dts[k][:, None, :]
                 d_dt = tl.sum(rate * a, 1) * 0.6931471805599453 + d_u * xs[k]
                 d_skip += dys[k] * xs[k]
-                _put(dx_ptr, t, stop, d, ok_d, d_u * dts[k] + skip * dys[k], W)
-                _put(d_dt_ptr, t, stop, d, ok_d, d_dt, W)
-                _put(dB_ptr, t, stop, shared, ok_shared, d_b[None, :], N)
-                _put(dC_ptr, t, stop, shared, ok_shared, d_c[None, :], N)
+                _put(dx_ptr, start, k, left, d, ok_d, d_u * dts[k] + skip * dys[k], W)
+                _put(d_dt_ptr, start, k, left, d, ok_d, d_dt, W)
+                _put(dB_ptr, start, k, left, shared, ok_shared, d_b[None, :], N)
+                _put(dC_ptr, start, k, left, shared, ok_shared, d_c[None, :], N)
                 if HAS_DOC:
-                    opens = _edge(begins_ptr, t, stop)
+                    opens = _edge(begins_ptr, start, k, left)
                     if HAS_FIRST:  # noqa: SIM102
                         if opens >= 0:
                             place = d_first_ptr + opens.to(tl.int64) * (W * N) + cell
