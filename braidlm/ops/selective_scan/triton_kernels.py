@@ -28,7 +28,7 @@ def _tokens(base, t, left, columns, ok, STRIDE: tl.constexpr, U: tl.constexpr):
     """Columns of U tokens from t on, of which `left` are there, in fp32; zero for the others."""
     place = base + t * STRIDE + columns
     rows = ()
-    for k in tl.static_range(U):
+    for k in tl.static_range(U):  # type: ignore[reportGeneralTypeIssues]
         row = tl.load(place + k * STRIDE, mask=ok & (k < left), other=0.0)
         rows += (row.to(tl.float32),)
     return rows
@@ -42,9 +42,13 @@ def _put(base, t, k, left, columns, ok, value, STRIDE: tl.constexpr):
 
 
 @triton.jit
-def _edge(edge_ptr, t, k, left):
-    """What begins, or ends, at t + k."""
-    return tl.load(edge_ptr + t + k, mask=k < left, other=-2)
+def _edges(edge_ptr, t, left, U: tl.constexpr, HAS: tl.constexpr):
+    """What begins, or ends, at U tokens from t on."""
+    edges = ()
+    for k in tl.static_range(U):  # type: ignore[reportGeneralTypeIssues]
+        if HAS:
+            edges += (tl.load(edge_ptr + t + k, mask=k < left, other=-2),)
+    return edges
 
 
 @triton.jit
@@ -95,8 +99,7 @@ def scan(
     stop = tl.minimum(begin + per_piece, T)
     a = _rates(A_ptr, n, d, ok, N)
     state = tl.zeros((L, BN, K), tl.float32)
-    span = tl.zeros((L, K), tl.float32)
-    skip = tl.zeros((L, K), tl.float32)
+    span, skip = tl.zeros((L, K), tl.float32), tl.zeros((L, K), tl.float32)
     if HAS_INTO:
         state += tl.load(into_ptr + mine * (W * N) + cell, mask=ok, other=0.0)
     if HAS_D:
@@ -114,31 +117,35 @@ def scan(
     next_xs = _tokens(x_ptr, begin, left, d, ok_d, SX, U)
     next_bs = _tokens(B_ptr, begin, left, n, ok_n, SB, U)
     next_cs = _tokens(C_ptr, begin, left, n, ok_n, SC, U) if HAS_Y else ()
+    next_opens = _edges(begins_ptr, begin, left, U, HAS_DOC)
+    next_closes = _edges(ends_ptr, begin, left, U, HAS_DOC and HAS_LAST)
     for i in range(0, (stop - begin).to(tl.int32), U):
         start = begin + i
         if HAS_EACH:  # noqa: SIM102 - known at compile time
             if i % Q == 0:
                 tl.store(each_ptr + i // Q * (W * N) + cell, state, mask=ok)
         dts, xs, bs, cs = next_dts, next_xs, next_bs, next_cs
+        opens, closes = next_opens, next_closes
         left, ahead = _left(start, begin, stop), _left(start + U, begin, stop)
         next_dts = _tokens(dt_ptr, start + U, ahead, d, ok_d, SDT, U)
         next_xs = _tokens(x_ptr, start + U, ahead, d, ok_d, SX, U)
         next_bs = _tokens(B_ptr, start + U, ahead, n, ok_n, SB, U)
         next_cs = _tokens(C_ptr, start + U, ahead, n, ok_n, SC, U) if HAS_Y else ()
+        next_opens = _edges(begins_ptr, start + U, ahead, U, HAS_DOC)
+        next_closes = _edges(ends_ptr, start + U, ahead, U, HAS_DOC and HAS_LAST)
         for k in tl.static_range(U):
             if HAS_DOC:
-                opens = _edge(begins_ptr, start, k, left)
-                state = _begun(state, opens, first_ptr, cell, ok, W * N, HAS_FIRST)
-                span = tl.where(opens > -2, float("inf"), span)
+                state = _begun(state, opens[k], first_ptr, cell, ok, W * N, HAS_FIRST)
+                span = tl.where(opens[k] > -2, float("inf"), span)
             decay = tl.exp2(dts[k][:, None, :] * a)
             state = decay * state + (dts[k] * xs[k])[:, None, :] * bs[k][None, :, None]
             if HAS_Y:
                 y = tl.sum(state * cs[k][None, :, None], 1) + skip * xs[k]
                 _put(y_ptr, start, k, left, d, ok_d, y, W)
-                if HAS_LAST and HAS_DOC:
-                    closes = _edge(ends_ptr, start, k, left)
-                    if closes >= 0:
-                        tl.store(last_ptr + closes.to(tl.int64) * (W * N) + cell, state, mask=ok)
+                if HAS_LAST and HAS_DOC:  # noqa: SIM102
+                    if closes[k] >= 0:
+                        place = last_ptr + closes[k].to(tl.int64) * (W * N) + cell
+                        tl.store(place, state, mask=ok)
             else:
                 span += dts[k]
     if HAS_Y:
@@ -185,26 +192,29 @@ def scan_back(
     next_dts = _tokens(dt_ptr, end, left, d, ok_d, SDT, U)
     next_dys = _tokens(dy_ptr, end, left, d, ok_d, SY, U)
     next_cs = _tokens(C_ptr, end, left, n, ok_n, SC, U)
+    next_opens = _edges(begins_ptr, end, left, U, HAS_DOC)
+    next_closes = _edges(ends_ptr, end, left, U, HAS_DOC and HAS_LAST)
     for i in range(n_steps):
         start = end - i * U
         dts, dys, cs = next_dts, next_dys, next_cs
-        left, ahead = _left(start, begin, stop), _left(start - U, begin, stop)
+        opens, closes = next_opens, next_closes
+        ahead = _left(start - U, begin, stop)
         next_dts = _tokens(dt_ptr, start - U, ahead, d, ok_d, SDT, U)
         next_dys = _tokens(dy_ptr, start - U, ahead, d, ok_d, SY, U)
         next_cs = _tokens(C_ptr, start - U, ahead, n, ok_n, SC, U)
+        next_opens = _edges(begins_ptr, start - U, ahead, U, HAS_DOC)
+        next_closes = _edges(ends_ptr, start - U, ahead, U, HAS_DOC and HAS_LAST)
         for k in tl.static_range(U - 1, -1, -1):
             g = flow + dys[k][:, None, :] * cs[k][None, :, None]
-            if HAS_DOC and HAS_LAST:
-                closes = _edge(ends_ptr, start, k, left)
-                if closes >= 0:
-                    place = d_last_ptr + closes.to(tl.int64) * (W * N) + cell
+            if HAS_DOC and HAS_LAST:  # noqa: SIM102
+                if closes[k] >= 0:
+                    place = d_last_ptr + closes[k].to(tl.int64) * (W * N) + cell
                     g += tl.load(place, mask=ok, other=0.0)
             flow = tl.exp2(dts[k][:, None, :] * a) * g
             span += dts[k]
             if HAS_DOC:
-                opens = _edge(begins_ptr, start, k, left)
-                flow = tl.where(opens > -2, 0.0, flow)
-                span = tl.where(opens > -2, float("inf"), span)
+                flow = tl.where(opens[k] > -2, 0.0, flow)
+                span = tl.where(opens[k] > -2, float("inf"), span)
     tl.store(last_ptr + mine * (W * N) + cell, flow, mask=ok)
     tl.store(span_ptr + mine * W + d, span, mask=ok_d)
 
@@ -271,10 +281,8 @@ def gradients(
     begin = piece * per_piece
     stop = tl.minimum(begin + per_piece, T)
     a = _rates(A_ptr, n, d, ok, N)
-    flow = tl.zeros((L, BN, K), tl.float32)
-    d_a = tl.zeros((L, BN, K), tl.float32)
-    d_skip = tl.zeros((L, K), tl.float32)
-    skip = tl.zeros((L, K), tl.float32)
+    flow, d_a = tl.zeros((L, BN, K), tl.float32), tl.zeros((L, BN, K), tl.float32)
+    skip, d_skip = tl.zeros((L, K), tl.float32), tl.zeros((L, K), tl.float32)
     if HAS_INTO:
         flow += tl.load(into_ptr + mine * (W * N) + cell, mask=ok, other=0.0)
     if HAS_D:
@@ -298,68 +306,90 @@ def gradients(
         n_steps = tl.cdiv(tl.minimum(stop - chunk, Q).to(tl.int32), U)
         state = tl.load(each_ptr + (n_here - 1 - j) * (W * N) + cell, mask=ok, other=0.0)
         tl.debug_barrier()  # nobody reads what the chunk before left
+        left = _left(chunk, begin, stop)
+        next_dts = _tokens(dt_ptr, chunk, left, d, ok_d, SDT, U)
+        next_xs = _tokens(x_ptr, chunk, left, d, ok_d, SX, U)
+        next_bs = _tokens(B_ptr, chunk, left, n, ok_n, SB, U)
+        next_dys = _tokens(dy_ptr, chunk, left, d, ok_d, SY, U)
+        next_opens = _edges(begins_ptr, chunk, left, U, HAS_DOC)
         for i in range(n_steps):
-            start = chunk + i * U
             tl.store(room_ptr + i * (BN * K * L) + inner, state)
+            dts, xs, bs, dys, opens = next_dts, next_xs, next_bs, next_dys, next_opens
+            start = chunk + (i + 1) * U
             left = _left(start, begin, stop)
-            dts = _tokens(dt_ptr, start, left, d, ok_d, SDT, U)
-            xs = _tokens(x_ptr, start, left, d, ok_d, SX, U)
-            bs = _tokens(B_ptr, start, left, n, ok_n, SB, U)
+            next_dts = _tokens(dt_ptr, start, left, d, ok_d, SDT, U)
+            next_xs = _tokens(x_ptr, start, left, d, ok_d, SX, U)
+            next_bs = _tokens(B_ptr, start, left, n, ok_n, SB, U)
+            next_dys = _tokens(dy_ptr, start, left, d, ok_d, SY, U)
+            next_opens = _edges(begins_ptr, start, left, U, HAS_DOC)
             for k in tl.static_range(U):
                 if HAS_DOC:
-                    opens = _edge(begins_ptr, start, k, left)
-                    state = _begun(state, opens, first_ptr, cell, ok, W * N, HAS_FIRST)
+                    state = _begun(state, opens[k], first_ptr, cell, ok, W * N, HAS_FIRST)
                 decay = tl.exp2(dts[k][:, None, :] * a)
                 state = decay * state + (dts[k] * xs[k])[:, None, :] * bs[k][None, :, None]
+                d_skip += dys[k] * xs[k]
         tl.debug_barrier()
+        end = chunk + (n_steps - 1) * U
+        left = _left(end, begin, stop)
+        next_state = tl.load(room_ptr + (n_steps - 1) * (BN * K * L) + inner)
+        next_dts = _tokens(dt_ptr, end, left, d, ok_d, SDT, U)
+        next_xs = _tokens(x_ptr, end, left, d, ok_d, SX, U)
+        next_bs = _tokens(B_ptr, end, left, n, ok_n, SB, U)
+        next_dys = _tokens(dy_ptr, end, left, d, ok_d, SY, U)
+        next_cs = _tokens(C_ptr, end, left, n, ok_n, SC, U)
+        next_opens = _edges(begins_ptr, end, left, U, HAS_DOC)
+        next_closes = _edges(ends_ptr, end, left, U, HAS_DOC and HAS_LAST)
         for i in range(n_steps):
-            start = chunk + (n_steps - 1 - i) * U
-            state = tl.load(room_ptr + (n_steps - 1 - i) * (BN * K * L) + inner)
-            left = _left(start, begin, stop)
-            dts = _tokens(dt_ptr, start, left, d, ok_d, SDT, U)
-            xs = _tokens(x_ptr, start, left, d, ok_d, SX, U)
-            bs = _tokens(B_ptr, start, left, n, ok_n, SB, U)
-            dys = _tokens(dy_ptr, start, left, d, ok_d, SY, U)
-            cs = _tokens(C_ptr, start, left, n, ok_n, SC, U)
-            decays = ()
-            kepts = ()
+            start = end - i * U
+            left, ahead = _left(start, begin, stop), _left(start - U, chunk, stop)
+            dts, xs, bs, dys, cs = next_dts, next_xs, next_bs, next_dys, next_cs
+            state, opens, closes = next_state, next_opens, next_closes
+            decays, befores, afters = (), (), ()
             for k in tl.static_range(U):
+                before = state
                 if HAS_DOC:
-                    opens = _edge(begins_ptr, start, k, left)
-                    state = _begun(state, opens, first_ptr, cell, ok, W * N, HAS_FIRST)
+                    before = _begun(state, opens[k], first_ptr, cell, ok, W * N, HAS_FIRST)
+                # Without first states no flow leaves a document: its factor may be anything.
+                befores += (before if HAS_FIRST else state,)
                 decay = tl.exp2(dts[k][:, None, :] * a)
-                kept = decay * state
-                state = kept + (dts[k] * xs[k])[:, None, :] * bs[k][None, :, None]
+                state = decay * before + (dts[k] * xs[k])[:, None, :] * bs[k][None, :, None]
                 decays += (decay,)
-                kepts += (kept,)
+                afters += (state,)
             for k in tl.static_range(U - 1, -1, -1):
+                if k == U // 2:  # half of the registers are free, and half of the work is left
+                    before = room_ptr + (n_steps - 2 - i) * (BN * K * L)
+                    next_state = tl.load(before + inner, mask=ahead > 0, other=0.0)
+                    next_dts = _tokens(dt_ptr, start - U, ahead, d, ok_d, SDT, U)
+                    next_xs = _tokens(x_ptr, start - U, ahead, d, ok_d, SX, U)
+                    next_bs = _tokens(B_ptr, start - U, ahead, n, ok_n, SB, U)
+                    next_dys = _tokens(dy_ptr, start - U, ahead, d, ok_d, SY, U)
+                    next_cs = _tokens(C_ptr, start - U, ahead, n, ok_n, SC, U)
+                    next_opens = _edges(begins_ptr, start - U, ahead, U, HAS_DOC)
+                    next_closes = _edges(ends_ptr, start - U, ahead, U, HAS_DOC and HAS_LAST)
                 u = (dts[k] * xs[k])[:, None, :]
-                b_here = bs[k][None, :, None]
                 g = flow + dys[k][:, None, :] * cs[k][None, :, None]
-                if HAS_DOC and HAS_LAST:
-                    closes = _edge(ends_ptr, start, k, left)
-                    if closes >= 0:
-                        place = d_last_ptr + closes.to(tl.int64) * (W * N) + cell
+                if HAS_DOC and HAS_LAST:  # noqa: SIM102
+                    if closes[k] >= 0:
+                        place = d_last_ptr + closes[k].to(tl.int64) * (W * N) + cell
                         g += tl.load(place, mask=ok, other=0.0)
-                d_c = tl.sum(tl.sum(dys[k][:, None, :] * (kepts[k] + u * b_here), 2), 0)
+                d_c = tl.sum(tl.sum(dys[k][:, None, :] * afters[k], 2), 0)
                 d_b = tl.sum(tl.sum(g * u, 2), 0)
-                d_u = tl.sum(g * b_here, 1)
+                d_u = tl.sum(g * bs[k][None, :, None], 1)
                 flow = decays[k] * g
-                rate = g * kepts[k]
+                if HAS_DOC and not HAS_FIRST:
+                    flow = tl.where(opens[k] > -2, 0.0, flow)
+                rate = flow * befores[k]
                 d_a += rate * dts[k][:, None, :]
                 d_dt = tl.sum(rate * a, 1) * 0.6931471805599453 + d_u * xs[k]
-                d_skip += dys[k] * xs[k]
                 _put(dx_ptr, start, k, left, d, ok_d, d_u * dts[k] + skip * dys[k], W)
                 _put(d_dt_ptr, start, k, left, d, ok_d, d_dt, W)
                 _put(dB_ptr, start, k, left, shared, ok_shared, d_b[None, :], N)
                 _put(dC_ptr, start, k, left, shared, ok_shared, d_c[None, :], N)
-                if HAS_DOC:
-                    opens = _edge(begins_ptr, start, k, left)
-                    if HAS_FIRST:  # noqa: SIM102
-                        if opens >= 0:
-                            place = d_first_ptr + opens.to(tl.int64) * (W * N) + cell
-                            tl.store(place, flow, mask=ok)
-                    flow = tl.where(opens > -2, 0.0, flow)
+                if HAS_DOC and HAS_FIRST:
+                    if opens[k] >= 0:
+                        place = d_first_ptr + opens[k].to(tl.int64) * (W * N) + cell
+                        tl.store(place, flow, mask=ok)
+                    flow = tl.where(opens[k] > -2, 0.0, flow)
     if HAS_FIRST and not HAS_DOC:  # noqa: SIM102
         if begin == 0:
             tl.store(d_first_ptr + b * (W * N) + cell, flow, mask=ok)
