@@ -13,6 +13,7 @@ from collections.abc import Sequence
 
 from braidlm.cli import (
     analyze,
+    bench,
     compare,
     conform,
     convert,
@@ -43,6 +44,7 @@ COMMANDS = (
         eval,
         analyze,
         conform,
+        bench,
         generate,
         study,
         sweep,

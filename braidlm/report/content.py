@@ -21,6 +21,8 @@ from braidlm.report.lookups import lookups
 from braidlm.report.questions import questions
 from braidlm.report.reproduce import reproduce
 from braidlm.report.series import loss_points, row_estimates
+from braidlm.report.speed import KIND as SPEED
+from braidlm.report.speed import speed
 from braidlm.report.spent import base_runs
 from braidlm.report.stats import as_dict, better, estimate, number
 from braidlm.report.sweeps import sweeps
@@ -74,8 +76,8 @@ def tables(dirs: Iterable[Path | str], *, context: int = 8192) -> dict[str, Any]
         mean, seed_stderr, item_stderr, n_seeds, n_items, values, or null), `curves` (loss by
         step), `by_position`, `trained_lengths` (those that a long text exceeds), `by_pairs`,
         `in_context_chance`, `lookups`, `questions` (see `questions.questions`), `frontier`,
-        `telemetry` (see `inside.telemetry`), `analyses` (see `analysis.analyses`), `sweeps` (see
-        `sweeps.sweeps`), `treatments` (see `treatments.treatments`),
+        `telemetry` (see `inside.telemetry`), `analyses` (see `analysis.analyses`), `speed` (see
+        `speed.speed`), `sweeps` (see `sweeps.sweeps`), `treatments` (see `treatments.treatments`),
         `conversions` (see `conversions.conversions`),
         `leads` (see `compare.leads`), `problems`, `cautions` and `reproduce`.
 
@@ -103,6 +105,7 @@ def tables(dirs: Iterable[Path | str], *, context: int = 8192) -> dict[str, Any]
         "frontier": _frontier(arms, columns),
         "telemetry": {arm.name: telemetry(arm) for arm in loaded.arms},
         "analyses": {arm.name: analyses(arm) for arm in loaded.arms},
+        "speed": {arm.name: told for arm in loaded.arms if (told := speed(arm))},
         "sweeps": sweeps(loaded.arms),
         "treatments": treatments(loaded),
         "conversions": {arm.name: told for arm in loaded.arms if (told := conversions(arm))},
@@ -129,7 +132,7 @@ def _columns(arms: list[Arm]) -> list[Column]:
 
 def _looks(result: dict[str, Any]) -> bool:
     """Whether a result tells of one model alone: such have a section, and no column to compare."""
-    return result.get("kind") in ("analysis", CONVERSION)
+    return result.get("kind") in ("analysis", CONVERSION, SPEED)
 
 
 def _rank(result: dict[str, Any]) -> tuple[int, str, str]:

@@ -10,7 +10,7 @@ from typing import Any
 
 from braidlm.errors import InputError
 from braidlm.files import atomic_write
-from braidlm.report import analysis, contrasts, conversions, gallery, inside, sections
+from braidlm.report import analysis, contrasts, conversions, gallery, inside, sections, speeds
 from braidlm.report.content import tables
 from braidlm.report.html import Markup, join, tag
 
@@ -90,6 +90,7 @@ def render(data: dict[str, Any]) -> str:
             else []
         ),
         section("figures", "Figures", gallery.figures(data)),
+        *([section("speed", "Speed and memory", told)] if (told := speeds.section(data)) else []),
         section("layers", "Layers", gallery.diagrams(data)),
         *(
             [section("inside", "Inside the training", told)]

@@ -170,14 +170,15 @@ def estimates(
     guesses: Sequence[dict[str, float]] = (),
     group: Callable[[int, str], str] | None = None,
     extra: Sequence[str] = (),
+    is_log: bool = False,
 ) -> str:
     """Lines through estimates with error bars; arms stand apart sideways so that bars show.
 
-    Two `limits` are the range of the metric, beyond which no bar reaches.
+    Two `limits` are the range of the metric, beyond which no bar reaches; `is_log` is of y.
     """
     ends = [v for rows in points.values() for _, e in rows for v in _ends(e, limits)]
-    y = svg.scale([*ends, *limits, *([] if level is None else [level])], BOTTOM, TOP)
-    frame = svg.Frame(x, y)
+    values = [*ends, *limits, *([] if level is None else [level])]
+    frame = svg.Frame(x, svg.scale(values, BOTTOM, TOP, is_log=is_log))
     body = [_axes(frame, *titles, units.plain, x_ticks=x_ticks)]
     if level is not None:
         body.append(_level(frame, level, level_name))
@@ -317,7 +318,7 @@ def _axes(
         x_ticks=frame.x.ticks(6) if x_ticks is None else x_ticks,
         y_ticks=frame.y.ticks(),
         x_format=x_format,
-        y_format=units.even(frame.y.ticks()),
+        y_format=units.count if frame.y.is_log else units.even(frame.y.ticks()),
     )
 
 

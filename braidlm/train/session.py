@@ -150,7 +150,7 @@ class Session:
         self._status("running")
         self.began = self.window_began = time.perf_counter()
         while self.step < self.config.steps and stop.signal_name is None:
-            self._update()
+            self.update()
             if self.step % self.config.checkpoint_every == 0:
                 self._checkpoint()
         if self.checkpointed != self.step:
@@ -173,7 +173,7 @@ class Session:
 
     # an update
 
-    def _update(self) -> None:
+    def update(self) -> None:
         """Make one update of the weights and tell of it."""
         batch = self.mixture.batch(self.step)
         lr = learning_rate(self.step + 1, self.config, self.first_lr)
