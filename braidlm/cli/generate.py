@@ -47,6 +47,11 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         action="store_true",
         help="compile the step: a minute or two at first, then two to four times as fast on a CPU",
     )
+    parser.add_argument(
+        "--no-graph",
+        action="store_true",
+        help="on a GPU: launch every operation of a step by itself, do not record and replay it",
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.set_defaults(run=run)
 
@@ -56,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
     from braidlm.checkpoint import load_model
     from braidlm.data.tokenizer import load_tokenizer
     from braidlm.device import choose_device
-    from braidlm.generate import CompiledStep, Sampling
+    from braidlm.generate import Sampling
     from braidlm.generate.mode import weights_dtype
 
     sampling = Sampling(args.temperature, args.top_p, args.top_k, args.seed)
@@ -69,7 +74,7 @@ def run(args: argparse.Namespace) -> int:
         "max_new_tokens": args.max_new_tokens,
         "sampling": sampling,
         "stop_ids": (tokenizer.eos_id,),
-        "step": CompiledStep(model) if args.compile else None,
+        "step": _step(args, model),
     }
     if len(prompts) == 1 and not args.json:
         _print_stream(model, tokenizer, "" if args.chat else prompts[0], ids, settings)
@@ -86,6 +91,16 @@ def run(args: argparse.Namespace) -> int:
         for prompt, text in zip(prompts, texts, strict=True):
             print(f"--- {prompt}\n{'' if args.chat else prompt}{text}")
     return 0
+
+
+def _step(args: argparse.Namespace, model: Any) -> Any:
+    """What runs the steps: on a GPU a recorded graph unless it is refused."""
+    from braidlm.generate import CompiledStep, GraphStep
+    from braidlm.generate.mode import device_of
+
+    if device_of(model).type == "cuda" and not args.no_graph:
+        return GraphStep(model, compiled=args.compile)
+    return CompiledStep(model) if args.compile else None
 
 
 def _prompt_ids(is_chat: bool, name: str, tokenizer: Any, prompts: list[str]) -> list[list[int]]:

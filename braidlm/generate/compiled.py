@@ -29,7 +29,7 @@ class CompiledStep:
 
     def __init__(self, model: HybridLM, backend: str | Callable[..., Any] = "inductor") -> None:
         self.model = model
-        self.weights = _versions(model)
+        self.weights = versions(model)
         self.is_frozen = device_of(model).type == "cpu"
 
         def step(tokens: Tensor, state: Any) -> tuple[Tensor, Any]:
@@ -51,7 +51,7 @@ class CompiledStep:
         Raises:
             InputError: make a new `CompiledStep`.
         """
-        if model is not self.model or _versions(model) != self.weights:
+        if model is not self.model or versions(model) != self.weights:
             raise InputError("the compiled step holds other weights than the model: make a new one")
 
     def __call__(self, tokens: Tensor, state: Any) -> tuple[Tensor, Any]:
@@ -98,6 +98,6 @@ def _apart(function: FunctionType) -> FunctionType:
     return FunctionType(code, function.__globals__, closure=function.__closure__)
 
 
-def _versions(model: HybridLM) -> list[tuple[int, int]]:
+def versions(model: HybridLM) -> list[tuple[int, int]]:
     """Tell where each weight lies and how often it was written."""
     return [(p.data_ptr(), p._version) for p in (*model.parameters(), *model.buffers())]

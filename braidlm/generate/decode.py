@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,41 +15,15 @@ from braidlm import state as states
 from braidlm.data.seeding import generator
 from braidlm.errors import InputError
 from braidlm.generate.compiled import CompiledStep, plain
-from braidlm.generate.filters import distribution, pick
+from braidlm.generate.filters import Sampling, choose
+from braidlm.generate.graph import GraphStep
 from braidlm.generate.mode import device_of, inference, precise_logits
 from braidlm.model import HybridLM
+from braidlm.ops.greedy import BROKEN
 from braidlm.segments import Segments
 
 OnToken = Callable[[int, int], None]
 """Called with (row, token) as soon as the token is known."""
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """How the next token is drawn.
-
-    Raises:
-        InputError: a field outside its range.
-    """
-
-    temperature: float = 1.0
-    """Divides the logits; 0 takes the most probable token (the first of equals)."""
-    top_p: float = 1.0
-    """In (0, 1]: the nucleus's probability; 1 keeps every token."""
-    top_k: int = 0
-    """Tokens kept; 0 keeps every token."""
-    seed: int = 0
-    """Of the random numbers; row i has a stream of its own, named by (seed, i)."""
-
-    def __post_init__(self) -> None:
-        if not (math.isfinite(self.temperature) and self.temperature >= 0):
-            raise InputError(f"temperature = {self.temperature}: must be a number of at least 0")
-        if not 0 < self.top_p <= 1:
-            raise InputError(f"top_p = {self.top_p}: must be greater than 0 and at most 1")
-        if self.top_k < 0:
-            raise InputError(f"top_k = {self.top_k}: must be 0 (every token) or more")
-        if self.seed < 0:
-            raise InputError(f"seed = {self.seed}: must be 0 or more")
 
 
 class Rows(NamedTuple):
@@ -76,7 +50,7 @@ def generate(
     bos_id: int | None = None,
     first_row: int = 0,
     stream: OnToken | None = None,
-    step: CompiledStep | None = None,
+    step: CompiledStep | GraphStep | None = None,
 ) -> list[list[int]]:
     """Continue every prompt; a row's tokens do not depend on the rows beside it.
 
@@ -129,7 +103,7 @@ def stream_tokens(
     stop_ids: Sequence[int] = (),
     bos_id: int | None = None,
     first_row: int = 0,
-    step: CompiledStep | None = None,
+    step: CompiledStep | GraphStep | None = None,
 ) -> Iterator[tuple[int, int]]:
     """Yield (row, token) as the tokens come; arguments and errors as for `generate`."""
     sampling = sampling or Sampling()
@@ -142,7 +116,13 @@ def stream_tokens(
         rows = prefill(model, starts)
         if step is not None:
             step.check(model)
+        if isinstance(step, CompiledStep):
             rows = rows._replace(state=plain(model.reserve(rows.state, max_new_tokens)))
+    if isinstance(step, GraphStep):
+        tokens = _next_tokens(rows, sampling, draws)
+        further = step.run(tokens, rows.state, max_new_tokens - 1, sampling, draws)
+        yield from _until_stopped(itertools.chain([tokens], further), stops)
+        return
     ended: set[int] = set()
     for n_made in range(1, max_new_tokens + 1):
         tokens = _next_tokens(rows, sampling, draws)
@@ -158,29 +138,50 @@ def stream_tokens(
             rows = _compiled_step(model, step, rows, tokens)
 
 
+def _until_stopped(
+    columns: Iterable[list[int]], stops: frozenset[int]
+) -> Iterator[tuple[int, int]]:
+    """Yield (row, token) of each step's tokens (n,), of each row until it stops."""
+    going: list[int] | None = None
+    for tokens in columns:
+        going = list(range(len(tokens))) if going is None else going
+        for row in going:
+            if tokens[row] == BROKEN:
+                raise _not_finite(row)
+        going = [row for row in going if tokens[row] not in stops]
+        for row in going:
+            yield row, tokens[row]
+        if not going:
+            return
+
+
+def _not_finite(row: int) -> InputError:
+    return InputError(f"the model's logits are not finite for prompt {row}")
+
+
 def _checked(
     prompts: Sequence[Sequence[int]], vocab_size: int, max_new_tokens: int, bos_id: int | None
-) -> list[list[int]]:
-    """Return the prompts as lists, none of them empty."""
+) -> list[np.ndarray]:
+    """Return the prompts as (T,) int64, none of them empty."""
     if max_new_tokens < 0:
         raise InputError(f"max_new_tokens = {max_new_tokens}: must be 0 or more")
     starts = []
     for number, prompt in enumerate(prompts):
-        ids = [int(token) for token in prompt]
-        if not ids and bos_id is None:
+        ids = np.array(prompt, dtype=np.int64)  # checked at once: a long prompt is a long list
+        if not len(ids) and bos_id is None:
             raise InputError(f"prompt {number} is empty: give bos_id, which it can start from")
-        ids = ids or [int(bos_id)]  # type: ignore[arg-type]
-        outside = next((token for token in ids if not 0 <= token < vocab_size), None)
-        if outside is not None:
+        ids = ids if len(ids) else np.array([bos_id], dtype=np.int64)
+        outside = ids[(ids < 0) | (ids >= vocab_size)]
+        if len(outside):
             raise InputError(
-                f"prompt {number} holds token {outside}: "
+                f"prompt {number} holds token {outside[0]}: "
                 f"the model's vocabulary is 0 .. {vocab_size - 1}"
             )
         starts.append(ids)
     return starts
 
 
-def prefill(model: nn.Module, prompts: Sequence[Sequence[int]]) -> Rows:
+def prefill(model: nn.Module, prompts: Sequence[Sequence[int] | np.ndarray]) -> Rows:
     """Run all prompts at once, padded on the right.
 
     Args:
@@ -191,7 +192,7 @@ def prefill(model: nn.Module, prompts: Sequence[Sequence[int]]) -> Rows:
     tokens = torch.zeros(len(prompts), longest, dtype=torch.int64)
     mask = torch.zeros(len(prompts), longest, dtype=torch.bool)
     for row, ids in enumerate(prompts):
-        tokens[row, : len(ids)] = torch.tensor(ids)
+        tokens[row, : len(ids)] = torch.as_tensor(ids)
         mask[row, : len(ids)] = True
     device = device_of(model)
     segments = None if bool(mask.all()) else Segments.from_mask(mask).to(device)
@@ -228,9 +229,8 @@ def _next_tokens(rows: Rows, sampling: Sampling, draws: Sequence[np.random.Gener
         if not math.isfinite(float(rows.logits.sum())) and not bool(rows.logits.isfinite().all()):
             is_sound = rows.logits.isfinite().all(-1)
             bad = rows.numbers[int((~is_sound).nonzero()[0, 0])]
-            raise InputError(f"the model's logits are not finite for prompt {bad}")
-        if sampling.temperature == 0:
-            return rows.logits.argmax(-1).tolist()
-        p = distribution(rows.logits, sampling.temperature, sampling.top_k, sampling.top_p)
-        uniform = torch.tensor([draws[n].random() for n in rows.numbers], dtype=torch.float64)
-        return pick(p, uniform.to(p.device)).tolist()
+            raise _not_finite(bad)
+        uniform = torch.zeros(0, dtype=torch.float64)
+        if sampling.temperature > 0:
+            uniform = torch.tensor([draws[n].random() for n in rows.numbers], dtype=torch.float64)
+        return choose(rows.logits, sampling, uniform.to(rows.logits.device)).tolist()

@@ -5,11 +5,44 @@ Pure functions of the last axis, in fp64. Order: temperature, then top-k, then t
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
+from braidlm.errors import InputError
+
 SLACK = 1e-9
 """top-p stops at `mass - SLACK`: 0.5 + 0.3 reaches 0.8 whatever its last bits are."""
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How the next token is drawn.
+
+    Raises:
+        InputError: a field outside its range.
+    """
+
+    temperature: float = 1.0
+    """Divides the logits; 0 takes the most probable token (the first of equals)."""
+    top_p: float = 1.0
+    """In (0, 1]: the nucleus's probability; 1 keeps every token."""
+    top_k: int = 0
+    """Tokens kept; 0 keeps every token."""
+    seed: int = 0
+    """Of the random numbers; row i has a stream of its own, named by (seed, i)."""
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.temperature) and self.temperature >= 0):
+            raise InputError(f"temperature = {self.temperature}: must be a number of at least 0")
+        if not 0 < self.top_p <= 1:
+            raise InputError(f"top_p = {self.top_p}: must be greater than 0 and at most 1")
+        if self.top_k < 0:
+            raise InputError(f"top_k = {self.top_k}: must be 0 (every token) or more")
+        if self.seed < 0:
+            raise InputError(f"seed = {self.seed}: must be 0 or more")
 
 
 def probabilities(logits: Tensor, temperature: float) -> Tensor:
@@ -49,6 +82,20 @@ def top_p(p: Tensor, mass: float) -> Tensor:
 def distribution(logits: Tensor, temperature: float, k: int, mass: float) -> Tensor:
     """Return the distribution (..., V) that is sampled; `temperature` is greater than 0."""
     return top_p(top_k(probabilities(logits, temperature), k), mass)
+
+
+def choose(logits: Tensor, sampling: Sampling, uniform: Tensor) -> Tensor:
+    """Return a token (n,) for each row of logits (n, V); no number of it goes to the host.
+
+    Args:
+        logits: in at least fp32.
+        sampling: how.
+        uniform: (n,) fp64 in [0, 1), not read at a temperature of 0.
+    """
+    if sampling.temperature == 0:
+        return logits.argmax(-1)
+    p = distribution(logits, sampling.temperature, sampling.top_k, sampling.top_p)
+    return pick(p, uniform).clamp_max(logits.shape[-1] - 1)  # only nan comes that far
 
 
 def pick(p: Tensor, uniform: Tensor) -> Tensor:

@@ -9,6 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from braidlm.errors import InputError
+from braidlm.model import HybridLM
+from braidlm.ops import rows
+from braidlm.ops.scaled import scaled
 
 DTYPES = ("fp32", "bf16")
 
@@ -76,9 +79,12 @@ def precise_logits(model: nn.Module, hidden: Tensor) -> Tensor:
     """Return the logits (..., V) of hidden states (..., d_model), at least fp32.
 
     They are computed in the weights' dtype, under autocast too: in bf16 the largest logits often
-    tie, which would hide the choice.
+    tie, which would hide the choice. Few rows on a GPU are not even rounded to it.
     """
     dtype = next(model.parameters()).dtype
+    if isinstance(model, HybridLM) and hidden.dim() == 2 and rows.pays(hidden[:, None], None):
+        read = rows.Read(scaled(hidden, model.logits_scale))
+        return rows.product(read, model.lm_head.weight, dtype=torch.float32)
     with torch.autocast(hidden.device.type, enabled=False):
         logits = model.head(hidden.to(dtype))  # type: ignore[operator]
     return logits.to(torch.promote_types(dtype, torch.float32))

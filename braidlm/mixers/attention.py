@@ -20,6 +20,7 @@ from braidlm.ops.rope import (
     apply_rope,
     rope_frequencies,
 )
+from braidlm.ops.rows import Read, product
 from braidlm.ops.scaled import scaled
 from braidlm.segments import Segments, token_positions
 
@@ -150,6 +151,16 @@ class Attention(nn.Module):
         if self.lends_as and keys is not None:
             keys[self.lends_as] = lend(k, v, before, after, self.window)
         return self._gated(u, gate), after
+
+    def reads_rows(self, state: KVCache | None) -> bool:
+        """Whether `step_rows` can go on from this state."""
+        return state is not None and not self.shares_keys
+
+    def step_rows(self, read: Read, state: KVCache) -> tuple[Read, KVCache | None]:
+        """Take one token per row, before its norm, to u (n, n_heads * v_head_dim)."""
+        p = product(read, self.in_proj.weight, self.in_proj.bias)
+        u, after = self.projected(p[:, None], None, state, True)
+        return Read(u[:, 0]), after
 
     def _parts(self, p: Tensor) -> tuple[Tensor, list[Tensor], Tensor | None]:
         """Cut what is projected: q; k and v, unless they are lent; the gate or None."""

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from braidlm.arch.mixers import MLPConfig
 from braidlm.ops.activation import ACTIVATIONS
+from braidlm.ops.rows import Ending, Read, product
 from braidlm.ops.scaled import scaled
 from braidlm.segments import Segments
 
@@ -18,7 +19,7 @@ class MLP(nn.Module):
     def __init__(self, config: MLPConfig, d_model: int) -> None:
         super().__init__()
         self.gated = config.gated
-        self.activation = ACTIVATIONS[config.activation]
+        self.activation_name, self.activation = config.activation, ACTIVATIONS[config.activation]
         self.gate_multiplier = config.gate_multiplier
         self.in_proj = nn.Linear(d_model, config.in_proj_width, bias=config.in_bias)
 
@@ -47,3 +48,12 @@ class MLP(nn.Module):
             return self.activation(p), None
         gate, up = p.chunk(2, dim=-1)
         return self.activation(scaled(gate, self.gate_multiplier)) * up, None
+
+    def reads_rows(self, state: None) -> bool:
+        """Whether `step_rows` can go on from this state: it has none."""
+        return state is None and self.gate_multiplier == 1.0
+
+    def step_rows(self, read: Read, state: None) -> tuple[Read, None]:
+        """Take one token per row, before its norm, to u (n, d_ff)."""
+        ending = Ending(activation=self.activation_name, gated=self.gated)
+        return Read(product(read, self.in_proj.weight, self.in_proj.bias, ending)), state

@@ -255,7 +255,7 @@ def test_bf16_stays_near_fp64():
         ({"k": torch.zeros(2, 3, HKV, 5)}, "k has shape"),
         ({"v": torch.zeros(2, 4, HKV, DV)}, "v has shape"),
         ({"cache": held(3, (2,))}, "cache.k has shape"),
-        ({"impl": "flash"}, "auto, varlen, sdpa, naive"),
+        ({"impl": "flash"}, "auto, step, varlen, sdpa, naive"),
     ],
 )
 def test_what_does_not_fit_is_named(change, word):

@@ -27,9 +27,44 @@ __all__ = [
     "reserve",
 ]
 
+
+def _step(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    segments: Segments | None,
+    cache: KVCache,
+    scoring: Scoring,
+    window: Window | None,
+    return_state: bool,
+) -> tuple[Tensor, KVCache | None]:
+    from braidlm.ops.attention.triton_step import attention_step_triton  # a CPU does without triton
+
+    return attention_step_triton(
+        *(q, k, v),
+        segments=segments,
+        cache=cache,
+        scoring=scoring,
+        window=window,
+        return_state=return_state,
+    )
+
+
+def _why_not_step(call: Call) -> str | None:
+    if reason := dispatch.why_not_triton(call) or dispatch.takes_one_token(call):
+        return reason
+    if not call.shapes["reserved"]:
+        return "its cache has no room that is reserved"
+    if call.needs_grad or call.options or call.shapes["window"]:
+        return "it knows no gradient, window, cap and sink logit"
+    return "a head of more than 256 channels" if call.shapes["D"] > 256 else None
+
+
 ATTENTION = Operator(
     "attention",
     (
+        Implementation("step", _step, _why_not_step),
         Implementation("varlen", attention_varlen, why_not_varlen),
         Implementation("sdpa", attention_sdpa, dispatch.always),
         Implementation("naive", attention_naive, dispatch.always),
@@ -72,7 +107,7 @@ def attention(
             gives no value.
         softcap: scores become softcap * tanh(score / softcap); None: they stay as they are.
         return_state: whether the extended cache is returned.
-        impl: "auto", "varlen", "sdpa" or "naive".
+        impl: "auto", "step", "varlen", "sdpa" or "naive".
 
     Returns:
         o (B, T, Hq, Dv) in the dtype of `q` (zeros at padding), and the cache or None.
@@ -90,6 +125,7 @@ def attention(
     _check_scoring(q, scale, sink_logits, softcap)
     sight = _window(window, n_sinks, cache)
     sizes = {**dict(zip("BTHD", q.shape, strict=True)), "Dv": v.shape[3]}
+    sizes |= {"window": window or 0, "reserved": isinstance(cache, Reserved)}
     held = () if cache is None else cache[:2]
     asked = {"sinks": n_sinks > 0, "sink logits": sink_logits is not None, "cap": bool(softcap)}
     options = tuple(name for name, is_asked in asked.items() if is_asked)

@@ -1,0 +1,138 @@
+"""A step of decoding recorded as a CUDA graph: the host launches it as a whole."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from braidlm import state as states
+from braidlm.errors import InputError
+from braidlm.generate.ahead import Body, Record, Running, Told, columns
+from braidlm.generate.compiled import CompiledStep, plain, versions
+from braidlm.generate.filters import Sampling
+from braidlm.generate.mode import device_of, inference, precise_logits
+from braidlm.model import HybridLM
+
+
+class GraphStep:
+    """One token per row and step, chosen on the GPU, recorded for a number of rows and a room.
+
+    A few hundred launches become one, which the host makes some steps ahead. Recording costs about
+    two steps as they stand, for every other number of rows, form of the state and way to choose;
+    only the last recording is kept, with a state of its own.
+
+    Args:
+        model: on a GPU, in evaluation mode whenever a step runs.
+        compiled: whether the step is compiled before it is recorded, see `CompiledStep`.
+        record: how a step is recorded; None: as a CUDA graph.
+
+    Raises:
+        InputError: a model that is not on a GPU.
+    """
+
+    def __init__(
+        self, model: HybridLM, compiled: bool = False, record: Record | None = None
+    ) -> None:
+        if record is None and device_of(model).type != "cuda":
+            raise InputError("a step is recorded on a GPU: move the model, or leave out `step`")
+        self.model = model
+        self.weights = versions(model)
+        self._step = CompiledStep(model) if compiled else self._as_it_stands
+        self._record = record or self._graph
+        self._running: tuple[Any, Running] | None = None
+        self._n_runs = 0
+
+    def check(self, model: HybridLM) -> None:
+        """Refuse another model, and weights that have changed since this was made.
+
+        Raises:
+            InputError: make a new `GraphStep`.
+        """
+        if model is not self.model or versions(model) != self.weights:
+            raise InputError("the recorded step holds other weights than the model: make a new one")
+
+    def run(
+        self,
+        tokens: Sequence[int],
+        state: Any,
+        n_steps: int,
+        sampling: Sampling,
+        draws: Sequence[np.random.Generator],
+    ) -> Iterator[list[int]]:
+        """Feed tokens (n,) and then what the steps choose; yield each step's choice (n,).
+
+        Steps run ahead of what is asked for. A choice of `ops.greedy.BROKEN` says that the logits
+        of a row are not finite.
+
+        Args:
+            tokens: what the first step reads.
+            state: of a prefill of these rows; it is copied.
+            n_steps: how many choices are made.
+            sampling: how.
+            draws: each row's random numbers, one per choice.
+
+        Raises:
+            InputError: a step that asks the host for numbers, which no graph can.
+        """
+        with inference(self.model):
+            state = plain(self.model.reserve(state, n_steps))
+            running = self._running_for(state, len(tokens), sampling)
+            running.begin(tokens, state)
+        del state  # it was copied
+        self._n_runs += 1
+        number = self._n_runs
+
+        def start(n: int) -> Told:
+            if number != self._n_runs:
+                raise InputError("a recorded step has one state: end one text before the next one")
+            with inference(self.model):
+                return running.start(n, draws)
+
+        yield from columns(start, n_steps)
+
+    def _running_for(self, state: Any, n_rows: int, sampling: Sampling) -> Running:
+        form = [(t.shape, t.dtype) for t in states.tensors(state)]
+        key = (n_rows, form, sampling.temperature, sampling.top_p, sampling.top_k)
+        if self._running is None or self._running[0] != key:
+            self._running = None  # its memory is free before more is asked for
+            self._running = key, self._made(state, n_rows, sampling)
+        return self._running[1]
+
+    def _made(self, state: Any, n_rows: int, sampling: Sampling) -> Running:
+        device = device_of(self.model)
+        return Running(self._step, state, n_rows, sampling, self._record, device)
+
+    def _as_it_stands(self, tokens: Tensor, state: Any) -> tuple[Tensor, Any]:
+        out = self.model(tokens, None, state)
+        return precise_logits(self.model, out.hidden[:, 0]), out.state
+
+    def _graph(self, body: Body) -> Body:
+        """Run a step twice, so that all kernels exist and none waits for the host; record it."""
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        before = torch.cuda.get_sync_debug_mode()
+        try:
+            with torch.cuda.stream(side), warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # it calls itself a prototype
+                body()
+                torch.cuda.set_sync_debug_mode("error")
+                body()
+        except RuntimeError as error:
+            if "synchroniz" not in str(error):
+                raise
+            raise InputError(
+                f"the step of '{self.model.spec.pattern}' cannot be recorded: "
+                "it asks the GPU for a number in between. Leave out `step` (`--no-graph`)"
+            ) from error
+        finally:
+            torch.cuda.set_sync_debug_mode(before)
+        torch.cuda.current_stream().wait_stream(side)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            body()
+        return graph.replay

@@ -1,0 +1,105 @@
+"""Products of few rows: what a step of decoding spends its time on, with what stands around them.
+
+One token per row reads every weight once and computes next to nothing, so that on a GPU each
+launch counts. A product here begins with the norm of what it reads and ends with the activation,
+the convolution's step or the residual sum of what it makes; README.md has the formulas.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from braidlm.ops import dispatch
+from braidlm.ops.dispatch import Call, Implementation, Operator, check_shape
+from braidlm.ops.rows.naive import product_naive
+from braidlm.ops.rows.parts import PLAIN, ConvStep, Ending, Read
+from braidlm.segments import Segments
+
+__all__ = ["ConvStep", "Ending", "Read", "pays", "product"]
+
+MOST_ROWS = 512
+"""Beyond it a product is bound by its arithmetic, and the usual step is as good."""
+MOST_TRITON = 1
+"""Rows that a kernel of ours multiplies; of more cuBLAS makes a better product."""
+
+
+def _why_not_triton(call: Call) -> str | None:
+    if reason := _why_not_blas(call):
+        return reason
+    return (
+        f"cuBLAS is faster at {call.shapes['n']} rows" if call.shapes["n"] > MOST_TRITON else None
+    )
+
+
+def _why_not_blas(call: Call) -> str | None:
+    return "it passes no gradients" if call.needs_grad else dispatch.why_not_triton(call)
+
+
+def _triton(
+    read: Read, weight: Tensor, bias: Tensor | None, ending: Ending, dtype: torch.dtype
+) -> Tensor:
+    from braidlm.ops.rows.triton import product_triton  # a CPU does without triton
+
+    return product_triton(read, weight, bias, ending, dtype)
+
+
+def _blas(
+    read: Read, weight: Tensor, bias: Tensor | None, ending: Ending, dtype: torch.dtype
+) -> Tensor:
+    from braidlm.ops.rows.blas import product_blas  # a CPU does without triton
+
+    return product_blas(read, weight, bias, ending, dtype)
+
+
+ROWS = Operator(
+    "rows",
+    (
+        Implementation("triton", _triton, _why_not_triton),
+        Implementation("blas", _blas, _why_not_blas),
+        Implementation("naive", product_naive, dispatch.always),
+    ),
+)
+
+
+def pays(hidden: Tensor, segments: Segments | None) -> bool:
+    """Whether a sublayer should take its step by these products: hidden is (B, T, d_model)."""
+    if not hidden.is_cuda or hidden.shape[1] != 1 or segments is not None:
+        return False
+    is_asked = dispatch.is_plain(hidden) and not torch.compiler.is_compiling()
+    is_known = dispatch.HAS_TRITON and hidden.dtype != torch.float64
+    return is_asked and is_known and hidden.shape[0] <= MOST_ROWS
+
+
+def product(
+    read: Read,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    ending: Ending = PLAIN,
+    *,
+    dtype: torch.dtype | None = None,
+    impl: str = "auto",
+) -> Tensor:
+    """y = ending(W norm(x) + bias) for n rows; without gradients.
+
+    Args:
+        read: x (n, K) and the norm before it.
+        weight: W (N, K), or (2 N, K) where the ending is gated.
+        bias: (N,) or (2 N,), or None.
+        ending: what is done to the product.
+        dtype: of the result; None: that of x.
+        impl: "auto", "triton", "blas" or "naive".
+
+    Returns:
+        y (n, N).
+
+    Raises:
+        ValueError: shapes that do not fit.
+        InputError: an unknown `impl`, or one that cannot run this call.
+    """
+    n_rows, width = read.x.shape
+    check_shape("rows", "weight", weight, (weight.shape[0], width))
+    inputs = (read.x, read.gate, read.scale, weight, bias, ending.residual)
+    call = Call.of(read.x, {"n": n_rows, "K": width, "N": weight.shape[0]}, inputs)
+    chosen = ROWS.choose(impl, call)
+    return chosen.function(read, weight, bias, ending, dtype or read.x.dtype)

@@ -1,0 +1,57 @@
+"""What stands before and behind a product of few rows."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+
+class Read(NamedTuple):
+    """Rows, and the norm that whoever reads them applies."""
+
+    x: Tensor
+    """(n, K)."""
+    has_norm: bool = False
+    """Whether x is divided by its root mean square over all K channels."""
+    scale: Tensor | None = None
+    """(K,): the norm's weight, or None."""
+    offset: float = 0.0
+    """Added to the weight."""
+    eps: float = 0.0
+    """Added to the mean square."""
+    gate: Tensor | None = None
+    """(n, K), rows may be slices of wider ones: SiLU of it multiplies x; None: no gate."""
+    norm_first: bool = False
+    """Whether the gate multiplies what is normed already."""
+
+
+class ConvStep(NamedTuple):
+    """The step of a short convolution with SiLU over some channels of a product."""
+
+    first: int
+    """The product's first channel that is convolved; `weight` says how many."""
+    weight: Tensor
+    """(D, K); the last column multiplies the present token."""
+    bias: Tensor | None
+    """(D,) or None."""
+    state: Tensor
+    """(n, K - 1, D): the last inputs; written in place."""
+
+
+class Ending(NamedTuple):
+    """What is done to a product p; in this order."""
+
+    activation: str | None = None
+    """Of `ops.activation`, applied to p, or to its first half where it is gated."""
+    gated: bool = False
+    """Whether the second half of p multiplies the activated first."""
+    conv: ConvStep | None = None
+    """A convolution over some channels."""
+    residual: Tensor | None = None
+    """(n, N): what `factor` times p is added to."""
+    factor: float = 1.0
+    """See `residual`."""
+
+
+PLAIN = Ending()

@@ -1,0 +1,80 @@
+"""SSD of one token per row on a GPU, from the projection to the output, in one launch.
+
+    dt = softplus(dt + dt_bias);  S = exp(-exp(A_log) dt) S + dt x B^T;  y = S C + D x
+
+A program owns some channels of one head of one row and their state, which it writes in place.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from braidlm.ops.ssd.projected import Rates
+from braidlm.ops.triton_launch import after_launch, early
+
+triton_jit: Any = triton.jit  # no type checker knows what a launch takes
+
+ELEMENTS = 2**13
+"""Of a state, in one program's registers."""
+PROGRAMS = 256
+"""Enough for any machine; with fewer a head's channels are divided."""
+
+
+def projected_step_triton(xbcdt: Tensor, rates: Rates, state: Tensor) -> Tensor:
+    """See `braidlm.ops.ssd.projected.projected_step`."""
+    n_rows, n_heads, head_dim, d_state = state.shape
+    padded = 1 << (d_state - 1).bit_length()
+    channels = 1 << (head_dim - 1).bit_length()
+    channels = min(channels, max(1, ELEMENTS // padded))
+    while channels > 4 and n_rows * n_heads * -(-head_dim // channels) < PROGRAMS:
+        channels //= 2
+    y = torch.empty(n_rows, n_heads * head_dim, dtype=torch.float32, device=state.device)
+    grid = (n_rows * n_heads, triton.cdiv(head_dim, channels))
+    low, high = rates.limits
+    _step[grid](
+        *(xbcdt, rates.dt_bias, rates.A_log, rates.D, state, y),
+        *(xbcdt.stride(0), n_heads, n_heads // rates.n_groups, rates.n_groups * d_state),
+        *(float(low), float("inf") if high is None else float(high)),
+        P=head_dim,
+        N=d_state,
+        BP=channels,
+        BN=padded,
+        num_warps=4 if channels * padded >= 2048 else 2,
+        **early(state),
+    )
+    return y
+
+
+@triton_jit
+def _step(
+    p_ptr, bias_ptr, a_ptr, d_ptr, s_ptr, y_ptr, sp, H, per_group, bc, low, high,
+    P: tl.constexpr, N: tl.constexpr, BP: tl.constexpr, BN: tl.constexpr, EARLY: tl.constexpr,
+):  # fmt: skip
+    row, h = tl.program_id(0) // H, tl.program_id(0) % H
+    p = tl.program_id(1) * BP + tl.arange(0, BP)
+    n = tl.arange(0, BN)
+    ok_p, ok_n = p < P, n < N
+    both = ok_p[:, None] & ok_n[None, :]
+    place = s_ptr + (tl.program_id(0).to(tl.int64) * P + p[:, None]) * N + n[None, :]
+    s = tl.load(place, mask=both, other=0.0)
+    rate = tl.exp(tl.load(a_ptr + h).to(tl.float32))
+    bias = tl.load(bias_ptr + h).to(tl.float32)
+    d = tl.load(d_ptr + h).to(tl.float32)
+    after_launch(EARLY)
+    at = p_ptr + row.to(tl.int64) * sp
+    x = tl.load(at + h * P + p, mask=ok_p, other=0.0)
+    first = at + H * P + h // per_group * N + n
+    b = tl.load(first, mask=ok_n, other=0.0)
+    c = tl.load(first + bc, mask=ok_n, other=0.0)
+    dt = tl.load(at + H * P + 2 * bc + h) + bias
+    dt = tl.where(dt > 20.0, dt, tl.log(1.0 + tl.exp(tl.minimum(dt, 20.0))))
+    dt = tl.minimum(tl.maximum(dt, low), high)
+    s = s * tl.exp(-rate * dt) + (dt * x)[:, None] * b[None, :]
+    tl.store(place, s, mask=both)
+    y = tl.sum(s * c[None, :], 1) + d * x
+    tl.store(y_ptr + tl.program_id(0) * P + p, y, mask=ok_p)

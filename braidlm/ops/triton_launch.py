@@ -1,0 +1,38 @@
+"""Launches that may begin before the one in front of them has ended."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+from triton.language.extra import cuda
+
+gdc: Any = cuda
+triton_jit: Any = triton.jit  # no type checker knows what a launch takes
+
+MAY_BE_EARLY = True
+"""Whether kernels that can wait for the launch in front of them are launched before its end."""
+
+
+def early(tensor: Tensor) -> dict[str, Any]:
+    """Return the launch options of a kernel that calls `after_launch` (programmatic launch).
+
+    It takes Hopper or later; elsewhere the kernel is launched as usual.
+    """
+    able = MAY_BE_EARLY and tensor.is_cuda and torch.cuda.get_device_capability()[0] >= 9
+    return {"EARLY": True, "launch_pdl": True} if able else {"EARLY": False}
+
+
+@triton_jit
+def after_launch(EARLY: tl.constexpr):
+    """Wait for all launches in front; then let the next one begin to wait.
+
+    In this order at most two launches overlap, so that what the one before the last wrote may be
+    read before the wait.
+    """
+    if EARLY:
+        gdc.gdc_wait()
+        gdc.gdc_launch_dependents()
