@@ -12,6 +12,7 @@ from braidlm.arch import Recipe
 from braidlm.bench import Plan, bench
 from braidlm.bench.contender import NoPeerError, Setting
 from braidlm.bench.peers import transformers as peer
+from braidlm.bench.peers.pretrained import Trained
 from braidlm.bench.run import DATA
 from tests.bench.conftest import MIXERS, PLAN, SMALL, declaration, rows
 
@@ -42,7 +43,8 @@ PARALLEL = {"fusion": {"combine": "add", "norm": "none", "projection": "separate
 )
 def test_a_class_of_the_same_shapes_trains_and_answers(pattern, model, name):
     given = setting(pattern, **model)
-    trained, answering = peer.Trained(given), peer.Answering(given)
+    trained, answering = peer.LIBRARY.trainee(given), peer.LIBRARY.answerer(given)
+    assert isinstance(trained, Trained)
     assert trained.about["class"] == answering.about["class"] == name
     tokens = torch.randint(300, (2, 9), generator=torch.Generator().manual_seed(0))
     before = {k: v.clone() for k, v in trained.model.state_dict().items()}
@@ -59,7 +61,7 @@ def test_a_class_of_the_same_shapes_trains_and_answers(pattern, model, name):
 
 def test_what_it_has_no_class_for_is_said_with_the_reason():
     with pytest.raises(NoPeerError, match="no family expresses this model"):
-        peer.Answering(setting("G*{M*}-"))
+        peer.LIBRARY.answerer(setting("G*{M*}-"))
 
 
 @pytest.mark.slow

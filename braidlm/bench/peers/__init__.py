@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from braidlm.bench.contender import Library
-from braidlm.bench.peers import transformers
+from braidlm.bench.peers import fla, mamba_ssm, transformers
 
-LIBRARIES: tuple[Library, ...] = (transformers.LIBRARY,)
+LIBRARIES: tuple[Library, ...] = (transformers.LIBRARY, mamba_ssm.LIBRARY, fla.LIBRARY)
 """In the order in which they are asked."""
