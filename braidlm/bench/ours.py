@@ -13,10 +13,11 @@ from torch import Tensor
 
 from braidlm.bench.accounts import accounts, counted
 from braidlm.bench.contender import Call, Library, Setting, Stamps
+from braidlm.bench.plan import Plan
 from braidlm.checkpoint import cast_weights
 from braidlm.errors import InputError
-from braidlm.generate import CompiledStep, Sampling, stream_tokens
-from braidlm.generate.mode import inference, precise_logits, weights_dtype
+from braidlm.generate import CompiledStep, GraphStep, Sampling, stream_tokens
+from braidlm.generate.mode import device_of, inference, precise_logits, weights_dtype
 from braidlm.model import HybridLM
 from braidlm.ops import dispatch
 from braidlm.runs import Run
@@ -120,11 +121,11 @@ class Answering:
         self.allocated: dict[str, int] = {}
         cast_weights(model, weights_dtype(setting.answering_dtype))
         self.model = model.to(setting.device).eval()
-        self.step = CompiledStep(self.model) if setting.plan.is_compiled else None
+        self.step = _step(self.model, setting.plan)
         self.about: dict[str, Any] = {
             "library": "braidlm",
             "precision": f"{setting.answering_dtype} weights",
-            "step": "as it stands" if self.step is None else "compiled",
+            "step": _how(self.step, setting.plan),
         }
 
     def prefill(self, prompts: Tensor) -> Call:
@@ -170,6 +171,18 @@ class Answering:
     def close(self) -> None:
         """Forget the model."""
         del self.model, self.step
+
+
+def _step(model: HybridLM, plan: Plan) -> CompiledStep | GraphStep | None:
+    """Return what runs the steps, as `braid generate` chooses it."""
+    if device_of(model).type == "cuda" and plan.is_recorded:
+        return GraphStep(model, compiled=plan.is_compiled)
+    return CompiledStep(model) if plan.is_compiled else None
+
+
+def _how(step: CompiledStep | GraphStep | None, plan: Plan) -> str:
+    compiled = "compiled" if plan.is_compiled else "as it stands"
+    return f"{compiled}, CUDA graph" if isinstance(step, GraphStep) else compiled
 
 
 def library(build: Callable[[torch.device], HybridLM]) -> Library:

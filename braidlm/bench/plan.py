@@ -44,6 +44,8 @@ class Plan:
     """Of the tokens, and of weights that are drawn."""
     is_compiled: bool = False
     """Whether ours trains with `train.compile` and decodes by a compiled step."""
+    is_recorded: bool = True
+    """Whether ours decodes by CUDA graphs where it can, as `braid generate` does."""
     with_peers: bool = False
     """Whether other libraries run beside ours."""
 

@@ -44,6 +44,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument(
         "--compile", action="store_true", help="ours with train.compile and a compiled step"
     )
+    parser.add_argument(
+        "--no-graph", action="store_true", help="decode without CUDA graphs on a GPU"
+    )
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
     parser.add_argument(
         "--dtype",
@@ -77,6 +80,7 @@ def run(args: argparse.Namespace) -> int:
         threads=args.threads,
         seed=args.seed,
         is_compiled=args.compile,
+        is_recorded=not args.no_graph,
         with_peers=args.peers,
     )
 
