@@ -24,6 +24,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         metavar="N",
         help="runs at a time, instead of the study file's number; 0: one per GPU or per core",
     )
+    parser.add_argument(
+        "--rehearse", action="store_true", help="try everything: one seed, two updates, four items"
+    )
     parser.add_argument("--quiet", action="store_true", help="show no progress")
     parser.add_argument("--json", action="store_true", help="print the state of every run")
     parser.set_defaults(run=run)
@@ -42,6 +45,7 @@ def run(args: argparse.Namespace) -> int:
             jobs=args.jobs,
             is_silent=args.quiet,
             command=command,
+            rehearse=args.rehearse,
         )
     except KeyboardInterrupt:
         print(f"braid: stopped; continue {args.out} with --resume", file=sys.stderr)

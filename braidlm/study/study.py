@@ -32,6 +32,7 @@ from braidlm.study.plan import (
     plan,
     share_left,
 )
+from braidlm.study.rehearsal import rehearsed
 from braidlm.study.runner import Runner
 
 ORPHAN_SEC = 15.0
@@ -64,6 +65,7 @@ def run_study(
     jobs: int | None = None,
     is_silent: bool = False,
     command: Sequence[str] = (),
+    rehearse: bool = False,
 ) -> StudySummary:
     """Run every arm with every seed; skip what is done, continue what was interrupted.
 
@@ -74,6 +76,7 @@ def run_study(
         jobs: runs at a time, instead of the study file's number; 0: as many as fit the machine.
         is_silent: whether no progress is shown.
         command: the command line, recorded for the report.
+        rehearse: whether to run it at its smallest, see `rehearsal.rehearsed`.
 
     Returns:
         The state of every run.
@@ -85,8 +88,9 @@ def run_study(
         OSError: a file cannot be written; the runs have saved and ended.
     """
     study_file = Path(study_file)
+    config = StudyConfig.load(study_file)
     return run_config(
-        StudyConfig.load(study_file),
+        rehearsed(config, study_file.parent) if rehearse else config,
         study_file.parent,
         Path(out),
         resume=resume,
