@@ -13,6 +13,7 @@ from braidlm import state as states
 from braidlm.generate.decode import prefill
 from braidlm.generate.mode import precise_logits
 from braidlm.segments import Segments
+from braidlm.tasks.scoring import LOGITS_AT_ONCE
 
 
 def answer(
@@ -87,7 +88,18 @@ def _forced(
     segments = None if bool(is_real.all()) else Segments.from_mask(is_real).to(first.device)
     wanted, is_real = wanted.to(first.device), is_real.to(first.device)
     # The last token is fed as well: an answer of one token then needs no case of its own.
-    hidden = model(wanted, segments, state).hidden
-    logits = torch.cat([first[:, None], precise_logits(model, hidden[:, :-1])], 1)
-    nll = logits.logsumexp(-1) - logits.gather(-1, wanted[..., None])[..., 0]
-    return (nll.double() * is_real).sum(1).tolist()
+    hidden = model(wanted, segments, state).hidden[:, :-1]
+    nll = torch.zeros(wanted.shape, dtype=torch.float64, device=first.device)
+    nll[:, 0] = _losses(first, wanted[:, 0])
+    # Long answers of many rows: a few columns of logits at a time.
+    step = max(1, LOGITS_AT_ONCE // first.numel())
+    for begin in range(0, hidden.shape[1], step):
+        part = slice(begin + 1, begin + 1 + step)
+        logits = precise_logits(model, hidden[:, begin : begin + step])
+        nll[:, part] = _losses(logits, wanted[:, part])
+    return (nll * is_real).sum(1).tolist()
+
+
+def _losses(logits: Tensor, wanted: Tensor) -> Tensor:
+    """Return the loss (...) in nats of each wanted token; logits (..., V)."""
+    return (logits.logsumexp(-1) - logits.gather(-1, wanted[..., None])[..., 0]).double()

@@ -111,10 +111,12 @@ class QuestionWork:
         """Longest prompts first, so that those of one batch are about equally long."""
         n_new = self.answering.max_new_tokens
         left = sorted(range(len(self.prompts)), key=lambda i: (-len(self.prompts[i]), i))
-        n_logits = max(map(len, self.answers)) * self._recipe.spec.vocab_size
+        longest = max(map(len, self.answers))
         batches = []
         while left:
-            n = at_once(len(self.prompts[left[0]]) + n_new, n_logits)
+            # Losses hold few logits at a time, so that these are those of one token.
+            length = len(self.prompts[left[0]]) + max(n_new, longest)
+            n = at_once(length, self._recipe.spec.vocab_size)
             batches.append(left[:n])
             left = left[n:]
         return batches

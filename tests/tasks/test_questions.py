@@ -12,7 +12,7 @@ from braidlm.arch import Recipe
 from braidlm.errors import InputError
 from braidlm.generate.mode import inference
 from braidlm.model import HybridLM
-from braidlm.tasks import scoring
+from braidlm.tasks import greedy, scoring
 from braidlm.tasks.ask import ask, in_order, smaller
 from braidlm.tasks.partial import Partial
 from braidlm.tasks.questions import Answering, Question, QuestionWork, continuation
@@ -148,6 +148,32 @@ def test_longest_prompts_come_together(config, monkeypatch):
     assert [row["id"] for row in _rows(work, Reader())] == [
         row["id"] for row in _rows(_work(config), Reader())
     ]
+
+
+@pytest.mark.parametrize("columns", [1, 2, 3])
+def test_long_answers_do_not_make_batches_small(config, monkeypatch, columns):
+    """Their logits are held a few columns at a time, and the losses stay."""
+    torch.manual_seed(2)
+    model = HybridLM(config.spec)
+    whole = [row["answer_nll"] for row in _rows(_work(config), model)]
+    monkeypatch.setattr(scoring, "LOGITS_AT_ONCE", 5 * config.spec.vocab_size)
+    monkeypatch.setattr(greedy, "LOGITS_AT_ONCE", columns * 5 * config.spec.vocab_size + 1)
+    most = []
+    monkeypatch.setattr(greedy, "precise_logits", _watched(greedy.precise_logits, most))
+    work = _work(config)
+    assert [len(batch) for batch in work.batches] == [5, 3]
+    assert [row["answer_nll"] for row in _rows(work, model)] == pytest.approx(whole, abs=1e-4)
+    assert max(most) <= columns * 5
+
+
+def _watched(logits: Any, most: list[int]) -> Any:
+    """Note of how many tokens logits are asked for at a time."""
+
+    def watching(model: torch.nn.Module, hidden: torch.Tensor) -> torch.Tensor:
+        most.append(hidden.shape[:-1].numel())
+        return logits(model, hidden)
+
+    return watching
 
 
 def test_the_digest_is_of_what_is_asked(config):
