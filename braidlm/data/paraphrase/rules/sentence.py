@@ -41,6 +41,30 @@ class Sentence(NamedTuple):
         )
 
 
+class Edit(NamedTuple):
+    """Words that take the place of the tokens from `start` to `stop` - 1 (`token.i`)."""
+
+    start: int
+    stop: int
+    words: str
+
+
+def edited(tokens: Sequence[Token], edits: Iterable[Edit], changed: dict[int, str]) -> str:
+    """Return the words of a sentence with edits that do not overlap; else as `text`."""
+    by_start = {edit.start: edit for edit in edits}
+    words, skip = [], -1
+    for token in tokens:
+        edit = by_start.get(token.i)
+        skip = edit.stop if edit else skip
+        if edit:
+            words.append(edit.words)
+        elif token.i >= skip:
+            words.append(changed.get(token.i, token.text))
+        if token.i >= skip - 1:
+            words.append(token.whitespace_)
+    return "".join(words).strip()
+
+
 def child(token: Token, *deps: str) -> Token | None:
     """Return the first child of a token by one of these relations."""
     return next((c for c in token.children if c.dep_ in deps), None)

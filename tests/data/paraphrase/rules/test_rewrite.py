@@ -94,7 +94,7 @@ def test_a_text_that_no_rule_fits_says_so(opened, tmp_path):
 @pytest.mark.parametrize(
     ("settings", "says"),
     [
-        ({"wordnet": ""}, "the rule 'synonyms' needs wordnet"),
+        ({"wordnet": ""}, "the rule 'synonyms' needs --set wordnet=DIR"),
         ({"wordnet": "nowhere"}, "wordnet = 'nowhere'"),
         ({"pipeline": "no_such"}, "pipeline = 'no_such': is neither an installed spaCy pipeline"),
         ({"rules": ["synonym"]}, "rules.0 = 'synonym'"),
