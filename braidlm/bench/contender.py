@@ -85,3 +85,6 @@ class Library:
     """Raises `NoPeerError`."""
     is_installed: Callable[[], bool]
     """Whether there is anything to ask."""
+    prepare: Callable[[Setting], object] = lambda setting: None
+    """Imports what it needs, so that nobody's memory holds that, and refuses what it cannot:
+    raises `NoPeerError`."""

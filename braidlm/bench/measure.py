@@ -91,6 +91,7 @@ class Mode:
             self._gauges.setdefault(library.name, gauge)
             opened = library.trainee if self.name == "train" else library.answerer
             try:
+                library.prepare(self.setting)
                 contender = gauge.run(lambda opened=opened: opened(self.setting))
             except NoPeerError as reason:
                 self.about[library.name] = {"why_not": f"no peer: {reason}"}

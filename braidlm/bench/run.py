@@ -109,7 +109,7 @@ def bench(
         InputError: a field of the plan, a source or a folder that cannot be used, or peers that
             are asked for where none is installed.
     """
-    opened = _opened(source, overrides, out)
+    opened = _opened(source, plan, overrides, out)
     others = peers.LIBRARIES if libraries is None else tuple(libraries)
     if plan.with_peers and not any(other.is_installed() for other in others):
         names = ", ".join(other.name for other in others)
@@ -175,7 +175,10 @@ def _about(setting: Setting) -> dict[str, Any]:
 
 
 def _opened(
-    source: str | os.PathLike[str], overrides: Sequence[str], out: str | os.PathLike[str] | None
+    source: str | os.PathLike[str],
+    plan: Plan,
+    overrides: Sequence[str],
+    out: str | os.PathLike[str] | None,
 ) -> Opened:
     """Find out what is to be measured, and where its results go."""
     path = Path(source)
@@ -188,6 +191,8 @@ def _opened(
     if out is not None:
         is_same = (Path(out) / "config.json").is_file() and Run(out).config == recipe.to_dict()
         run = Run.create(out, recipe.to_dict(), resume=is_same)
+        run.set_status("done", 0, 0)  # a folder of speeds alone: nothing is to be trained
+        run.write_env(capture_env(threads=plan.threads or None, device=plan.device))
     return Opened(recipe, lambda device: _drawn(recipe, device), run)
 
 

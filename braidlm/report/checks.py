@@ -9,6 +9,7 @@ from typing import Any
 from braidlm.report.load import Arm, Loaded
 from braidlm.report.run import Run
 from braidlm.report.series import first_bad_step
+from braidlm.report.speed import KIND as SPEED
 from braidlm.report.stats import number
 from braidlm.report.units import listing
 from braidlm.report.words import MATCHED_WITHIN, declared_words
@@ -103,9 +104,11 @@ def _clashing_ops(values: list[tuple[Arm, Any]]) -> dict[str, list[str]]:
 
 
 def _early(task: str, found: list[tuple[Arm, Run, dict[str, Any]]]) -> list[str]:
-    """Results of a checkpoint that is not the last one."""
+    """Results of a checkpoint that is not the last one; speed is that of any weights."""
     early = []
     for arm, run, result in found:
+        if result.get("kind") == SPEED:
+            continue
         step, steps = (
             number(result.get("step")),
             number((run.config.get("train") or {}).get("steps")),

@@ -11,6 +11,8 @@ from braidlm.report.stats import Estimate, as_dict, estimate, number
 Row = dict[str, Any]
 KIND = "bench"
 OURS = "braid"
+MODES = ("train", "prefill", "decode")
+"""In the order of the page."""
 WHERE = ("mode", "device", "dtype", "batch")
 """What the points of one figure have in common."""
 MEASURED = ("tokens_per_sec", "unit_sec", "ttft_sec", "mfu", "copy_share")
@@ -23,7 +25,8 @@ def speed(arm: Arm) -> Row:
     Returns:
         `points`: one row per mode, device, dtype, batch size, context and contender: each of
         `MEASURED` as an estimate over seeds and repeats or null, `ceiling` likewise (tokens/s at
-        the measured ceilings), `peak_bytes`, `predicted` and `allocated` bytes; or `why_not`.
+        the measured ceilings), `peak_bytes` and `peak_bytes_low`, `predicted` and `allocated`
+        bytes; or `why_not`.
         `ceilings`: the newest of each device and dtype. `peers`: who ran beside ours, and how or
         why not. `faults`: sentences.
     """
@@ -51,9 +54,19 @@ def _rows(result: Row, table: str) -> list[Row]:
 
 
 def _order(key: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Ours first, contexts in order."""
-    *where, context, subject = key
-    return (*map(str, where[:3]), number(where[3]), context, subject != OURS, subject)
+    """Modes and contexts in order, ours first."""
+    mode, device, dtype, batch, context, subject = key
+    place = MODES.index(mode) if mode in MODES else len(MODES)
+    return (
+        place,
+        str(mode),
+        str(device),
+        str(dtype),
+        number(batch),
+        context,
+        subject != OURS,
+        subject,
+    )
 
 
 def _point(key: tuple[Any, ...], rows: list[Row]) -> Row:
@@ -62,7 +75,7 @@ def _point(key: tuple[Any, ...], rows: list[Row]) -> Row:
     there = [row for row in rows if row.get("why_not") is None]
     ceilings = [_table(row, "predicted") for row in there]
     first = there[0] if there else {}
-    peaks = [peak for row in there if (peak := number(row.get("peak_bytes"))) is not None]
+    peaks, lows = (_numbers(there, name) for name in ("peak_bytes", "peak_bytes_low"))
     return {
         **dict(zip(WHERE, where, strict=True)),
         "context": context,
@@ -71,10 +84,15 @@ def _point(key: tuple[Any, ...], rows: list[Row]) -> Row:
         "ceiling": _estimate(ceilings, "tokens_per_sec"),
         "ratio": _estimate(there, "ours_over_it"),
         "peak_bytes": max(peaks, default=None),
+        "peak_bytes_low": min(lows, default=None),
         "predicted": {n: number(_table(first, "predicted").get(n)) for n in (*BYTES, "peak_bytes")},
         "allocated": {n: number(_table(first, "allocated").get(n)) for n in BYTES},
         "why_not": None if there else str(rows[0].get("why_not")),
     }
+
+
+def _numbers(rows: list[Row], name: str) -> list[float]:
+    return [found for row in rows if (found := number(row.get(name))) is not None]
 
 
 def _table(row: Row, name: str) -> Row:

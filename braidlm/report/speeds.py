@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from braidlm.report import plots, svg, units
@@ -14,7 +15,7 @@ MODES = {
     "prefill": "Prefill",
     "decode": "Decoding",
 }
-HEADS = ("Arm", "Contender", "Context", "Tokens/s", "±", "At the ceiling", "MFU", "Of copy")
+HEADS = ("Arm", "Contender", "Context", "Tokens/s", "At the ceiling", "MFU", "Of copy")
 HEADS = (*HEADS, "TTFT", "Ours over it", "Peak memory", "KV and state, predicted", "allocated")
 
 
@@ -103,21 +104,43 @@ def _plot(series: dict[str, list[tuple[float, Estimate]]]) -> str | None:
 
 
 def _row(arm: str, row: Row) -> list[Cell]:
-    words = [Cell(arm), Cell(row["subject"]), _number(row["context"], units.plain)]
+    words = [
+        Cell(arm),
+        Cell(row["subject"]),
+        Cell(units.plain(row["context"]), row["context"], "num"),
+    ]
     if row["why_not"] is not None:
         return [*words, Cell(row["why_not"]), *(Cell(units.MISSING) for _ in HEADS[4:])]
-    found, predicted, allocated = of(row["tokens_per_sec"]), row["predicted"], row["allocated"]
+    peak = row["peak_bytes"]
     return [
         *words,
-        _number(found.mean if found else None, units.count),
-        _number(found.stderr if found else None, units.count),
-        _number(_mean(row["ceiling"]), units.count),
-        *(_number(_mean(row[name]), _percent) for name in ("mfu", "copy_share")),
-        _number(_mean(row["ttft_sec"]), lambda sec: f"{1e3 * sec:.3g} ms"),
-        _number(_mean(row["ratio"]), lambda ratio: f"{ratio:.2f}"),
-        _number(row["peak_bytes"], units.size),
-        *(_number(_both(held), units.size) for held in (predicted, allocated)),
+        *(_measured(row[name], units.count) for name in ("tokens_per_sec", "ceiling")),
+        *(_measured(row[name], _percent) for name in ("mfu", "copy_share")),
+        _measured(row["ttft_sec"], lambda sec: f"{1e3 * sec:.3g} ms"),
+        _measured(row["ratio"], lambda ratio: f"{ratio:.2f}"),
+        Cell(_range(row["peak_bytes_low"], peak), peak, "num"),
+        *(_held(row[name]) for name in ("predicted", "allocated")),
     ]
+
+
+def _measured(entry: Row | None, shown: Callable[[float], str]) -> Cell:
+    """A value, and below it its error."""
+    found = of(entry)
+    if found is None:
+        return Cell(units.MISSING, None, "num")
+    error = tag("small", f"± {shown(found.stderr)}")
+    return Cell(join([shown(found.mean), " ", error]), found.mean, "num")
+
+
+def _range(low: float | None, high: float | None) -> str:
+    """Both ends where they differ as they are written."""
+    ends = [units.size(low), units.size(high)]
+    return ends[1] if low is None or ends[0] == ends[1] else f"{ends[0]} to {ends[1]}"
+
+
+def _held(held: Row) -> Cell:
+    n_bytes = _both(held)
+    return Cell(units.size(n_bytes), n_bytes, "num")
 
 
 def _both(held: Row) -> float | None:
@@ -126,17 +149,8 @@ def _both(held: Row) -> float | None:
     return sum(sizes) if sizes else None
 
 
-def _mean(entry: Row | None) -> float | None:
-    found = of(entry)
-    return found.mean if found else None
-
-
 def _percent(share: float) -> str:
-    return f"{100 * share:.1f} %"
-
-
-def _number(value: float | None, shown: Any) -> Cell:
-    return Cell(units.MISSING if value is None else shown(value), value, "num")
+    return f"{100 * share:.2g} %" if share < 0.1 else f"{100 * share:.1f} %"
 
 
 def _ceilings(found: dict[str, Row]) -> list[str]:
@@ -148,8 +162,11 @@ def _ceilings(found: dict[str, Row]) -> list[str]:
             if copy and product:
                 said.append(
                     f"{row['device_name']}, torch {row['torch']}, {row['threads']} threads, "
-                    f"{row['dtype']}: copy {units.count(copy.mean)} ± {units.count(copy.stderr)} "
-                    f"bytes/s, matrix product {units.count(product.mean)} ± "
-                    f"{units.count(product.stderr)} FLOP/s."
+                    f"{row['dtype']}: copy {_giga(copy)} GB/s, matrix product {_giga(product)} "
+                    "GFLOP/s."
                 )
     return list(dict.fromkeys(said))
+
+
+def _giga(found: Estimate) -> str:
+    return f"{found.mean / 1e9:.4g} ± {found.stderr / 1e9:.2g}"

@@ -8,6 +8,7 @@ import pytest
 from braidlm import report
 from braidlm.bench import ceiling
 from braidlm.bench.ceiling import Sizes
+from braidlm.bench.clock import Rounds
 from tests.bench.conftest import declaration
 from tests.cli.conftest import contents
 
@@ -59,6 +60,8 @@ def test_a_declaration_is_measured_into_a_folder_again_and_again(braid, model, t
     assert result["checkpoint"] is None
     assert result["ops"]["cross_entropy"]
     assert "train 16 x 1  braid: " in found.err
+    page = report.build([out], tmp_path / "page.html").read_text()
+    assert "Every run ended and was measured alike" in page
 
 
 def test_without_a_folder_nothing_is_written(braid, model, tmp_path):
@@ -117,3 +120,22 @@ def test_no_peer_is_one_sentence(refused, model, monkeypatch):
     absent = tuple(replace(library, is_installed=lambda: False) for library in LIBRARIES)
     monkeypatch.setattr("braidlm.bench.peers.LIBRARIES", absent)
     refused("bench", model, "--peers", says="--peers: none of the other libraries is installed")
+
+
+def test_ctrl_c_ends_with_130_and_what_was_measured(braid, model, monkeypatch):
+    run, n_points = Rounds.run, 0
+
+    def interrupted(self):
+        nonlocal n_points
+        n_points += 1
+        if n_points == 2:
+            raise KeyboardInterrupt
+        run(self)
+
+    monkeypatch.setattr(Rounds, "run", interrupted)
+    found = braid("bench", model, *FEW)
+    assert found.code == 130
+    told = json.loads(found.out.splitlines()[-1])
+    assert told["is_interrupted"] is True
+    assert [point["mode"] for point in told["points"]] == ["train"]
+    assert "what was measured is told and kept" in found.err

@@ -15,7 +15,7 @@ def told(name: str, value: float, stderr: float = 0.0) -> dict[str, float]:
 def point(context: int, tokens_per_sec: float, subject: str = "braid", **fields: Any) -> Any:
     row: dict[str, Any] = {"mode": "prefill", "context": context, "batch": 2, "subject": subject}
     row |= told("tokens_per_sec", tokens_per_sec, 0.1 * tokens_per_sec) | told("mfu", 0.25, 0.01)
-    row |= {"why_not": None, "n": 5, "peak_bytes": 3 * 2**20}
+    row |= {"why_not": None, "n": 5, "peak_bytes": 3 * 2**20, "peak_bytes_low": 2**21}
     row["predicted"] = {"kv_bytes": 2**10, "state_bytes": 2**11, **told("tokens_per_sec", 9e4)}
     row["allocated"] = {"kv_bytes": 2**10, "state_bytes": 2**11} if subject == "braid" else {}
     return row | fields
@@ -57,6 +57,11 @@ def test_measured_lines_stand_beside_what_the_ceiling_allows(tmp_path):
     assert "transformers bamba, 64 tokens: 500 ± 50" in section
     assert "Abacus, torch 2.0, 3 threads, fp32" in section
     assert "absent: no peer: not installed" in section
+    assert "copy 10 ± 0.1 GB/s, matrix product 100 ± 2 GFLOP/s" in section
+    assert "1.00 k <small>± 100</small>" in section
+    assert "25.0 % <small>± 1 %</small>" in section
+    assert "2.00 MiB to 3.00 MiB" in section
+    assert "measured before the end" not in html
     assert "3.00 KiB" in section  # predicted and allocated
     assert "2.00" in section  # ours over it
 

@@ -54,13 +54,18 @@ def _config(setting: Setting) -> Any:
         return AutoConfig.from_pretrained(folder, local_files_only=True)
 
 
-def _built(setting: Setting) -> Built:
+def _prepare(setting: Setting) -> None:
+    """Build it without memory."""
+    _built(setting, torch.device("meta"))
+
+
+def _built(setting: Setting, device: torch.device) -> Built:
     config = _config(setting)
     from transformers import AutoModelForCausalLM, __version__, logging
 
     logging.set_verbosity_error()  # its advice on kernels is told in `about`
     torch.manual_seed(setting.plan.seed)
-    with setting.device:  # drawing so many numbers takes a host longer than measuring
+    with device:  # drawing so many numbers takes a host longer than measuring
         model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
     check_size(setting.recipe.spec, model, config.model_type)
     about = {
@@ -78,7 +83,8 @@ def is_installed() -> bool:
 
 LIBRARY = Library(
     "transformers",
-    lambda setting: Trained(setting, _built(setting)),
-    lambda setting: Answering(setting, _built(setting)),
+    lambda setting: Trained(setting, _built(setting, setting.device)),
+    lambda setting: Answering(setting, _built(setting, setting.device)),
     is_installed,
+    _prepare,
 )
