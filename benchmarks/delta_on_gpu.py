@@ -4,7 +4,8 @@ Medians of `triton.testing.do_bench` in bf16, milliseconds, forward and forward 
 one process. Beside them two floors of the forward pass: the fewest bytes (inputs read once, outputs
 written once) over the rate of a device copy, and the products of chunks of 64 over the rate of a
 large product of matrices, both measured in the same run. Errors are relative, against fp64 on a
-short cut of the same shape. Writes one JSON line last.
+short cut of the same shape. Prints each form when it is through, and one JSON line last. What
+tries its own settings out first may take long: `--skip` leaves it out.
 
     python benchmarks/delta_on_gpu.py [--shapes 8x4096x8x256x8x128 ...] [--packed] [--skip chunk]
 """
@@ -13,7 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -90,7 +91,7 @@ def times(form: Callable[..., Tensor], args: list[Tensor]) -> tuple[float, float
         return forward, None
 
 
-def errors(shape: tuple[int, ...]) -> dict[str, list[float]]:
+def errors(shape: tuple[int, ...], skip: Sequence[str]) -> dict[str, list[float]]:
     """Relative errors of y, and of every gradient a form has, at 1000 tokens."""
     args = inputs((1, min(1000, shape[1]), *shape[2:]))
     dy = torch.randn_like(args[2])
@@ -99,6 +100,8 @@ def errors(shape: tuple[int, ...]) -> dict[str, list[float]]:
     truths = [truth, *torch.autograd.grad(truth, wide, dy.double())]
     found = {}
     for name, form in forms(None).items():
+        if name in skip:
+            continue
         with torch.no_grad():
             results = [form(*args)]
         try:
@@ -140,9 +143,14 @@ def main() -> None:
         floor = (args[2].nbytes + sum(v.nbytes for v in args)) / rate["copy_tb_s"] / 1e9
         floors = {"bytes": floor, "flops": flops(shape) / rate["tflop_s"] / 1e9}
         found = forms(documents(shape) if options.packed else None)
-        measured = {n: times(f, args) for n, f in found.items() if n not in options.skip}
-        rows.append({"shape": text, "floor_ms": floors, "ms": measured, "errors": errors(shape)})
-        print(f"{text}: {measured} ms; floors forward {floors}", flush=True)
+        print(f"{text}: floors forward {floors} ms", flush=True)
+        measured = {}
+        for name, form in found.items():
+            if name not in options.skip:
+                measured[name] = times(form, args)
+                print(f"{text}: {name} {measured[name]} ms", flush=True)
+        row = {"shape": text, "floor_ms": floors, "ms": measured}
+        rows.append(row | {"errors": errors(shape, options.skip)})
     print(json.dumps(card | {"packed": options.packed, "rows": rows}))
 
 

@@ -27,7 +27,7 @@ BF16_L2 = {
     "rms_norm": 3e-3,
     "gated_rms_norm": 3e-3,
     "gated_delta": 4e-3,
-    "gated_delta_triton": 1.5e-2,
+    "gated_delta_triton": 6e-3,
     "rope": 3e-3,
     "loss": 6e-3,
 }
@@ -38,8 +38,9 @@ fp32 (seen: 2.0e-2, six models, 12 seeds each)."""
 SSD_TRITON = 5e-5
 """Relative L2 error of SSD's Triton kernels in fp32 against fp64, any result or gradient (seen:
 1.6e-5, the gradient of A)."""
-GATED_DELTA_TRITON = 1e-5
-"""The same of the gated delta rule's kernels (seen under the interpreter: 2.3e-6, strong decay)."""
+GATED_DELTA_TRITON = 3e-5
+"""The same of the gated delta rule's kernels (seen under the interpreter: 1.2e-5, the gradient of
+the decays where one key comes again and again). In bf16 on an H200 at most 3.8e-3 was seen."""
 TRITON_SMALL = 2e-6
 """The same of the kernels of norms and of the loss."""
 SCAN_TRITON = 2e-5

@@ -5,6 +5,7 @@ One operator serves Gated DeltaNet (a decay per head) and KDA (a decay per key c
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from braidlm.ops import dispatch
@@ -34,11 +35,13 @@ def _step(
 def _why_not_triton(call: Call) -> str | None:
     if reason := dispatch.why_not_triton(call):
         return reason
+    if call.dtype == torch.float16:
+        return "it computes in bf16 or fp32"
     if call.shapes["E"] > 1:
         return "it takes one decay per head, not one per key channel"
     if call.shapes["D"] > 128:
         return "registers hold no state of more than 128 key channels"
-    return "it has no backward pass" if call.needs_grad else None
+    return None
 
 
 def _triton(

@@ -62,6 +62,7 @@ class _Call:
         docs: Tensor | None,
         scale: float,
         chunk_size: int,
+        back: bool,
     ) -> None:
         self.batch, self.length, self.n_heads, self.v_head_dim = v.shape
         self.n_groups, self.head_dim = k.shape[2:]
@@ -78,21 +79,21 @@ class _Call:
             self.n_chunks = self.batch * self.length // self.chunk + self.n_docs  # at least
             self.docs, self.spans = self._tables(docs)
         shape = (self.n_chunks, self.n_heads, self.chunk)
-        self.cum, self.strength = torch.empty((2, *shape), dtype=torch.float32, device=v.device)
+        self.numbers = torch.empty((4, *shape), dtype=torch.float32, device=v.device)
+        self.decays = self.numbers[2:]
         self.solve, self.score = torch.empty(
             (2, *shape, self.chunk), dtype=v.dtype, device=v.device
         )
         g, beta = _dense(g), _dense(beta)
         kernels.prepare[(self.n_chunks, self.n_heads)](
-            *(q, k, g, beta, self.spans, self.cum, self.strength, self.solve, self.score),
+            *(q, k, g, beta, self.spans, *self.numbers, self.solve, self.score),
             *(*q.stride()[:3], *k.stride()[:3], *g.stride()[:2], *beta.stride()[:2]),
             *self.sizes,
+            BACK=back,
             HAS_DOC=self.is_packed,
             Q=self.chunk,
             D=self.head_dim,
             BD=_padded(self.head_dim),
-            ROUGH="tf32" if self.is_narrow else "ieee",
-            PRECISE="tf32x3" if self.is_narrow else "ieee",
             num_warps=4,
         )
 
@@ -121,8 +122,16 @@ class _Call:
         """One program for each block of values, head and document."""
         return -(-self.v_head_dim // self.block), self.n_heads, self.n_docs
 
-    def options(self, warps: int, stages: int) -> dict[str, int]:
-        """What kernels are compiled for. Wide dtypes leave no room for tiles in advance."""
+    def options(self, warps: int, stages: int, is_full: bool = False) -> dict[str, int | None]:
+        """What kernels are compiled for. Wide dtypes leave no room for tiles in advance.
+
+        Args:
+            warps: of one program.
+            stages: tiles on their way at once.
+            is_full: whether only what enters products may be loaded in advance: there is no room
+                for more in shared memory where two programs are to share it.
+        """
+        stages = stages if self.is_narrow else 1
         return {
             "HAS_DOC": self.is_packed,
             "Q": self.chunk,
@@ -130,7 +139,8 @@ class _Call:
             "BD": _padded(self.head_dim),
             "V": self.v_head_dim,
             "BV": self.block,
-            "STAGES": stages if self.is_narrow else 1,
+            "STAGES": None if is_full else stages,
+            "num_stages": stages,
             "num_warps": warps,
         }
 
@@ -139,6 +149,12 @@ torch.library.define(
     "braidlm::gated_delta",
     "(Tensor q, Tensor k, Tensor v, Tensor g, Tensor beta, Tensor? docs, Tensor? first, "
     "float scale, int chunk_size, bool return_state) -> (Tensor, Tensor)",
+)
+torch.library.define(
+    "braidlm::gated_delta_backward",
+    "(Tensor q, Tensor k, Tensor v, Tensor g, Tensor beta, Tensor? docs, Tensor? first, "
+    "Tensor dy, Tensor? d_last, float scale, int chunk_size) "
+    "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
 )
 
 
@@ -162,17 +178,103 @@ def _gated_delta(
     if n_docs == 0:
         return y, last
     q, k, v = _dense(q), _dense(k), _dense(v)
-    call = _Call(q, k, v, g, beta, docs, scale, chunk_size)
+    call = _Call(q, k, v, g, beta, docs, scale, chunk_size, back=False)
+    _walk(call, q, k, v, first, y=y, last=last if return_state else None)
+    return y, last
+
+
+def _walk(
+    call: _Call,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    first: Tensor | None,
+    y: Tensor | None = None,
+    last: Tensor | None = None,
+    states: Tensor | None = None,
+    missing: Tensor | None = None,
+) -> None:
+    """From the first chunk of each document to its last: y, or again the states on the way."""
     kernels.forward[call.walks](
-        *(q, k, v, call.docs, call.cum, call.strength, call.solve, call.score),
-        *(_or(None if first is None else first.contiguous(), v), y, last),
+        *(q, k, v, call.docs, *call.decays, call.solve, call.score),
+        *(_or(None if first is None else first.contiguous(), v), _or(y, v), _or(last, v)),
+        *(_or(states, v), _or(missing, v)),
         *(s for x in (q, k, v) for s in x.stride()[:3]),
         *call.sizes,
+        AGAIN=y is None,
         HAS_FIRST=first is not None,
-        HAS_LAST=return_state,
+        HAS_LAST=last is not None,
         **call.options(warps=4 if call.is_narrow else 8, stages=2),
     )
-    return y, last
+
+
+@torch.library.impl("braidlm::gated_delta_backward", "default")
+def _gated_delta_backward(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    g: Tensor,
+    beta: Tensor,
+    docs: Tensor | None,
+    first: Tensor | None,
+    dy: Tensor,
+    d_last: Tensor | None,
+    scale: float,
+    chunk_size: int,
+) -> tuple[Tensor, ...]:
+    by_head = (*v.shape[:3], k.shape[3])
+    dq, dk = (_room(v, docs, by_head) for _ in range(2))
+    dv, dg, d_beta = _room(v, docs), *(_room(v, docs, g.shape, torch.float32) for _ in range(2))
+    d_first = v.new_empty(0) if first is None else torch.empty_like(first, dtype=torch.float32)
+    if docs is None or docs.shape[0]:
+        q, k, v, g, dy = (_dense(x) for x in (q, k, v, g, dy))
+        call = _Call(q, k, v, g, beta, docs, scale, chunk_size, back=True)
+        shape = (call.n_chunks, call.n_heads, call.v_head_dim)
+        states, d_states = v.new_empty((2, *shape, call.head_dim))
+        missing = v.new_empty((*shape, call.chunk))
+        _walk(call, q, k, v, first, states=states, missing=missing)
+        strides = [x.stride()[:3] for x in (q, k, dy)]
+        kernels.backward[call.walks](
+            *(q, k, dy, call.docs, *call.decays, call.solve, call.score),
+            *(_or(None if d_last is None else d_last.contiguous(), v), dv, d_states, d_first),
+            *(*(s for one in strides for s in one), *call.sizes),
+            HAS_LAST=d_last is not None,
+            HAS_FIRST=first is not None,
+            **call.options(warps=4 if call.is_narrow else 8, stages=2, is_full=True),
+        )
+        kernels.gradients[(call.n_chunks, call.n_heads)](
+            *(q, k, g, dy, dv, call.spans, *call.numbers, states, d_states),
+            *(missing, dq, dk, dg, d_beta, *strides[0], *strides[1], *g.stride()[:2]),
+            *(*strides[2], *call.sizes),
+            **call.options(warps=8, stages=2),
+        )
+    if k.shape[2] < v.shape[2]:
+        dq, dk = (x.unflatten(2, (k.shape[2], -1)).sum(3) for x in (dq, dk))
+    d_first = d_first if first is None else d_first.to(first.dtype)
+    return dq, dk, dv, dg.to(g.dtype), d_beta.to(beta.dtype), d_first
+
+
+@torch.library.register_fake("braidlm::gated_delta_backward")
+def _(q, k, v, g, beta, docs, first, dy, d_last, scale, chunk_size):
+    d_first = v.new_empty(0) if first is None else torch.empty_like(first)
+    return (*(x.new_empty(x.shape) for x in (q, k, v, g, beta)), d_first)
+
+
+def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    *tensors, ctx.scale, ctx.chunk_size, ctx.returns_state = inputs
+    ctx.save_for_backward(*tensors)
+
+
+def _backward(ctx: Any, dy: Tensor, d_last: Tensor) -> tuple[Tensor | None, ...]:
+    tensors = ctx.saved_tensors
+    d_end = d_last if ctx.returns_state else None
+    *found, d_first = torch.ops.braidlm.gated_delta_backward(
+        *tensors, dy, d_end, ctx.scale, ctx.chunk_size
+    )
+    return (*found, None, None if tensors[6] is None else d_first, None, None, None)
+
+
+torch.library.register_autograd("braidlm::gated_delta", _backward, setup_context=_setup)
 
 
 @torch.library.register_fake("braidlm::gated_delta")
@@ -182,10 +284,17 @@ def _(q, k, v, g, beta, docs, first, scale, chunk_size, return_state):
     return v.new_empty(v.shape), v.new_empty(shape, dtype=torch.float32)
 
 
-def _room(like: Tensor, docs: Tensor | None) -> Tensor:
+def _room(
+    like: Tensor,
+    docs: Tensor | None,
+    shape: tuple[int, ...] | None = None,
+    dtype: torch.dtype | None = None,
+) -> Tensor:
     """Room for something of every token; zeros if some tokens may belong to no document."""
     make = torch.empty if docs is None else torch.zeros
-    return make(like.shape, dtype=like.dtype, device=like.device)
+    return make(
+        like.shape if shape is None else shape, dtype=dtype or like.dtype, device=like.device
+    )
 
 
 def _padded(n: int) -> int:
