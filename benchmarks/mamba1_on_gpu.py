@@ -2,13 +2,13 @@
 
 Medians of `triton.testing.do_bench`, milliseconds, forward and forward with backward, in one
 process, in bf16 with steps in fp32. `triton` is the operator alone; `triton, gated` has bias and
-softplus of the steps before it and the gate behind it, which mamba-ssm's kernel holds too. Beside
-them the fewest bytes forward (inputs read once, outputs written once) over the rate of a device
-copy measured in the same run. Errors are relative, against fp64 at 300 tokens, of y and of every
-gradient. The chunked form launches a few kernels a token: it is measured once, up to 4096 tokens.
-Writes one JSON line last.
+softplus of the steps before it and the gate behind it, which mamba-ssm's kernel holds too, compiled
+with `--compile`. Beside them the fewest bytes forward (inputs read once, outputs written once) over
+the rate of a device copy measured in the same run. Errors are relative, against fp64 at 300 tokens,
+of y and of every gradient. The chunked form launches a few kernels a token: it is measured once, up
+to 4096 tokens. Writes one JSON line last.
 
-    python benchmarks/mamba1_on_gpu.py [--shapes 8x4096x2048x16 ...] [--packed]
+    python benchmarks/mamba1_on_gpu.py [--shapes 8x4096x2048x16 ...] [--packed] [--compile]
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def documents(shape: tuple[int, ...]) -> Segments:
     return Segments.from_doc_ids(opens.cumsum(1)).to("cuda")
 
 
-def forms(segments: Segments | None) -> dict[str, Callable[..., Tensor]]:
+def forms(segments: Segments | None, is_compiled: bool) -> dict[str, Callable[..., Tensor]]:
     """Every form that can run: alone on x, dt, A, B, C, D; gated on what `inputs` gives."""
 
     def alone(impl: str, *args: Tensor) -> Tensor:
@@ -61,7 +61,8 @@ def forms(segments: Segments | None) -> dict[str, Callable[..., Tensor]]:
         *rates, bias, z = rest
         return alone("triton", x, F.softplus(raw.float() + bias), *rates) * F.silu(z)
 
-    found = {"triton": partial(alone, "triton"), "triton, gated": gated}
+    found: dict[str, Any] = {"triton": partial(alone, "triton")}
+    found["triton, gated"] = torch.compile(gated) if is_compiled else gated
     found["chunk"] = partial(alone, "chunk")
     try:
         from mamba_ssm.ops.selective_scan_interface import selective_scan_fn
@@ -137,6 +138,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--shapes", nargs="+", default=SHAPES, metavar="BxTxDxN")
     parser.add_argument("--packed", action="store_true", help="documents of about 800 tokens")
+    parser.add_argument("--compile", action="store_true", help="torch.compile what is gated")
     options = parser.parse_args()
     rate = copy_rate()
     card = {"device": torch.cuda.get_device_name(), "torch": torch.__version__, "copy_tb_s": rate}
@@ -147,14 +149,14 @@ def main() -> None:
         bytes_ = 2 * every[0].nbytes + 2 * every[1].nbytes + every[3].nbytes + every[4].nbytes
         floor = bytes_ / rate / 1e9
         segments = documents(shape) if options.packed else None
-        named = forms(segments)
+        named = forms(segments, options.compile)
         if shape[1] > LONGEST:
             del named["chunk"]
         measured = {name: times(name, form, every) for name, form in named.items()}
         rows.append({"shape": text, "floor_ms": floor, "ms": measured, "errors": errors(shape)})
         cells = (f"{name} {f:.3f}, {fb:.3f}" for name, (f, fb) in measured.items())
         print(f"{text}: {'; '.join(cells)} ms; floor forward {floor:.3f}", flush=True)
-    print(json.dumps(card | {"packed": options.packed, "rows": rows}))
+    print(json.dumps(card | {"packed": options.packed, "compiled": options.compile, "rows": rows}))
 
 
 if __name__ == "__main__":

@@ -27,8 +27,9 @@ kernels: Any = triton_kernels  # no type checker knows what a launch takes
 
 CHUNK = 64
 """Tokens from one kept state to the next."""
-PROGRAMS = {"forward": 1024, "back": 2048}
-"""Warps that fill a machine: rows are cut into pieces until there are as many."""
+PROGRAMS = 1056
+"""Warps that an H200 holds going back, 8 in each of 132 multiprocessors: rows are cut into pieces
+while there are no more."""
 LEAST = 4
 """Chunks that a piece has at least: finding what enters it costs a pass of its own."""
 TOKENS = 4
@@ -78,7 +79,7 @@ def _edges(doc: Tensor) -> tuple[Tensor, Tensor]:
 class _Call:
     """One call in one direction: its sizes, its pieces, and what every kernel is told of them."""
 
-    def __init__(self, x: Tensor, B: Tensor, begins: Tensor | None, way: str) -> None:
+    def __init__(self, x: Tensor, B: Tensor, begins: Tensor | None) -> None:
         self.batch, self.length, self.width = x.shape
         self.d_state, self.like = B.shape[2], x
         self.has_doc = begins is not None
@@ -86,14 +87,9 @@ class _Call:
         self.tokens = max(1, min(TOKENS, 128 // self.columns))
         self.n_blocks = -(-self.width // (LANES * PER_LANE))
         self.n_chunks = -(-self.length // CHUNK)
-        wanted = -(-PROGRAMS[way] // (self.batch * self.n_blocks))
+        wanted = max(1, PROGRAMS // (self.batch * self.n_blocks))
         chunks = max(-(-self.n_chunks // wanted), min(LEAST, self.n_chunks))
         self.per_piece, self.n_pieces = chunks * CHUNK, -(-self.n_chunks // chunks)
-
-    @property
-    def grid(self) -> tuple[int, int, int]:
-        """A program for some channels of a piece of a row."""
-        return self.n_blocks, self.n_pieces, self.batch
 
     @property
     def options(self) -> dict[str, int]:
@@ -163,17 +159,17 @@ def _scan(
 ) -> tuple[Tensor, Tensor, Tensor]:
     x, dt, B, C, A = _dense(x), _dense(dt), _dense(B.float()), _dense(C.float()), A.contiguous()
     first = None if first is None else first.contiguous()
-    call = _Call(x, B, begins, "forward")
+    call = _Call(x, B, begins)
     y = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     each = call.states(call.batch, call.n_chunks) if keep else call.numbers(0)
     last = call.states(n_docs) if return_state else call.numbers(0)
     initial = first if call.has_doc else None
 
-    def scan(into: Tensor | None, after: Tensor, span: Tensor, **options: bool) -> None:
-        kernels.scan[call.grid](
+    def scan(n: int, into: Tensor | None, after: Tensor, span: Tensor, **options: bool) -> None:
+        kernels.scan[(call.n_blocks, n, call.batch)](
             *(x, dt, A, B, C, _or(D, x), _or(begins, x), _or(ends, x), _or(initial, x)),
             *(_or(into, x), y, each, after, span, *(v.stride(0) for v in (x, dt, B, C))),
-            *(call.length, call.per_piece, call.n_chunks),
+            *(call.length, call.per_piece, call.n_pieces, call.n_chunks),
             **{f"S{name}": v.stride(1) for name, v in zip(_ROWS[:4], (x, dt, B, C), strict=True)},
             HAS_D=D is not None,
             HAS_INTO=into is not None,
@@ -187,9 +183,9 @@ def _scan(
     if call.n_pieces > 1:
         after = call.states(call.batch, call.n_pieces)
         span = call.numbers(call.batch, call.n_pieces, call.width)
-        scan(None, after, span, HAS_Y=False, HAS_EACH=False, HAS_LAST=False)
+        scan(call.n_pieces - 1, None, after, span, HAS_Y=False, HAS_EACH=False, HAS_LAST=False)
         into = call.carry(after, span, A, into, back=False)
-    scan(into, last, last, HAS_Y=True, HAS_EACH=keep, HAS_LAST=return_state)
+    scan(call.n_pieces, into, last, last, HAS_Y=True, HAS_EACH=keep, HAS_LAST=return_state)
     return y, last, each
 
 
@@ -222,7 +218,7 @@ def _scan_backward(
     A = A.contiguous()
     first = None if first is None else first.contiguous()
     d_last = None if d_last is None else d_last.contiguous()
-    call = _Call(x, B, begins, "back")
+    call = _Call(x, B, begins)
     into = None if call.has_doc else d_last
     if call.n_pieces > 1:
         into = _entering_back(call, dt, A, C, dy, begins, ends, d_last)
@@ -235,7 +231,7 @@ def _scan_backward(
     tile = call.columns * LANES * PER_LANE
     room = call.numbers(programs, CHUNK // call.tokens, tile)
     rows = (x, dt, B, C, dy)
-    kernels.gradients[call.grid](
+    kernels.gradients[(call.n_blocks, call.n_pieces, call.batch)](
         *(x, dt, A, B, C, _or(D, x), dy, _or(begins, x), _or(ends, x), _or(first, x), each),
         *(_or(d_last, x), _or(into, x), room, dx, d_dt, d_a, dB, dC, d_D, d_first),
         *(*(v.stride(0) for v in rows), call.length, call.per_piece, call.n_chunks),
@@ -269,9 +265,9 @@ def _entering_back(
     """The gradient of the state after each piece, (B, n_pieces, I, N)."""
     after = call.states(call.batch, call.n_pieces)
     span = call.numbers(call.batch, call.n_pieces, call.width)
-    kernels.scan_back[call.grid](
+    kernels.scan_back[(call.n_blocks, call.n_pieces - 1, call.batch)](
         *(dt, A, C, dy, _or(begins, dy), _or(ends, dy), _or(d_last, dy), after, span),
-        *(dt.stride(0), C.stride(0), dy.stride(0), call.length, call.per_piece),
+        *(dt.stride(0), C.stride(0), dy.stride(0), call.length, call.per_piece, call.n_pieces),
         SDT=dt.stride(1),
         SC=C.stride(1),
         SY=dy.stride(1),

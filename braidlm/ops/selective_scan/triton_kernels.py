@@ -1,11 +1,10 @@
 """The Triton kernels of the selective scan; `triton.py` launches them and says how all is laid out.
 
-A program is one warp. It holds the state of K * L channels as (L, BN, K): lanes share L channels
-and BN columns (N rounded up to a power of two; columns beyond are zero), each lane K channels and
-some columns, so that sums over either cross few lanes. `max_contiguous` keeps the compiler from
-laying states otherwise where it loads them. Tokens follow each other, U at a time: their inputs are
-loaded together before the first of them is computed. A token past the end has zeros for everything,
-a step of zero too, which changes no state.
+A program is one warp. It holds the state of K * L channels as (L, BN, K): L channels and BN columns
+(N rounded up to a power of two; columns beyond are zero) lie over lanes, each of which has K
+channels and some neighbouring columns, so that sums over either cross few lanes. Tokens follow each
+other, U at a time: their inputs are loaded together, while those before them are computed. A token
+past the end has zeros for everything, a step of zero too, which changes no state.
 
 `begins` says of each token which document begins there: -1 for a run of padding, -2 for none;
 `ends` which document ends there, less than 0 for none.
@@ -52,15 +51,21 @@ def _edges(edge_ptr, t, left, U: tl.constexpr, HAS: tl.constexpr):
 
 
 @triton.jit
-def _begun(state, opens, first_ptr, cell, ok, SIZE: tl.constexpr, HAS_FIRST: tl.constexpr):
+def _begun(state, opens, first_ptr, cell, ok, SIZE: tl.constexpr):
     """`state`, or what the document that begins here begins with."""
-    if HAS_FIRST:
-        if opens > -2:
-            place = first_ptr + opens.to(tl.int64) * SIZE + cell
-            state = tl.load(place, mask=ok & (opens >= 0), other=0.0)
-    else:
-        state = tl.where(opens > -2, 0.0, state)
+    if opens > -2:
+        place = first_ptr + opens.to(tl.int64) * SIZE + cell
+        state = tl.load(place, mask=ok & (opens >= 0), other=0.0)
     return state
+
+
+@triton.jit
+def _decay(dt, a, opens, CUTS: tl.constexpr):
+    """exp(dt A); if it cuts, zero where a document begins: nothing goes through, or back."""
+    power = dt[:, None, :] * a
+    if CUTS:
+        power += tl.where(opens > -2, float("-inf"), 0.0)
+    return tl.exp2(power)
 
 
 @triton.jit
@@ -73,7 +78,7 @@ def _rates(A_ptr, n, d, ok, N: tl.constexpr):
 @triton.jit
 def scan(
     x_ptr, dt_ptr, A_ptr, B_ptr, C_ptr, D_ptr, begins_ptr, ends_ptr, first_ptr, into_ptr,
-    y_ptr, each_ptr, last_ptr, span_ptr, sxb, sdb, sbb, scb, T, per_piece, n_chunks,
+    y_ptr, each_ptr, last_ptr, span_ptr, sxb, sdb, sbb, scb, T, per_piece, n_pieces, n_chunks,
     SX: tl.constexpr, SDT: tl.constexpr, SB: tl.constexpr, SC: tl.constexpr,
     HAS_Y: tl.constexpr, HAS_D: tl.constexpr, HAS_EACH: tl.constexpr, HAS_INTO: tl.constexpr,
     HAS_LAST: tl.constexpr, HAS_DOC: tl.constexpr, HAS_FIRST: tl.constexpr,
@@ -89,7 +94,7 @@ def scan(
     """
     b = tl.program_id(2).to(tl.int64)
     piece = tl.program_id(1).to(tl.int64)
-    mine = b * tl.num_programs(1) + piece
+    mine = b * n_pieces + piece
     n = tl.arange(0, BN)
     d = tl.program_id(0) * (K * L) + tl.arange(0, L)[:, None] * K + tl.arange(0, K)[None, :]
     cell = d[:, None, :] * N + n[None, :, None]
@@ -134,10 +139,10 @@ def scan(
         next_opens = _edges(begins_ptr, start + U, ahead, U, HAS_DOC)
         next_closes = _edges(ends_ptr, start + U, ahead, U, HAS_DOC and HAS_LAST)
         for k in tl.static_range(U):
-            if HAS_DOC:
-                state = _begun(state, opens[k], first_ptr, cell, ok, W * N, HAS_FIRST)
-                span = tl.where(opens[k] > -2, float("inf"), span)
-            decay = tl.exp2(dts[k][:, None, :] * a)
+            cut = opens[k] if HAS_DOC else 0
+            if HAS_DOC and HAS_FIRST:
+                state = _begun(state, cut, first_ptr, cell, ok, W * N)
+            decay = _decay(dts[k], a, cut, HAS_DOC and not HAS_FIRST)
             state = decay * state + (dts[k] * xs[k])[:, None, :] * bs[k][None, :, None]
             if HAS_Y:
                 y = tl.sum(state * cs[k][None, :, None], 1) + skip * xs[k]
@@ -147,7 +152,7 @@ def scan(
                         place = last_ptr + closes[k].to(tl.int64) * (W * N) + cell
                         tl.store(place, state, mask=ok)
             else:
-                span += dts[k]
+                span += tl.where(cut > -2, float("inf"), dts[k]) if HAS_DOC else dts[k]
     if HAS_Y:
         if HAS_LAST and not HAS_DOC:  # noqa: SIM102
             if stop == T:
@@ -160,7 +165,7 @@ def scan(
 @triton.jit
 def scan_back(
     dt_ptr, A_ptr, C_ptr, dy_ptr, begins_ptr, ends_ptr, d_last_ptr, last_ptr, span_ptr,
-    sdb, scb, syb, T, per_piece,
+    sdb, scb, syb, T, per_piece, n_pieces,
     SDT: tl.constexpr, SC: tl.constexpr, SY: tl.constexpr,
     HAS_LAST: tl.constexpr, HAS_DOC: tl.constexpr,
     W: tl.constexpr, N: tl.constexpr, BN: tl.constexpr, K: tl.constexpr, L: tl.constexpr,
@@ -169,8 +174,8 @@ def scan_back(
     """One piece from its last token to its first, as if none followed: the gradient of the state
     before it -> last (B, n_pieces, W, N), and `span` as `scan` gives it."""
     b = tl.program_id(2).to(tl.int64)
-    piece = tl.program_id(1).to(tl.int64)
-    mine = b * tl.num_programs(1) + piece
+    piece = tl.program_id(1).to(tl.int64) + 1  # nothing is before the first
+    mine = b * n_pieces + piece
     n = tl.arange(0, BN)
     d = tl.program_id(0) * (K * L) + tl.arange(0, L)[:, None] * K + tl.arange(0, K)[None, :]
     cell = d[:, None, :] * N + n[None, :, None]
@@ -210,11 +215,9 @@ def scan_back(
                 if closes[k] >= 0:
                     place = d_last_ptr + closes[k].to(tl.int64) * (W * N) + cell
                     g += tl.load(place, mask=ok, other=0.0)
-            flow = tl.exp2(dts[k][:, None, :] * a) * g
-            span += dts[k]
-            if HAS_DOC:
-                flow = tl.where(opens[k] > -2, 0.0, flow)
-                span = tl.where(opens[k] > -2, float("inf"), span)
+            cut = opens[k] if HAS_DOC else 0
+            flow = _decay(dts[k], a, cut, HAS_DOC) * g
+            span += tl.where(cut > -2, float("inf"), dts[k]) if HAS_DOC else dts[k]
     tl.store(last_ptr + mine * (W * N) + cell, flow, mask=ok)
     tl.store(span_ptr + mine * W + d, span, mask=ok_d)
 
@@ -240,9 +243,10 @@ def carry(
     for i in range(n_pieces):
         piece = b * n_pieces + (n_pieces - 1 - i if BACK else i)
         tl.store(into_ptr + piece * (W * N) + cell, state, mask=ok)
-        span = tl.load(span_ptr + piece * W + d, mask=ok, other=0.0)
+        goes_on = ok & (i < n_pieces - 1)
+        span = tl.load(span_ptr + piece * W + d, mask=goes_on, other=0.0)
         gain = tl.where(span == float("inf"), 0.0, tl.exp2(span * a))
-        added = tl.load(last_ptr + piece * (W * N) + cell, mask=ok, other=0.0)
+        added = tl.load(last_ptr + piece * (W * N) + cell, mask=goes_on, other=0.0)
         state = state * gain + added
 
 
@@ -323,9 +327,10 @@ def gradients(
             next_dys = _tokens(dy_ptr, start, left, d, ok_d, SY, U)
             next_opens = _edges(begins_ptr, start, left, U, HAS_DOC)
             for k in tl.static_range(U):
-                if HAS_DOC:
-                    state = _begun(state, opens[k], first_ptr, cell, ok, W * N, HAS_FIRST)
-                decay = tl.exp2(dts[k][:, None, :] * a)
+                cut = opens[k] if HAS_DOC else 0
+                if HAS_DOC and HAS_FIRST:
+                    state = _begun(state, cut, first_ptr, cell, ok, W * N)
+                decay = _decay(dts[k], a, cut, HAS_DOC and not HAS_FIRST)
                 state = decay * state + (dts[k] * xs[k])[:, None, :] * bs[k][None, :, None]
                 d_skip += dys[k] * xs[k]
         tl.debug_barrier()
@@ -346,13 +351,12 @@ def gradients(
             state, opens, closes = next_state, next_opens, next_closes
             decays, befores, afters = (), (), ()
             for k in tl.static_range(U):
-                before = state
-                if HAS_DOC:
-                    before = _begun(state, opens[k], first_ptr, cell, ok, W * N, HAS_FIRST)
-                # Without first states no flow leaves a document: its factor may be anything.
-                befores += (before if HAS_FIRST else state,)
-                decay = tl.exp2(dts[k][:, None, :] * a)
-                state = decay * before + (dts[k] * xs[k])[:, None, :] * bs[k][None, :, None]
+                cut = opens[k] if HAS_DOC else 0
+                if HAS_DOC and HAS_FIRST:
+                    state = _begun(state, cut, first_ptr, cell, ok, W * N)
+                befores += (state,)
+                decay = _decay(dts[k], a, cut, HAS_DOC and not HAS_FIRST)
+                state = decay * state + (dts[k] * xs[k])[:, None, :] * bs[k][None, :, None]
                 decays += (decay,)
                 afters += (state,)
             for k in tl.static_range(U - 1, -1, -1):
@@ -376,8 +380,6 @@ def gradients(
                 d_b = tl.sum(tl.sum(g * u, 2), 0)
                 d_u = tl.sum(g * bs[k][None, :, None], 1)
                 flow = decays[k] * g
-                if HAS_DOC and not HAS_FIRST:
-                    flow = tl.where(opens[k] > -2, 0.0, flow)
                 rate = flow * befores[k]
                 d_a += rate * dts[k][:, None, :]
                 d_dt = tl.sum(rate * a, 1) * 0.6931471805599453 + d_u * xs[k]
