@@ -79,11 +79,11 @@ CASES = [
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
-@pytest.mark.parametrize("least", [1, 9])
-def test_it_is_the_recurrence(kernels, monkeypatch, case, least):
+@pytest.mark.parametrize(("least", "chunk"), [(1, 8), (9, 4)])
+def test_it_is_the_recurrence(kernels, monkeypatch, case, least, chunk):
     """In one piece, and (at least one chunk a piece) in as many as there are chunks."""
     monkeypatch.setattr(kernels, "LEAST", least)
-    monkeypatch.setattr(kernels, "CHUNK", 4)
+    monkeypatch.setattr(kernels, "CHUNK", chunk)
     batch, length, width, n, layout, has_state = case
     segments = layouts(length, 4)[layout]
     args = inputs(batch, length, width, n)

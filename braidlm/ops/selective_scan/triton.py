@@ -32,8 +32,8 @@ PROGRAMS = 1056
 while there are no more."""
 LEAST = 4
 """Chunks that a piece has at least: finding what enters it costs a pass of its own."""
-TOKENS = 4
-"""Tokens whose inputs are loaded together."""
+TOKENS = {"forward": 8, "back": 4}
+"""Tokens whose inputs are loaded together; fewer where states have more than 16 columns."""
 LANES, PER_LANE = 8, 2
 """Lanes that share the channels of a warp, and channels of each; other lanes share the columns."""
 
@@ -79,12 +79,12 @@ def _edges(doc: Tensor) -> tuple[Tensor, Tensor]:
 class _Call:
     """One call in one direction: its sizes, its pieces, and what every kernel is told of them."""
 
-    def __init__(self, x: Tensor, B: Tensor, begins: Tensor | None) -> None:
+    def __init__(self, x: Tensor, B: Tensor, begins: Tensor | None, way: str) -> None:
         self.batch, self.length, self.width = x.shape
         self.d_state, self.like = B.shape[2], x
         self.has_doc = begins is not None
         self.columns = max(4, 1 << (self.d_state - 1).bit_length())
-        self.tokens = max(1, min(TOKENS, 128 // self.columns))
+        self.tokens = max(1, min(TOKENS[way], CHUNK, 128 // self.columns))
         self.n_blocks = -(-self.width // (LANES * PER_LANE))
         self.n_chunks = -(-self.length // CHUNK)
         wanted = max(1, PROGRAMS // (self.batch * self.n_blocks))
@@ -159,7 +159,7 @@ def _scan(
 ) -> tuple[Tensor, Tensor, Tensor]:
     x, dt, B, C, A = _dense(x), _dense(dt), _dense(B.float()), _dense(C.float()), A.contiguous()
     first = None if first is None else first.contiguous()
-    call = _Call(x, B, begins)
+    call = _Call(x, B, begins, "forward")
     y = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     each = call.states(call.batch, call.n_chunks) if keep else call.numbers(0)
     last = call.states(n_docs) if return_state else call.numbers(0)
@@ -218,7 +218,7 @@ def _scan_backward(
     A = A.contiguous()
     first = None if first is None else first.contiguous()
     d_last = None if d_last is None else d_last.contiguous()
-    call = _Call(x, B, begins)
+    call = _Call(x, B, begins, "back")
     into = None if call.has_doc else d_last
     if call.n_pieces > 1:
         into = _entering_back(call, dt, A, C, dy, begins, ends, d_last)
