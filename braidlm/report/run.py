@@ -12,6 +12,9 @@ from braidlm import runs
 from braidlm.errors import InputError
 from braidlm.runs import SCHEMA_VERSION
 
+UNASKED = frozenset({"analysis", "bench", "conformance", "convert", "overlap"})
+"""Kinds of results that are of no task: nothing was asked that two runs could be compared by."""
+
 
 @dataclass(frozen=True)
 class Run:

@@ -15,10 +15,9 @@ from typing import Any
 from braidlm.arch.config import differences
 from braidlm.errors import InputError
 from braidlm.report.contrast import Contrast, contrast
-from braidlm.report.conversions import KIND as CONVERSION
 from braidlm.report.load import Arm, Loaded, Study
 from braidlm.report.pairs import Scores, scores
-from braidlm.report.run import Run, is_run, read_run
+from braidlm.report.run import UNASKED, Run, is_run, read_run
 from braidlm.report.spent import base_runs, matching, tokens
 from braidlm.report.stats import as_dict, better, estimate
 from braidlm.report.student import holm
@@ -104,7 +103,7 @@ def _measures(study: Study, outcomes: Sequence[str]) -> list[tuple[str, str, boo
         for arm in study.arms.values()
         for run in arm.runs
         for stem, result in run.results.items()
-        if result.get("kind") not in ("analysis", CONVERSION)
+        if result.get("kind") not in UNASKED
     }
     named = [(stem, metric) for stem, _, metric in (name.partition(":") for name in outcomes)]
     known = [(stem, metric or primary[stem]) for stem, metric in named if stem in primary]

@@ -9,10 +9,9 @@ from typing import Any
 
 from braidlm.arch.config import differences, nearest
 from braidlm.errors import InputError
-from braidlm.report.conversions import KIND as CONVERSION
 from braidlm.report.load import is_study
 from braidlm.report.pairs import Paired, pair, scores
-from braidlm.report.run import Run, is_run, read_run, seed_folders
+from braidlm.report.run import UNASKED, Run, is_run, read_run, seed_folders
 from braidlm.report.stats import better, mean
 from braidlm.report.units import decimals, fixed, listing
 
@@ -69,7 +68,7 @@ def _side(path: Path) -> Side:
 def _stems(runs: Sequence[Run], tasks: Sequence[str] | None, checkpoint: str | None) -> list[str]:
     """Which tasks are compared; every run has a fitting result of each."""
     told = {stem: result for run in runs for stem, result in run.results.items()}
-    known = sorted(stem for stem, result in told.items() if result.get("kind") != CONVERSION)
+    known = sorted(stem for stem, result in told.items() if result.get("kind") not in UNASKED)
     if tasks is None:
         chosen = [stem for stem in known if all(stem in run.results for run in runs)]
         if not chosen:

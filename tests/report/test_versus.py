@@ -7,9 +7,10 @@ import pytest
 
 from braidlm.cli.main import main
 from braidlm.errors import InputError
+from braidlm.report.run import UNASKED
 from braidlm.report.versus import compare
 
-from .making import config, lm, write_run, write_study
+from .making import config, lm, write, write_run, write_study
 from .test_pairs import asked_run
 
 HITS = list(np.random.default_rng(0).random(60).round(2))
@@ -34,6 +35,18 @@ def arms(tmp_path):
             asked_run(tmp_path / "s" / arm / f"seed-{seed}", arm, hits, seed=seed)
     write_study(tmp_path / "s", ["good", "bad"], seeds=[0, 1, 2])
     return tmp_path / "s"
+
+
+@pytest.mark.parametrize("kind", sorted(UNASKED))
+def test_what_is_of_no_task_is_not_compared(two, kind):
+    """An analysis, a measured speed or an overlap of both runs lies beside what was asked."""
+    plain = compare(*two)
+    for run in two:
+        other = lm(1.5, name="else") | {"kind": kind}
+        write(run / "results" / f"{kind}-else.json", other)
+    assert compare(*two) == plain
+    with pytest.raises(InputError, match=f"no task '{kind}-else'"):
+        compare(*two, [f"{kind}-else"])
 
 
 def test_two_runs_in_numbers_and_words(two):
