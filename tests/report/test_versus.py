@@ -46,7 +46,7 @@ def test_what_is_of_no_task_is_not_compared(two, kind):
         write(run / "results" / f"{kind}-else.json", other)
     assert compare(*two) == plain
     with pytest.raises(InputError, match=f"no task '{kind}-else'"):
-        compare(*two, [f"{kind}-else"])
+        compare(two[0], two[1], [f"{kind}-else"])
 
 
 def test_two_runs_in_numbers_and_words(two):

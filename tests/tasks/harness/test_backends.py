@@ -87,9 +87,15 @@ def test_rolling_agrees(pair, max_length):
     assert ours.loglikelihood_rolling(asked, True) == pytest.approx(theirs, abs=1e-3)
 
 
-@pytest.mark.parametrize("max_length", [None, 20])
-def test_generated_texts_agree_up_to_their_stops(pair, max_length):
-    judge, ours = pair(True, max_length)
+def test_bos_opens_a_rolled_text_once_whether_it_is_asked_for_or_not(pair):
+    asked = _requests([(text,) for text in TEXTS])
+    found = [pair(add_bos, 7)[1].loglikelihood_rolling(asked, True) for add_bos in (True, False)]
+    assert found[0] == found[1]
+
+
+@pytest.mark.parametrize(("max_length", "add_bos"), [(None, True), (20, True), (None, False)])
+def test_generated_texts_agree_up_to_their_stops(pair, max_length, add_bos):
+    judge, ours = pair(add_bos, max_length)
     free = _requests([(text, {"until": [], "max_gen_toks": 12}) for text in PROMPTS])
     whole = ours.generate_until(free, True)
     assert whole == judge.generate_until(free, disable_tqdm=True)

@@ -5,6 +5,7 @@ import json
 import math
 import socket
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -21,6 +22,7 @@ from braidlm.tasks import evaluate
 from braidlm.tasks.harness.find import find, make
 from braidlm.tasks.harness.model import register
 from braidlm.tasks.harness.work import HarnessWork
+from tests.house import blocks
 from tests.tasks.harness.files import data_folder, mmlu
 from tests.tasks.models import saved_run
 
@@ -273,3 +275,15 @@ def test_the_harness_command_line_asks_a_run_of_ours(run, tmp_path, monkeypatch,
     monkeypatch.setattr(sys, "argv", [*words, "--model_args", "run=nowhere"])
     assert theirs() == 2
     assert "braidlm: nowhere is not a run directory" in capsys.readouterr().err
+
+
+def test_the_folder_that_the_page_makes_is_asked_without_the_network(run, tmp_path, capsys):
+    page = Path(__file__).parents[3] / "docs" / "tasks.md"
+    (block,) = (text for text in blocks(page, "sh") if "mine/piqa/validation.jsonl" in text)
+    lines = [line for line in block.splitlines() if line.startswith("{")]
+    (tmp_path / "mine" / "piqa").mkdir(parents=True)
+    (tmp_path / "mine" / "piqa" / "validation.jsonl").write_text("\n".join(lines) + "\n")
+    words = ["eval", str(run.path), "--tasks", "piqa", "--data", str(tmp_path / "mine"), "--json"]
+    assert main(words) == 0
+    (found,) = json.loads(capsys.readouterr().out)
+    assert (found["n"], found["metrics"]["chance"]["value"]) == (2, 0.5)
