@@ -1,7 +1,7 @@
 r"""Tokens that long memories skip: their steps dt become 0, which neither decays nor writes.
 
 A Mamba layer has ``step_rule``, called with its steps where documents begin; None: nothing is
-changed. There are two rules. `StepCurve` watches rows of the trained length and remembers how dt is
+changed. There are two rules. `StepCurve` watches rows of the training and remembers how dt is
 distributed; `StepFilter` skips what is small::
 
     q_c(u)    the dt that a share u of the tokens exceeds, in channel c
@@ -14,7 +14,8 @@ S tokens of which a share u is kept then decay a state as L tokens do. S is the 
 document in this call, and the only thing about later tokens that an earlier one is told.
 
 Source: Ye et al. 2025 (arXiv 2504.16053), LongMamba. Its published code averages g over the
-calibration's rows (here the sorted dt is averaged) and takes the S of a table that is nearest.
+calibration's texts (here their dt are pooled: rows of several sources differ) and takes the S of a
+table that is nearest.
 """
 
 from __future__ import annotations
@@ -28,6 +29,9 @@ from torch import Tensor
 
 from braidlm.segments import Segments
 
+POINTS = 4096
+"""Shares at which a distribution is kept."""
+
 
 class StepRule(Protocol):
     """What may change the steps of a layer."""
@@ -38,41 +42,37 @@ class StepRule(Protocol):
 
 
 class StepCurve:
-    """Changes nothing and remembers dt: its sorted values, averaged over rows.
+    """Changes nothing and remembers dt.
 
     Args:
-        n_points: points of the curve, the tokens of a row.
-        clamp_percent: so many percent of a row's values, the largest, count as the smallest of
+        clamp_percent: so many percent of a channel's values, the largest, count as the smallest of
             them.
     """
 
-    def __init__(self, n_points: int, clamp_percent: float) -> None:
-        self.n_points, self.clamp = n_points, clamp_percent / 100
-        self.length, self._sum, self._n_rows = 0, torch.zeros(()), 0
+    def __init__(self, clamp_percent: float) -> None:
+        self.clamp = clamp_percent / 100
+        self.length, self._seen = 0, list[Tensor]()
 
     def __call__(self, dt: Tensor, segments: Segments | None) -> Tensor:
         """Return dt (B, T, n_channels) as it is."""
         longest = dt.shape[1] if segments is None else segments.max_length
         self.length = max(self.length, longest)
-        for i, row in enumerate(dt):
-            real = row if segments is None else row[segments.is_real[i]]
-            if len(real):
-                self._sum = self._sum.to(dt.device) + self._sorted(real.double())
-                self._n_rows += 1
+        self._seen.append(dt.flatten(0, 1) if segments is None else dt[segments.is_real])
         return dt
 
     @property
     def values(self) -> Tensor:
-        """(n_points, n_channels) float64: q at n_points shares, the largest dt first."""
-        return self._sum / self._n_rows
+        """(n, n_channels) float64: what was seen, the largest first, `POINTS` shares of it at most.
 
-    def _sorted(self, dt: Tensor) -> Tensor:
-        """(n, n_channels) -> (n_points, n_channels)."""
-        ordered = dt.sort(dim=0, descending=True).values
-        n_clamped = int(len(dt) * self.clamp)
+        Each channel is sorted by itself.
+        """
+        ordered = torch.cat(self._seen).double().sort(dim=0, descending=True).values
+        n_clamped = int(len(ordered) * self.clamp)
         if n_clamped:
             ordered = ordered.clamp(max=ordered[n_clamped - 1])
-        return F.interpolate(ordered.T[None], self.n_points, mode="linear")[0].T
+        if len(ordered) <= POINTS:
+            return ordered
+        return F.interpolate(ordered.T[None], POINTS, mode="linear")[0].T
 
 
 class StepFilter:

@@ -61,7 +61,8 @@ def _built_in(recipe: Recipe, names: Sequence[str]) -> list[dict[str, Any]]:
     """Return the built-in tasks that are named and not declared, each once, as plain data."""
     declared = set().union(*map(words_of, recipe.tasks))
     found = [task for name in names if name not in declared for task in builtin(name)]
-    return list({stem_of(task): task.model_dump(mode="json") for task in found}.values())
+    plain = {stem_of(task): task.model_dump(mode="json", exclude_none=True) for task in found}
+    return list(plain.values())
 
 
 def stem_of(task: AnyTask) -> str:

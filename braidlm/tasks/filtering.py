@@ -88,7 +88,7 @@ def calibrated(
     """
     own = recipe.data.model_copy(update={"replay": None})
     data = Mixture(own, batch_size=1, seed=recipe.seed)
-    curves = {name: StepCurve(data.seq_len, config.clamp_percent) for name in layers}
+    curves = {name: StepCurve(config.clamp_percent) for name in layers}
     with _ruled(layers, curves):
         for number in range(config.n_rows):
             batch = data.batch(number).to(device_of(model))

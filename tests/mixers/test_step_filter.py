@@ -7,7 +7,7 @@ import torch
 
 from braidlm import mixers, state
 from braidlm.arch.mixers import Mamba1Config, Mamba2Config
-from braidlm.mixers import Mamba1, Mamba2
+from braidlm.mixers import Mamba1, Mamba2, step_filter
 from braidlm.mixers.step_filter import StepCurve, StepFilter
 from braidlm.model import HybridLM
 from braidlm.ops.selective_scan import selective_scan
@@ -47,7 +47,7 @@ def inputs(n_rows: int, length: int, seed: int = 1) -> torch.Tensor:
 
 def filtered(mixer, min_decay: float = 1e-30, clamp: float = 0.0) -> StepFilter:
     """Hang a filter into the mixer, calibrated on rows of the trained length."""
-    curve = StepCurve(TRAINED, clamp)
+    curve = StepCurve(clamp)
     mixer.step_rule = curve
     read(mixer, inputs(3, TRAINED, seed=7))
     A_log = mixer.dynamics.A_log
@@ -63,7 +63,7 @@ def ramp(n_channels: int = 1) -> torch.Tensor:
 
 
 def limit_of(length: int, *, clamp: float = 0.0, rate: float = 1e-3) -> float:
-    curve = StepCurve(TRAINED, clamp)
+    curve = StepCurve(clamp)
     curve(ramp(), None)
     rule = StepFilter(curve, torch.tensor([rate]), 0.05)
     return float(rule.limits(torch.tensor([length])))
@@ -95,18 +95,26 @@ def test_only_texts_beyond_the_trained_length_and_only_slow_channels_are_filtere
 
 def test_rows_with_padding_calibrate_by_their_own_tokens():
     padded = torch.cat([ramp(), torch.full((1, 12, 1), 99.0, dtype=torch.float64)], dim=1)
-    curve = StepCurve(TRAINED, 0.0)
+    curve = StepCurve(0.0)
     curve(padded, Segments.from_lengths([[TRAINED]], 24))
     assert torch.equal(curve.values[:, 0], torch.arange(12.0, 0, -1, dtype=torch.float64))
     assert curve.length == TRAINED
 
 
-@pytest.mark.parametrize("n_points", [24, 6])
-def test_a_curve_of_other_points_has_the_same_mean(n_points):
-    curve = StepCurve(n_points, 0.0)
+def test_rows_of_several_kinds_are_pooled():
+    """Where some rows have nothing to remember, the others' tokens still compete."""
+    curve = StepCurve(0.0)
+    curve(torch.zeros(3, TRAINED, 1, dtype=torch.float64), None)
     curve(ramp(), None)
-    assert curve.values.shape == (n_points, 1)
-    assert float(curve.values.mean()) == pytest.approx(6.5)
+    rule = StepFilter(curve, torch.tensor([1e-3]), 0.05)
+    assert float(rule.limits(torch.tensor([2 * TRAINED]))) == 9.0
+
+
+def test_a_long_curve_is_kept_in_fewer_points(monkeypatch):
+    monkeypatch.setattr(step_filter, "POINTS", 6)
+    curve = StepCurve(0.0)
+    curve(ramp(), None)
+    assert curve.values[:, 0].tolist() == [11.5, 9.5, 7.5, 5.5, 3.5, 1.5]
 
 
 def test_a_skipped_token_is_a_token_that_is_not_there():
@@ -228,7 +236,7 @@ def test_a_hybrid_keeps_its_shapes():
     plain = model(tokens)
     for module in model.modules():
         if isinstance(module, Mamba1 | Mamba2):
-            curve = StepCurve(TRAINED, 0.0)
+            curve = StepCurve(0.0)
             module.step_rule = curve
     model(tokens[:, :TRAINED])
     for module in model.modules():

@@ -15,6 +15,7 @@ from braidlm.errors import InputError
 from braidlm.model import HybridLM
 from braidlm.runs import Run
 from braidlm.tasks import evaluate, run_task
+from braidlm.tasks.choose import with_tasks
 from braidlm.tasks.filtering import calibrated, mamba_layers, slowest, told
 from tests.tasks.models import recipe, saved_run
 
@@ -122,6 +123,13 @@ def test_a_run_is_asked_with_it_from_the_command_line(run):
     assert json.loads((run.results_dir / "mqar-recall.json").read_text()) == found
     (kept,) = evaluate(run.path, ["mqar"], overrides=change)
     assert kept == found  # not measured again
+
+
+@pytest.mark.parametrize("change", ["token_filter={}", "token_filter.n_rows=5"])
+def test_a_built_in_task_is_asked_with_it(run, change):
+    recipe, added = with_tasks(Run.open(run.path), None, [f"tasks.copying.{change}"], ["copying"])
+    assert added == ["copying-copying"]
+    assert recipe.tasks[-1].token_filter == TokenFilter()
 
 
 def test_what_was_kept_survives_an_interruption(run, monkeypatch):
