@@ -87,7 +87,7 @@ CASES = [
 @pytest.mark.parametrize("least", [1, 8])
 def test_it_is_the_recurrence(kernels, monkeypatch, case, least):
     """In one piece, and (at least one chunk a piece) in as many as there are chunks."""
-    monkeypatch.setattr(kernels, "LEAST", least)
+    monkeypatch.setattr("braidlm.ops.ssd.triton_call.LEAST", least)
     batch, length, heads, width, groups, state, chunk, layout = case
     segments = layouts(length, 16)[layout]
     args = inputs(batch, length, heads, width, groups, state)

@@ -18,9 +18,9 @@ def d_inputs(
     P: tl.constexpr, BP: tl.constexpr, N: tl.constexpr, BN: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     """dx of one chunk and HB heads of a group; the gradient of C B^T, summed over these heads, by
-    columns -> d_scores (B, n_chunks, H / HB, Q, Q). By token -> parts (3 or 4, B, H, Tp): what it
-    takes from its chunk (gradient of cum), what it gives to it and to what comes after it
-    (gradients of dt), and with D what goes past the state.
+    columns -> d_scores (B, n_chunks, H / HB, Q, Q). By token -> parts (4 or 5, B, H, Tp): what it
+    takes from its chunk (0, gradient of cum), what it gives to it (1) and to what comes after it
+    (2, gradients of dt), and with D what goes past the state (4).
 
     Matrices of a chunk are turned here: a token that gives is a row, one that takes is a column.
     """
@@ -55,19 +55,19 @@ def d_inputs(
         ds = tl.load(ds_ptr + ((b * n_chunks + k) * H + h) * (BN * BP) + square)
         decay = tl.exp2(tl.minimum(cum[None, :] - cum[:, None], 0.0))
         dx = _product(bs, ds) * leaves[:, None]
-        parts_ptr_h = parts_ptr + row + q
-        tl.store(parts_ptr_h + 2 * n_parts, tl.sum(dx * xs.to(tl.float32), 1))
+        mine_ptr = parts_ptr + row + q
+        tl.store(mine_ptr + 2 * n_parts, tl.sum(dx * xs.to(tl.float32), 1))
         dx = _add_product((decay * scores).to(kind), ys, dx) * dt[:, None]
         if HAS_D:
             wide = ys.to(tl.float32)
             dx += tl.load(D_ptr + h).to(tl.float32) * wide
-            tl.store(parts_ptr_h + 3 * n_parts, tl.sum(wide * xs.to(tl.float32), 1))
+            tl.store(mine_ptr + 4 * n_parts, tl.sum(wide * xs.to(tl.float32), 1))
         _put_rows(dx_ptr + (b * T * H + h) * P, start, q, H * P, p, T, dx.to(kind), P)
         decay *= _product(xs, tl.trans(ys))
         d_scores += decay * dt[:, None]
         decay *= scores
-        tl.store(parts_ptr_h + n_parts, tl.sum(decay, 1))
-        tl.store(parts_ptr_h, tl.sum(decay * dt[:, None], 0))
+        tl.store(mine_ptr + n_parts, tl.sum(decay, 1))
+        tl.store(mine_ptr, tl.sum(decay * dt[:, None], 0))
     place = ((b * n_chunks + k) * tl.num_programs(1) + tl.program_id(1)) * (Q * Q)
     inside = tl.where(lives, d_scores, 0.0)
     tl.store(d_scores_ptr + place + q[:, None] * Q + q[None, :], inside)
@@ -76,16 +76,16 @@ def d_inputs(
 @triton.jit
 def d_projections(
     x_ptr, cum_ptr, key_ptr, B_ptr, C_ptr, opens_ptr, dy_ptr, s_ptr, ds_ptr, d_scores_ptr,
-    enter_ptr, gain_ptr, dB_ptr, dC_ptr,
+    parts_ptr, gain_ptr, dB_ptr, dC_ptr,
     sxb, sxt, sxh, sbb, sbt, sbg, scb, sct, scg, syb, syt, syh,
-    T, H, R, Tp, n_chunks, n_parts,
+    T, H, R, Tp, n_chunks, n_shared,
     HAS_DOC: tl.constexpr, Q: tl.constexpr,
     P: tl.constexpr, BP: tl.constexpr, N: tl.constexpr, BN: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
-    """dB and dC of one chunk and group, summed over its heads; d_scores comes in n_parts a group.
+    """dB and dC of one chunk and group, summed over its heads; d_scores comes in n_shared a group.
 
-    What is found on the way, by what entered the chunk: the gradient of cum_j by token -> enter
-    (B, H, Tp), and of the whole chunk's log decay -> gain (B, n_chunks, H).
+    What is found on the way, by what entered the chunk: the gradient of cum by token -> parts (3),
+    and of the whole chunk's log decay -> gain (B, n_chunks, H).
     """
     k = tl.program_id(0)
     g = tl.program_id(1)
@@ -101,6 +101,7 @@ def d_projections(
         opens_ptr += b * Tp + start
         goes_on = tl.load(opens_ptr + q) < 0
         last = tl.load(opens_ptr + Q - 1)
+    parts_ptr += 3 * (tl.num_programs(2).to(tl.int64) * H * Tp)
     d_b = tl.zeros((Q, BN), tl.float32)
     d_c = tl.zeros((Q, BN), tl.float32)
     for r in tl.range(0, R, num_stages=STAGES):
@@ -119,12 +120,12 @@ def d_projections(
         enters = tl.where(goes_on, tl.exp2(cum), 0.0)
         leaves = tl.where(q >= last, tl.exp2(end - key), 0.0)
         by_state = _product(_scaled(ys, enters), tl.trans(state))
-        tl.store(enter_ptr + row + q, tl.sum(by_state * cs.to(tl.float32), 1))
+        tl.store(parts_ptr + row + q, tl.sum(by_state * cs.to(tl.float32), 1))
         d_c += by_state
         d_b = _add_product(_scaled(xs, leaves), tl.trans(ds), d_b)
     inside = tl.zeros((Q, Q), tl.float32)
-    d_scores_ptr += ((b * n_chunks + k) * tl.num_programs(1) + g) * n_parts * (Q * Q)
-    for part in range(n_parts):
+    d_scores_ptr += ((b * n_chunks + k) * tl.num_programs(1) + g) * n_shared * (Q * Q)
+    for part in range(n_shared):
         inside += tl.load(d_scores_ptr + part * (Q * Q) + q[:, None] * Q + q[None, :])
     bs = _rows(B_ptr + b * sbb + g * sbg, start, q, sbt, n, T, N)
     d_c = _add_product(tl.trans(inside.to(kind)), bs, d_c)
@@ -137,10 +138,11 @@ def d_projections(
 
 @triton.jit
 def finish(
-    parts_ptr, enter_ptr, gain_ptr, dt_ptr, A_ptr, doc_ptr, out_ptr, d_A_ptr, d_D_ptr, T, H,
+    parts_ptr, dt_ptr, A_ptr, doc_ptr, out_ptr, shares_ptr, T, H,
     HAS_D: tl.constexpr, HAS_DOC: tl.constexpr, Q: tl.constexpr, HB: tl.constexpr,
 ):  # fmt: skip
-    """d_dt (B, T, H), and each chunk's share of dA and dD (B, n_chunks, H), from the parts.
+    """d_dt (B, T, H) from the parts and, in shares (3, B, n_chunks, H), what passes through each
+    chunk (0); each chunk's share of dA (1) and dD (2).
 
     The decay of token i's step acts on all that passes from before i to i or later: what entered
     the chunk and is taken from i on, what tokens before i leave to the end, what passes through the
@@ -156,13 +158,14 @@ def finish(
     Tp = tl.num_programs(0) * Q
     place = (b * H + h[None, :]) * Tp + t[:, None]
     n_parts = tl.num_programs(2).to(tl.int64) * H * Tp
-    shares = (b * tl.num_programs(0) + k) * H + h
+    share = (b * tl.num_programs(0) + k) * H + h
+    n_shares = tl.num_programs(2) * tl.num_programs(0) * H
     dt = tl.load(dt_ptr + place, mask=mine, other=0.0)
     taken = tl.load(parts_ptr + place, mask=mine, other=0.0)
-    taken += tl.load(enter_ptr + place, mask=mine, other=0.0)
+    taken += tl.load(parts_ptr + 3 * n_parts + place, mask=mine, other=0.0)
     given = tl.load(parts_ptr + n_parts + place, mask=mine, other=0.0)
     leaves = tl.load(parts_ptr + 2 * n_parts + place, mask=mine, other=0.0)
-    passes = tl.load(gain_ptr + shares, mask=h < H, other=0.0) + tl.sum(leaves * dt, 0)
+    passes = tl.load(shares_ptr + share, mask=h < H, other=0.0) + tl.sum(leaves * dt, 0)
     d_step = tl.cumsum(taken - (given + leaves) * dt, 0, reverse=True) + passes[None, :]
     d_step = tl.where(dt * a > -104.0, d_step, 0.0)
     d_dt = given + leaves + d_step * a
@@ -171,7 +174,7 @@ def finish(
         d_dt = tl.where((doc >= 0)[:, None], d_dt, 0.0)
     where = (b * T + t.to(tl.int64)[:, None]) * H + h[None, :]
     tl.store(out_ptr + where, d_dt, mask=(t < T)[:, None] & mine)
-    tl.store(d_A_ptr + shares, tl.sum(d_step * dt, 0), mask=h < H)
+    tl.store(shares_ptr + n_shares + share, tl.sum(d_step * dt, 0), mask=h < H)
     if HAS_D:
-        past = tl.load(parts_ptr + 3 * n_parts + place, mask=mine, other=0.0)
-        tl.store(d_D_ptr + shares, tl.sum(past, 0), mask=h < H)
+        past = tl.load(parts_ptr + 4 * n_parts + place, mask=mine, other=0.0)
+        tl.store(shares_ptr + 2 * n_shares + share, tl.sum(past, 0), mask=h < H)

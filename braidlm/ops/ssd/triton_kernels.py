@@ -91,10 +91,11 @@ def forward(
     x_ptr, cum_ptr, key_ptr, B_ptr, C_ptr, D_ptr, opens_ptr, first_ptr, y_ptr, last_ptr,
     sxb, sxt, sxh, sbb, sbt, sbg, scb, sct, scg,
     T, H, R, Tp, per_piece,
-    HAS_FIRST: tl.constexpr, HAS_D: tl.constexpr, HAS_DOC: tl.constexpr, Q: tl.constexpr,
-    P: tl.constexpr, BP: tl.constexpr, N: tl.constexpr, BN: tl.constexpr, STAGES: tl.constexpr,
+    HAS_FIRST: tl.constexpr, HAS_LAST: tl.constexpr, HAS_D: tl.constexpr, HAS_DOC: tl.constexpr,
+    Q: tl.constexpr, P: tl.constexpr, BP: tl.constexpr, N: tl.constexpr, BN: tl.constexpr,
+    STAGES: tl.constexpr,
 ):  # fmt: skip
-    """y of one piece, head and row; the state after it -> last (B, n_pieces, H, BN, BP).
+    """y of one piece, head and row; the state after it -> last (B, n_pieces, H, BN, BP), if asked.
 
     first: (B, n_pieces, H, BN, BP), what enters each piece.
     """
@@ -146,7 +147,8 @@ def forward(
             ys += skip * xs.to(tl.float32)
         _put_rows(y_ptr, start, q, H * P, p, T, ys.to(kind), P)
         state = _add_product(tl.trans(bs), _scaled(xs, leaves), state * gain)
-    tl.store(last_ptr + mine + square, state)
+    if HAS_LAST:
+        tl.store(last_ptr + mine + square, state)
 
 
 @triton.jit
@@ -155,16 +157,17 @@ def accumulate(
     gain_ptr,
     sxb, sxt, sxh, syb, syt, syh, sbb, sbt, sbg, scb, sct, scg,
     T, H, R, Tp, n_chunks, per_piece, batch,
-    HAS_FIRST: tl.constexpr, HAS_EACH: tl.constexpr, HAS_DOC: tl.constexpr,
-    Q: tl.constexpr, P: tl.constexpr, BP: tl.constexpr, N: tl.constexpr, BN: tl.constexpr,
-    STAGES: tl.constexpr,
+    HAS_FIRST: tl.constexpr, HAS_EACH: tl.constexpr, HAS_LAST: tl.constexpr,
+    HAS_DOC: tl.constexpr, Q: tl.constexpr, P: tl.constexpr, BP: tl.constexpr, N: tl.constexpr,
+    BN: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     """S <- gain S + K^T v over the chunks of one piece, forward in time, and then back.
 
     The first `batch` programs of the last axis walk forward, with x as v and B as K: the state, on
     its way to the end. The others walk back, with dy and C: its gradient, on its way to the
     beginning. What stood before each chunk -> each (2 B, n_chunks, H, BN, BP) in the dtype of v;
-    after all -> last (2 B, n_pieces, H, BN, BP); product of gains -> gain (2 B, n_pieces, H).
+    after all -> last (2 B, n_pieces, H, BN, BP); product of gains -> gain (2 B, n_pieces, H); both
+    only if asked for.
     """
     h = tl.program_id(0)
     piece = tl.program_id(1)
@@ -206,8 +209,9 @@ def accumulate(
             tl.store(each_ptr + place + square, state.to(kind))
         state = _add_product(tl.trans(ks), _scaled(vs, weight), state * gain)
         total *= gain
-    tl.store(last_ptr + mine * (BN * BP) + square, state)
-    tl.store(gain_ptr + mine, total)
+    if HAS_LAST:
+        tl.store(last_ptr + mine * (BN * BP) + square, state)
+        tl.store(gain_ptr + mine, total)
 
 
 @triton.jit
