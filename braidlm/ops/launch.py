@@ -8,6 +8,7 @@ An operator knows sooner: all of it follows from what it was called with, at whi
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
+from itertools import count
 from typing import Any
 
 from torch import Tensor
@@ -23,14 +24,41 @@ def described(*tensors: Tensor | None) -> Hashable:
     )
 
 
+def known_as(key: Hashable) -> int:
+    """A number that stands for this key alone: a long key is hashed once, not at every launch."""
+    if len(_numbers) >= MOST:
+        _numbers.clear()
+    number = _numbers.get(key)
+    if number is None:
+        number = _numbers[key] = next(_fresh)
+    return number
+
+
+_numbers: dict[Hashable, int] = {}
+_fresh = count()
+
+
 class Launcher:
-    """A Triton kernel that remembers what was compiled, by a key that the caller answers for."""
+    """A Triton kernel that remembers what was compiled, by a key that the caller answers for.
+
+    A key must be equal only where the device, every dtype and alignment, every number among the
+    arguments, all constants and the warps are.
+    """
 
     def __init__(self, kernel: Any) -> None:
         self.kernel = kernel
         self.known: dict[Hashable, tuple[Any, tuple[Any, ...]]] = {}
 
-    def __call__(
+    def again(self, key: Hashable, grid: tuple[int, int, int], args: tuple[Any, ...]) -> bool:
+        """Run what is known by this key on the current device and stream; False if nothing is."""
+        found = self.known.get(key)
+        if found is None:
+            return False
+        compiled, values = found
+        compiled[grid](*args, *values)
+        return True
+
+    def first(
         self,
         key: Hashable,
         grid: tuple[int, int, int],
@@ -38,21 +66,15 @@ class Launcher:
         constants: Mapping[str, Any],
         num_warps: int,
     ) -> None:
-        """Run the kernel on the current device and stream.
+        """Compile if need be, run and remember.
 
         Args:
-            key: equal only where the device, every dtype and alignment, every number in `args`, all
-                `constants` and `num_warps` are.
+            key: under which `again` will find it.
             grid: programs along each axis.
             args: the arguments up to the first constant.
             constants: values of the parameters after them, by name; others are left out.
             num_warps: of each program.
         """
-        found = self.known.get(key)
-        if found is not None:
-            compiled, values = found
-            compiled[grid](*args, *values)
-            return
         values = tuple(constants[name] for name in self.kernel.arg_names[len(args) :])
         compiled = self.kernel[grid](*args, *values, num_warps=num_warps)
         if compiled is not None:  # Triton's interpreter compiles nothing

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from braidlm.ops import launch
-from braidlm.ops.launch import Launcher, described
+from braidlm.ops.launch import Launcher, described, known_as
 
 
 class Kernel:
@@ -36,9 +36,11 @@ def test_a_key_is_looked_at_once():
     kernel = Kernel()
     run = Launcher(kernel)
     constants = {"IS_NEW": True, "WIDTH": 8, "unused": 1}
-    run("a", (1, 2, 3), ("x", 5), constants, 4)
-    run("a", (4, 1, 1), ("y", 5), constants, 4)
-    run("b", (1, 2, 3), ("x", 6), constants | {"IS_NEW": False}, 8)
+    assert not run.again("a", (1, 2, 3), ("x", 5))
+    run.first("a", (1, 2, 3), ("x", 5), constants, 4)
+    assert run.again("a", (4, 1, 1), ("y", 5))
+    assert not run.again("b", (4, 1, 1), ("y", 5))
+    run.first("b", (1, 2, 3), ("x", 6), constants | {"IS_NEW": False}, 8)
     assert kernel.looked == [((1, 2, 3), ("x", 5, 8, True), 4), ((1, 2, 3), ("x", 6, 8, False), 8)]
     assert kernel.ran == [((4, 1, 1), ("y", 5, 8, True))]
 
@@ -46,17 +48,24 @@ def test_a_key_is_looked_at_once():
 def test_what_compiles_nothing_is_looked_at_every_time():
     kernel = Kernel(compiles=False)
     run = Launcher(kernel)
-    for _ in range(2):
-        run("a", (1, 1, 1), (), dict.fromkeys(Kernel.arg_names, 0), 4)
-    assert len(kernel.looked) == 2
+    run.first("a", (1, 1, 1), (), dict.fromkeys(Kernel.arg_names, 0), 4)
+    assert not run.again("a", (1, 1, 1), ())
+    assert len(kernel.looked) == 1
 
 
 def test_it_forgets_before_it_grows_without_end(monkeypatch):
     monkeypatch.setattr(launch, "MOST", 3)
     run = Launcher(Kernel())
     for key in range(10):
-        run(key, (1, 1, 1), (), dict.fromkeys(Kernel.arg_names, 0), 4)
+        run.first(key, (1, 1, 1), (), dict.fromkeys(Kernel.arg_names, 0), 4)
     assert len(run.known) <= 3
+
+
+def test_a_number_stands_for_one_key_even_after_forgetting(monkeypatch):
+    monkeypatch.setattr(launch, "MOST", 3)
+    numbers = [known_as(("key", i)) for i in range(10)]
+    assert len(set(numbers)) == 10
+    assert known_as(("key", 9)) == numbers[-1]
 
 
 def test_a_key_tells_apart_what_kernels_may_depend_on():

@@ -75,27 +75,30 @@ def _ssd(
     first: Tensor | None,
     chunk_size: int,
     return_state: bool,
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor | None]:
     x, B, C = dense(x), dense(B), dense(C)
-    call = KernelCall(x, dt, A, B, C, D, doc, position, None, chunk_size)
+    call = KernelCall(x, dt, A, B, C, D, doc, position, None, chunk_size, n_slots=3)
     entering = call.to_padded(first)
     if call.n_pieces > 1:
         last, gain = _accumulate(call, x, x, B, B, None, None)
         entering, _ = _carry(call, last, gain, entering)
     y = torch.empty(x.shape, dtype=x.dtype, device=x.device)
-    last = call.states(call.batch, call.n_pieces) if return_state else call.numbers(0)
+    last = call.states(call.batch, call.n_pieces) if return_state else None
     call.launch(
         "forward",
         (call.n_heads, call.n_pieces, call.batch),
-        *(x, call.cum, call.key_cum, B, C, either(D, x), call.opens, either(entering, x), y, last),
+        *(x, call.tokens, B, C, either(D, x), call.opens, either(entering, x), y, either(last, x)),
         *(*x.stride()[:3], *B.stride()[:3], *C.stride()[:3], *call.lengths, call.per_piece),
         HAS_FIRST=entering is not None,
         HAS_LAST=return_state,
     )
-    return y, call.from_padded(last[:, -1]) if return_state else last
+    return y, None if last is None else call.from_padded(last[:, -1])
 
 
-torch.library.impl("braidlm::ssd", "default", _ssd)
+@torch.library.impl("braidlm::ssd", "default")
+def _(*inputs):
+    y, last = _ssd(*inputs)
+    return y, y.new_empty(0, dtype=torch.float32) if last is None else last
 
 
 @torch.library.register_fake("braidlm::ssd")
@@ -118,42 +121,42 @@ def _ssd_backward(
     dy: Tensor,
     d_last: Tensor | None,
     chunk_size: int,
-) -> tuple[Tensor, ...]:
+) -> tuple[Tensor | None, ...]:
     x, B, C, dy = dense(x), dense(B), dense(C), dense(dy)
-    call = KernelCall(x, dt, A, B, C, D, doc, position, dy, chunk_size)
+    n_slots = 7 if D is None else 8
+    call = KernelCall(x, dt, A, B, C, D, doc, position, dy, chunk_size, n_slots)
     each, after = _each(call, x, dy, B, C, call.to_padded(first, d_last), first is not None)
-    states, d_states = each.split(call.batch)
-    dx, dB, dC = (torch.empty(v.shape, dtype=v.dtype, device=v.device) for v in (x, B, C))
-    parts, shares = call.by_token(4 if D is None else 5), call.by_chunk(3)
+    dx, dB, dC, d_dt = (torch.empty(v.shape, dtype=v.dtype, device=v.device) for v in (x, B, C, dt))
     heads = math.gcd(call.per_group, triton_call.SHARED)
     n_shared = call.n_heads // heads
+    shares = call.by_chunk(3)
     d_scores = call.numbers(call.batch, call.n_chunks, n_shared, call.chunk, call.chunk)
     sizes = (*(s for v in (x, B, C, dy) for s in v.stride()[:3]), *call.lengths, call.n_chunks)
+    inputs = (x, call.tokens, B, C)
     call.launch(
         "d_inputs",
         (call.n_chunks, n_shared, call.batch),
-        *(x, call.steps, call.cum, B, C, either(D, x), call.opens, dy, d_states),
-        *(dx, parts, d_scores, *sizes),
+        *(*inputs, either(D, x), call.opens, dy, each, dx, d_scores, *sizes),
         HB=heads,
     )
     call.launch(
         "d_projections",
         (call.n_chunks, call.n_groups, call.batch),
-        *(x, call.cum, call.key_cum, B, C, call.opens, dy, states, d_states, d_scores),
-        *(parts, shares, dB, dC, *sizes, call.per_group // heads),
+        *(*inputs, call.opens, dy, each, d_scores, shares, dB, dC),
+        *(*sizes, call.per_group // heads),
     )
-    d_dt = torch.empty(dt.shape, dtype=dt.dtype, device=dt.device)
-    tensors = (parts, call.steps, A, either(doc, x), d_dt, shares)
+    tensors = (call.tokens, A, either(doc, x), d_dt, shares)
     call.launch("finish", call.by_heads, *tensors, call.length, call.n_heads)
     d_A, d_D = shares[1:].sum((1, 2)).unbind()
-    d_D = call.numbers(0) if D is None else d_D.to(D.dtype)
-    d_first = call.numbers(0)
-    if first is not None:
-        d_first = call.from_padded(after[call.batch :]).to(first.dtype)
+    d_D = None if D is None else d_D.to(D.dtype)
+    d_first = None if first is None else call.from_padded(after[call.batch :]).to(first.dtype)
     return dx, d_dt, d_A.to(A.dtype), dB, dC, d_D, d_first
 
 
-torch.library.impl("braidlm::ssd_backward", "default", _ssd_backward)
+@torch.library.impl("braidlm::ssd_backward", "default")
+def _(*inputs):
+    none = inputs[0].new_empty(0, dtype=torch.float32)
+    return tuple(none if v is None else v for v in _ssd_backward(*inputs))
 
 
 @torch.library.register_fake("braidlm::ssd_backward")
@@ -163,7 +166,7 @@ def _(x, dt, A, B, C, D, doc, position, first, dy, d_last, chunk_size):
     return (*(v.new_empty(v.shape) for v in (x, dt, A, B, C)), *optional)
 
 
-def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+def _setup(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
     *tensors, ctx.chunk_size, ctx.returns_state = inputs
     ctx.save_for_backward(*tensors)
 
@@ -187,9 +190,9 @@ class _Eager(torch.autograd.Function):
     """The same past the dispatcher, which takes the host longer than a launch."""
 
     @staticmethod
-    def forward(ctx: Any, *inputs: Any) -> tuple[Tensor, Tensor]:
-        _setup(ctx, inputs, output := _ssd(*inputs))
-        return output
+    def forward(ctx: Any, *inputs: Any) -> tuple[Tensor, Tensor | None]:
+        _setup(ctx, inputs, None)
+        return _ssd(*inputs)
 
     @staticmethod
     @once_differentiable
@@ -231,13 +234,15 @@ def _accumulate(
     """What stands after each piece, and what is left there of what entered it; back too if `both`
     or if each is asked for."""
     rows = call.batch * (1 + (both or each is not None))
-    last = call.states(rows if has_last else 0, call.n_pieces)
-    gain = call.numbers(rows if has_last else 0, call.n_pieces, call.n_heads)
+    last = gain = x
+    if has_last:
+        last = call.states(rows, call.n_pieces)
+        gain = call.numbers(rows, call.n_pieces, call.n_heads)
     tensors = (either(entering, x), either(each, x), last, gain)
     call.launch(
         "accumulate",
         (call.n_heads, call.n_pieces, rows),
-        *(x, dy, call.cum, call.key_cum, B, C, call.opens, *tensors),
+        *(x, dy, call.tokens, B, C, call.opens, *tensors),
         *(s for v in (x, dy, B, C) for s in v.stride()[:3]),
         *(*call.lengths, call.n_chunks, call.per_piece, call.batch),
         HAS_FIRST=entering is not None,

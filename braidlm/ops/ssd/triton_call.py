@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
-
 import torch
 from torch import Tensor
 
-from braidlm.ops.launch import Launcher, described
+from braidlm.ops.launch import Launcher, described, known_as
 from braidlm.ops.ssd import triton_gradients, triton_kernels
 
 PROGRAMS = 256
@@ -51,6 +49,7 @@ class KernelCall:
         position: Tensor | None,
         dy: Tensor | None,
         chunk_size: int,
+        n_slots: int,
     ) -> None:
         self.batch, self.length, self.n_heads, self.head_dim = x.shape
         self.n_groups, self.d_state = B.shape[2:]
@@ -64,21 +63,20 @@ class KernelCall:
         self.n_pieces = -(-self.n_chunks // self.per_piece)
         self.like, self.has_doc, self.has_D = x, doc is not None, D is not None
         inputs = described(x, dt, A, B, C, D, doc, position, dy)
-        self.key: Hashable = (x.device.index, self.chunk, self.per_piece, inputs)
+        self.key = known_as((x.device.index, self.chunk, self.per_piece, inputs))
+        self.tokens = self.numbers(n_slots, self.batch, self.n_heads, self.n_chunks * self.chunk)
         self._prepare(dt, A, doc, position)
 
     def _prepare(self, dt: Tensor, A: Tensor, doc: Tensor | None, position: Tensor | None) -> None:
         """Steps and log decays by head; where each token's document begins."""
-        self.steps, self.cum, self.key_cum = self.by_token(3).unbind()
         self.opens = self.like
         if doc is not None:
-            self.opens = doc.new_empty(self.batch, self.cum.shape[-1], dtype=torch.int32)
+            self.opens = doc.new_empty(self.batch, self.tokens.shape[-1], dtype=torch.int32)
         like, dt = self.like, dense(dt)
         self.launch(
             "prepare",
             self.by_heads,
-            *(dt, A, either(doc, like), either(position, like)),
-            *(self.steps, self.cum, self.key_cum, self.opens),
+            *(dt, A, either(doc, like), either(position, like), self.tokens, self.opens),
             *(*dt.stride()[:2], self.length, self.n_heads),
         )
 
@@ -88,7 +86,8 @@ class KernelCall:
         """Run a kernel; `constants` are what it is compiled for beside what is true of the call."""
         launcher, (warps, stages) = KERNELS[name], LAUNCH[name]
         key = (self.key, warps, stages, *constants.values())
-        launcher(key, grid, args, self.constants(stages) | constants, warps)
+        if not launcher.again(key, grid, args):
+            launcher.first(key, grid, args, self.constants(stages) | constants, warps)
 
     def constants(self, stages: int) -> dict[str, int]:
         """What kernels are compiled for. Wide dtypes leave no room for tiles in advance."""
@@ -113,10 +112,6 @@ class KernelCall:
     def lengths(self) -> tuple[int, int, int, int]:
         """T, H, R and the padded T."""
         return self.length, self.n_heads, self.per_group, self.n_chunks * self.chunk
-
-    def by_token(self, n: int) -> Tensor:
-        """Room for n numbers of every head and token."""
-        return self.numbers(n, self.batch, self.n_heads, self.n_chunks * self.chunk)
 
     def by_chunk(self, n: int) -> Tensor:
         """Room for n numbers of every head and chunk."""

@@ -2,10 +2,11 @@
 
 Letters as there: Q tokens of a chunk, P width of a head, N of the state, R heads of a group. `BP`
 and `BN` are P and N rounded up to a power of two: columns beyond are zero. Decays are powers of
-two: `cum` is the log2 of what a chunk's first i tokens leave, `key` the same less log2 dt. Of what
-entered 2^cum_i is left at token i, of what token j brings 2^(cum_i - key_j), and 2^(end - key_j) at
-the chunk's end, unless their documents differ: `opens` holds the token of the chunk with which a
-token's own document begins, -1 where that was before the chunk.
+two: `cum` is the log2 of what a chunk's first i tokens leave, `key` the same less log2 dt; `tokens`
+(at least 3, B, H, Tp) holds dt, cum and key. Of what entered 2^cum_i is left at token i, of what
+token j brings 2^(cum_i - key_j), and 2^(end - key_j) at the chunk's end, unless their documents
+differ: `opens` (B, Tp) holds the token of the chunk with which a token's own document begins, -1
+where that was before the chunk.
 """
 
 from __future__ import annotations
@@ -57,11 +58,11 @@ def _scaled(rows, factor):
 
 @triton.jit
 def prepare(
-    dt_ptr, A_ptr, doc_ptr, position_ptr, out_ptr, cum_ptr, key_ptr, opens_ptr, sdb, sdt, T, H,
+    dt_ptr, A_ptr, doc_ptr, position_ptr, tokens_ptr, opens_ptr, sdb, sdt, T, H,
     HAS_DOC: tl.constexpr, Q: tl.constexpr, HB: tl.constexpr,
 ):  # fmt: skip
-    """dt (B, T, H) -> dt, cum and key, (B, H, n_chunks * Q) each; steps at padding and past the end
-    are zero. doc and position (B, T) -> opens (B, n_chunks * Q)."""
+    """dt (B, T, H) -> tokens; steps at padding and past the end are zero. doc and position (B, T)
+    -> opens."""
     k = tl.program_id(0)
     h = tl.program_id(1) * HB + tl.arange(0, HB)
     b = tl.program_id(2).to(tl.int64)
@@ -81,14 +82,15 @@ def prepare(
     cum = tl.cumsum(tl.maximum(dt * a[None, :], -104.0) * LOG2_E, 0)  # exp of -104 is zero
     log_dt = tl.where(dt >= LEAST, tl.log2(tl.maximum(dt, LEAST)), float("-inf"))
     place = (b * H + h[None, :]) * (tl.num_programs(0) * Q) + t[:, None]
-    tl.store(out_ptr + place, dt, mask=(h < H)[None, :])
-    tl.store(cum_ptr + place, cum, mask=(h < H)[None, :])
-    tl.store(key_ptr + place, cum - log_dt, mask=(h < H)[None, :])
+    slot = tl.num_programs(2).to(tl.int64) * H * (tl.num_programs(0) * Q)
+    tl.store(tokens_ptr + place, dt, mask=(h < H)[None, :])
+    tl.store(tokens_ptr + slot + place, cum, mask=(h < H)[None, :])
+    tl.store(tokens_ptr + 2 * slot + place, cum - log_dt, mask=(h < H)[None, :])
 
 
 @triton.jit
 def forward(
-    x_ptr, cum_ptr, key_ptr, B_ptr, C_ptr, D_ptr, opens_ptr, first_ptr, y_ptr, last_ptr,
+    x_ptr, tokens_ptr, B_ptr, C_ptr, D_ptr, opens_ptr, first_ptr, y_ptr, last_ptr,
     sxb, sxt, sxh, sbb, sbt, sbg, scb, sct, scg,
     T, H, R, Tp, per_piece,
     HAS_FIRST: tl.constexpr, HAS_LAST: tl.constexpr, HAS_D: tl.constexpr, HAS_DOC: tl.constexpr,
@@ -116,8 +118,9 @@ def forward(
     y_ptr += (b * T * H + h) * P
     B_ptr += b * sbb + (h // R) * sbg
     C_ptr += b * scb + (h // R) * scg
-    cum_ptr += (b * H + h) * Tp
-    key_ptr += (b * H + h) * Tp
+    slot = tl.num_programs(2).to(tl.int64) * H * Tp
+    cum_ptr = tokens_ptr + slot + (b * H + h) * Tp
+    key_ptr = cum_ptr + slot
     opens_ptr += b * Tp
     begin = piece * per_piece * Q
     stop = tl.minimum(begin + per_piece * Q, T)
@@ -153,8 +156,7 @@ def forward(
 
 @triton.jit
 def accumulate(
-    x_ptr, dy_ptr, cum_ptr, key_ptr, B_ptr, C_ptr, opens_ptr, first_ptr, each_ptr, last_ptr,
-    gain_ptr,
+    x_ptr, dy_ptr, tokens_ptr, B_ptr, C_ptr, opens_ptr, first_ptr, each_ptr, last_ptr, gain_ptr,
     sxb, sxt, sxh, syb, syt, syh, sbb, sbt, sbg, scb, sct, scg,
     T, H, R, Tp, n_chunks, per_piece, batch,
     HAS_FIRST: tl.constexpr, HAS_EACH: tl.constexpr, HAS_LAST: tl.constexpr,
@@ -184,8 +186,9 @@ def accumulate(
     v_ptr = tl.where(back, dy_ptr + b * syb + h * syh, x_ptr + b * sxb + h * sxh)
     K_ptr = tl.where(back, C_ptr + b * scb + h // R * scg, B_ptr + b * sbb + h // R * sbg)
     svt, skt = tl.where(back, syt, sxt), tl.where(back, sct, sbt)
-    cum_ptr += (b * H + h) * Tp
-    decay_ptr = tl.where(back, cum_ptr, key_ptr + (b * H + h) * Tp)
+    slot = tl.cast(batch, tl.int64) * H * Tp
+    cum_ptr = tokens_ptr + slot + (b * H + h) * Tp
+    decay_ptr = cum_ptr + tl.where(back, 0, slot)
     opens_ptr += b * Tp
     begin = piece * per_piece
     stop = tl.minimum(begin + per_piece, n_chunks)
