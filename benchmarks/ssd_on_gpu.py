@@ -2,8 +2,9 @@
 
 Medians of `triton.testing.do_bench` in bf16, milliseconds, forward and forward with backward, in
 one process; beside them the fewest bytes (inputs read once, outputs written once) over the rate of
-a device copy measured in the same run. Errors are relative, against fp64 on a short cut of the
-same shape. Writes one JSON line last.
+a device copy measured in the same run. For our kernels also what the GPU works in both passes,
+kernel by kernel, and what the host does for them, which is all that one sees where rows are short.
+Errors are relative, against fp64 on a short cut of the same shape. Writes one JSON line last.
 
     python benchmarks/ssd_on_gpu.py [--shapes 8x4096x32x64x1x128 ...] [--packed]
 """
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -23,6 +25,8 @@ from torch import Tensor
 from braidlm.ops.ssd import ssd
 from braidlm.segments import Segments
 
+OURS = ("prepare", "forward", "accumulate", "carry", "d_inputs", "d_projections", "finish")
+"""Our kernels, in the order in which they run."""
 SHAPES = ("8x4096x32x64x1x128", "8x4096x64x64x8x128", "1x131072x32x64x1x128", "1x4096x32x64x1x128")
 
 
@@ -73,6 +77,37 @@ def times(form: Callable[..., Tensor], args: list[Tensor]) -> tuple[float, float
     return forward, bench(both)
 
 
+def kernels(form: Callable[..., Tensor], args: list[Tensor], repeats: int = 8) -> dict[str, float]:
+    """Milliseconds that the GPU works in each kernel of both passes."""
+    from torch.profiler import ProfilerActivity, profile
+
+    dy = torch.randn_like(args[0])
+    torch.autograd.grad(form(*args), args, dy)
+    torch.cuda.synchronize()
+    with profile(activities=[ProfilerActivity.CUDA]) as seen:
+        for _ in range(repeats):
+            torch.autograd.grad(form(*args), args, dy)
+        torch.cuda.synchronize()
+    found: dict[str, float] = {}
+    for event in seen.key_averages():
+        name = event.key if event.key in OURS else "others"
+        found[name] = found.get(name, 0.0) + event.device_time_total / 1e3 / repeats
+    return found
+
+
+def host(form: Callable[..., Tensor], shape: tuple[int, ...], repeats: int = 100) -> float:
+    """Milliseconds that the host takes for both passes over rows too short to keep a GPU busy."""
+    args = inputs((1, 128, *shape[2:]))
+    dy = torch.randn_like(args[0])
+    for _ in range(5):
+        torch.autograd.grad(form(*args), args, dy)
+    torch.cuda.synchronize()
+    begin = time.perf_counter()
+    for _ in range(repeats):
+        torch.autograd.grad(form(*args), args, dy)
+    return (time.perf_counter() - begin) / repeats * 1e3
+
+
 def errors(shape: tuple[int, ...]) -> dict[str, list[float]]:
     """Relative errors of y and of every gradient at 1000 tokens, for each form of ours."""
     args = inputs((1, min(1000, shape[1]), *shape[2:]))
@@ -116,9 +151,15 @@ def main() -> None:
         floor = (2 * args[0].nbytes + sum(v.nbytes for v in args[1:])) / rate / 1e9
         segments = documents(shape) if options.packed else None
         measured = {name: times(form, args) for name, form in forms(segments).items()}
-        rows.append({"shape": text, "floor_ms": floor, "ms": measured, "errors": errors(shape)})
+        ours = forms(segments)["triton"]
+        works = kernels(ours, args)
+        waits = host(forms(None)["triton"], shape)
+        row = {"shape": text, "floor_ms": floor, "ms": measured, "kernels_ms": works}
+        rows.append(row | {"host_ms": waits, "errors": errors(shape)})
         cells = (f"{name} {f:.3f}, {fb:.3f}" for name, (f, fb) in measured.items())
         print(f"{text}: {'; '.join(cells)} ms; floor forward {floor:.3f}", flush=True)
+        parts = ", ".join(f"{name} {ms:.3f}" for name, ms in works.items())
+        print(f"  kernels {sum(works.values()):.3f}: {parts}; host {waits:.3f}", flush=True)
     print(json.dumps(card | {"packed": options.packed, "rows": rows}))
 
 
