@@ -4,12 +4,15 @@ import dataclasses
 import statistics
 
 import pytest
+import torch
 
+from braidlm import HybridLM
 from braidlm.arch.cost import cost
 from braidlm.arch.mixers import Mamba2Config
 from braidlm.arch.recipe import load_spec
 from braidlm.bench import accounts as counting
 from braidlm.bench import as_data, bench
+from tests import specs
 from tests.bench.conftest import PATTERNS, PLAN, SMALL, declaration, rows
 
 
@@ -28,6 +31,19 @@ def test_bytes_that_are_predicted_are_allocated(measured, name, tmp_path):
         assert row["allocated"] == held
         assert {key: row["predicted"][key] for key in held} == held
         assert sum(held.values()) > 0
+
+
+def test_no_architecture_has_a_fault():
+    """Each option of the declaration, at a length that no window and no chunk divides."""
+    found = {}
+    for name, spec in specs.ALL.items():
+        torch.manual_seed(0)
+        model = HybridLM(spec).eval()
+        tokens = torch.randint(spec.vocab_size, (2, 13))
+        faults = [*counting.counted(model), *counting.accounts(model, tokens, "fp32").faults]
+        found |= {name: faults} if faults else {}
+    assert found == {}
+    assert len(specs.ALL) > 80
 
 
 def test_every_mode_context_and_batch_size_is_told_in_order(measured):
