@@ -78,16 +78,16 @@ class Single(nn.Module):
         """Tell what the mixer tells; of keys there is nothing to tell."""
         return telemetry(self.mixer, scaled(x, self.factors[0]), segments)
 
-    def reads_rows(self, state: Any) -> bool:
-        """Whether `step_rows` can go on from this state."""
+    def reads_rows(self, is_step: bool, state: Any) -> bool:
+        """Whether `from_rows` can go on from this state; `is_step`: one token of each document."""
         asked = getattr(self.mixer, "reads_rows", None)
         is_known = self.out_proj is not None and self.factors[0] == 1.0
-        return is_known and asked is not None and asked(state)
+        return is_known and asked is not None and asked(is_step, state)
 
-    def step_rows(self, read: Read, state: Any, factor: float) -> tuple[Tensor, Any]:
-        """Add the sublayer's output for one token per row, times `factor`, to what it reads."""
+    def from_rows(self, read: Read, state: Any, factor: float) -> tuple[Tensor, Any]:
+        """Add the sublayer's output for each row, times `factor`, to what it reads."""
         assert self.out_proj is not None
-        u, state = self.mixer.step_rows(read, state)  # pyright: ignore[reportCallIssue]
+        u, state = self.mixer.from_rows(read, state)  # pyright: ignore[reportCallIssue]
         ending = Ending(residual=read.x, factor=factor * self.factors[1])
         weight, bias = self.out_proj.weight, self.out_proj.bias
         return rows.product(u, weight, bias, ending, dtype=read.x.dtype), state
@@ -167,8 +167,8 @@ class Block(nn.Module):
         self, stream: Stream, segments: Segments | None, state: Any, return_state: bool
     ) -> tuple[Stream, Any]:
         """Return the stream after this sublayer and the sublayer's new state."""
-        if rows.pays(stream.hidden, segments) and self._reads_rows(stream, state):
-            return self._step_rows(stream, state)
+        if rows.pays(stream.hidden) and self._reads_rows(stream, segments, state):
+            return self._from_rows(stream, state)
         aux: dict[str, Tensor] | None = None if stream.aux is None else {}
         asked = {"aux": aux} if self.has_router else {}
         asked |= {} if self.adapters is None else {"adapters": self.adapters}
@@ -181,17 +181,20 @@ class Block(nn.Module):
         hidden = stream.hidden + scaled(self._made(y), self.residual_multiplier)
         return stream._replace(hidden=hidden, handed=None, aux=aux), state
 
-    def _reads_rows(self, stream: Stream, state: Any) -> bool:
+    def _reads_rows(self, stream: Stream, segments: Segments | None, state: Any) -> bool:
         is_lone = self.is_plain and not self.is_post_normed and self.use_proj is None
         is_bare = stream.handed is None and stream.aux is None and self.norm.n_groups == 1
-        return is_lone and is_bare and self.mix.reads_rows(state)  # pyright: ignore[reportCallIssue]
+        if not (is_lone and is_bare):
+            return False
+        is_step = rows.is_step(stream.hidden, segments)
+        return self.mix.reads_rows(is_step, state)  # pyright: ignore[reportCallIssue]
 
-    def _step_rows(self, stream: Stream, state: Any) -> tuple[Stream, Any]:
-        """Take one token per row in few launches, see `ops.rows`."""
+    def _from_rows(self, stream: Stream, state: Any) -> tuple[Stream, Any]:
+        """Take each token by itself, in few launches, see `ops.rows`."""
         norm = self.norm
-        read = Read(stream.hidden[:, 0], True, norm.weight, norm.offset, norm.eps)
-        hidden, state = self.mix.step_rows(read, state, self.residual_multiplier)  # pyright: ignore[reportCallIssue]
-        return stream._replace(hidden=hidden[:, None]), state
+        read = Read(stream.hidden.flatten(0, 1), True, norm.weight, norm.offset, norm.eps)
+        hidden, state = self.mix.from_rows(read, state, self.residual_multiplier)  # pyright: ignore[reportCallIssue]
+        return stream._replace(hidden=hidden.view_as(stream.hidden)), state
 
     @property
     def is_plain(self) -> bool:

@@ -82,7 +82,7 @@ def precise_logits(model: nn.Module, hidden: Tensor) -> Tensor:
     tie, which would hide the choice. Few rows on a GPU are not even rounded to it.
     """
     dtype = next(model.parameters()).dtype
-    if isinstance(model, HybridLM) and hidden.dim() == 2 and rows.pays(hidden[:, None], None):
+    if isinstance(model, HybridLM) and hidden.dim() == 2 and rows.pays(hidden):
         read = rows.Read(scaled(hidden, model.logits_scale))
         return rows.product(read, model.lm_head.weight, dtype=torch.float32)
     with torch.autocast(hidden.device.type, enabled=False):

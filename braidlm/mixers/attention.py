@@ -152,11 +152,11 @@ class Attention(nn.Module):
             keys[self.lends_as] = lend(k, v, before, after, self.window)
         return self._gated(u, gate), after
 
-    def reads_rows(self, state: KVCache | None) -> bool:
-        """Whether `step_rows` can go on from this state."""
-        return state is not None and not self.shares_keys
+    def reads_rows(self, is_step: bool, state: KVCache | None) -> bool:
+        """Whether `from_rows` can go on from this state: one token of each document."""
+        return is_step and state is not None and not self.shares_keys
 
-    def step_rows(self, read: Read, state: KVCache) -> tuple[Read, KVCache | None]:
+    def from_rows(self, read: Read, state: KVCache) -> tuple[Read, KVCache | None]:
         """Take one token per row, before its norm, to u (n, n_heads * v_head_dim)."""
         p = product(read, self.in_proj.weight, self.in_proj.bias)
         u, after = self.projected(p[:, None], None, state, True)

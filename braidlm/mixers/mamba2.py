@@ -201,12 +201,12 @@ class Mamba2(nn.Module):
         del n_tokens
         return OwnState(*state)
 
-    def reads_rows(self, state: Mamba2State | None) -> bool:
-        """Whether `step_rows` can go on from this state."""
+    def reads_rows(self, is_step: bool, state: Mamba2State | None) -> bool:
+        """Whether `from_rows` can go on from this state: one token of each document."""
         is_known = self.factors is None and (self.n_groups == 1 or self.norm_weight is None)
-        return state is not None and is_known
+        return is_step and state is not None and is_known
 
-    def step_rows(self, read: Read, state: Mamba2State) -> tuple[Read, Mamba2State]:
+    def from_rows(self, read: Read, state: Mamba2State) -> tuple[Read, Mamba2State]:
         """Take one token per row, before its norm, to u (n, d_inner) before its own.
 
         Fewer and longer operations than `_step`: for a GPU. An `OwnState` is written in place.

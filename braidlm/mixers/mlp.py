@@ -49,11 +49,12 @@ class MLP(nn.Module):
         gate, up = p.chunk(2, dim=-1)
         return self.activation(scaled(gate, self.gate_multiplier)) * up, None
 
-    def reads_rows(self, state: None) -> bool:
-        """Whether `step_rows` can go on from this state: it has none."""
+    def reads_rows(self, is_step: bool, state: None) -> bool:
+        """Whether `from_rows` can go on from this state: it has none, and knows no documents."""
+        del is_step
         return state is None and self.gate_multiplier == 1.0
 
-    def step_rows(self, read: Read, state: None) -> tuple[Read, None]:
-        """Take one token per row, before its norm, to u (n, d_ff)."""
+    def from_rows(self, read: Read, state: None) -> tuple[Read, None]:
+        """Take each row, before its norm, to u (n, d_ff)."""
         ending = Ending(activation=self.activation_name, gated=self.gated)
         return Read(product(read, self.in_proj.weight, self.in_proj.bias, ending)), state

@@ -62,13 +62,16 @@ ROWS = Operator(
 )
 
 
-def pays(hidden: Tensor, segments: Segments | None) -> bool:
-    """Whether a sublayer should take its step by these products: hidden is (B, T, d_model)."""
-    if not hidden.is_cuda or hidden.shape[1] != 1 or segments is not None:
+def pays(x: Tensor) -> bool:
+    """Whether products of this tensor's rows should be made here: on a GPU, where nobody learns."""
+    if not x.is_cuda or torch.compiler.is_compiling():
         return False
-    is_asked = dispatch.is_plain(hidden) and not torch.compiler.is_compiling()
-    is_known = dispatch.HAS_TRITON and hidden.dtype != torch.float64
-    return is_asked and is_known and hidden.shape[0] <= MOST_ROWS
+    return dispatch.is_plain(x) and dispatch.HAS_TRITON and x.dtype != torch.float64
+
+
+def is_step(hidden: Tensor, segments: Segments | None) -> bool:
+    """Whether hidden (B, T, d_model) is one token of each of a few documents."""
+    return hidden.shape[1] == 1 and segments is None and hidden.shape[0] <= MOST_ROWS
 
 
 def product(

@@ -57,7 +57,7 @@ def ended(p: Tensor, bias: Tensor | None, ending: Ending, dtype: torch.dtype) ->
     conv = ending.conv or ConvStep(0, p, None, p)
     residual = y if ending.residual is None else ending.residual
     known = options(Read(p), bias, ending)
-    end_kernel[(triton.cdiv(n_out, 256), triton.cdiv(n_rows, 4))](
+    end_kernel[(triton.cdiv(n_rows, 4), triton.cdiv(n_out, 256))](
         *(p, y if bias is None else bias, residual, y),
         *(conv.weight, y if conv.bias is None else conv.bias, conv.state),
         *(residual.stride(0), n_rows, n_out, conv.first, len(conv.weight), ending.factor),

@@ -289,7 +289,7 @@ def open_kernel(
     BK: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
     """What stands before a product, alone: a row per program."""
-    row = tl.program_id(0)
+    row = tl.program_id(0).to(tl.int64)
     k = tl.arange(0, BK)
     after_launch(EARLY)
     v, y = _opened(
@@ -298,7 +298,7 @@ def open_kernel(
     )  # fmt: skip
     if NORM:
         y *= tl.rsqrt(tl.sum(v * v, 0) / K + eps)
-    tl.store(y_ptr + row.to(tl.int64) * K + k, y, mask=k < K)
+    tl.store(y_ptr + row * K + k, y, mask=k < K)
 
 
 @triton_jit
@@ -310,8 +310,8 @@ def end_kernel(
     EARLY: tl.constexpr,
 ):  # fmt: skip
     """What stands behind a product, alone."""
-    m = tl.program_id(1) * BM + tl.arange(0, BM)
-    n = tl.program_id(0) * BN + tl.arange(0, BN)
+    m = tl.program_id(0).to(tl.int64) * BM + tl.arange(0, BM)
+    n = tl.program_id(1) * BN + tl.arange(0, BN)
     ok = (m < n_rows)[:, None] & (n < N)[None, :]
     after_launch(EARLY)
     at = m[:, None] * (2 * N if GATED else N) + n[None, :]
