@@ -16,8 +16,8 @@ from braidlm.bench.contender import Call, Library, Setting, Stamps
 from braidlm.bench.plan import Plan
 from braidlm.checkpoint import cast_weights
 from braidlm.errors import InputError
-from braidlm.generate import CompiledStep, GraphStep, Sampling, stream_tokens
-from braidlm.generate.mode import device_of, inference, precise_logits, weights_dtype
+from braidlm.generate import CompiledStep, GraphStep, Sampling, step_for, stream_tokens
+from braidlm.generate.mode import inference, precise_logits, weights_dtype
 from braidlm.model import HybridLM
 from braidlm.ops import dispatch
 from braidlm.runs import Run
@@ -121,11 +121,12 @@ class Answering:
         self.allocated: dict[str, int] = {}
         cast_weights(model, weights_dtype(setting.answering_dtype))
         self.model = model.to(setting.device).eval()
-        self.step = _step(self.model, setting.plan)
+        plan = setting.plan
+        self.step = step_for(self.model, is_compiled=plan.is_compiled, is_recorded=plan.is_recorded)
         self.about: dict[str, Any] = {
             "library": "braidlm",
             "precision": f"{setting.answering_dtype} weights",
-            "step": _how(self.step, setting.plan),
+            "step": _how(self.step, plan),
         }
 
     def prefill(self, prompts: Tensor) -> Call:
@@ -171,13 +172,6 @@ class Answering:
     def close(self) -> None:
         """Forget the model."""
         del self.model, self.step
-
-
-def _step(model: HybridLM, plan: Plan) -> CompiledStep | GraphStep | None:
-    """Return what runs the steps, as `braid generate` chooses it."""
-    if device_of(model).type == "cuda" and plan.is_recorded:
-        return GraphStep(model, compiled=plan.is_compiled)
-    return CompiledStep(model) if plan.is_compiled else None
 
 
 def _how(step: CompiledStep | GraphStep | None, plan: Plan) -> str:

@@ -61,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
     from braidlm.checkpoint import load_model
     from braidlm.data.tokenizer import load_tokenizer
     from braidlm.device import choose_device
-    from braidlm.generate import Sampling
+    from braidlm.generate import Sampling, step_for
     from braidlm.generate.mode import weights_dtype
 
     sampling = Sampling(args.temperature, args.top_p, args.top_k, args.seed)
@@ -74,7 +74,7 @@ def run(args: argparse.Namespace) -> int:
         "max_new_tokens": args.max_new_tokens,
         "sampling": sampling,
         "stop_ids": (tokenizer.eos_id,),
-        "step": _step(args, model),
+        "step": step_for(model, is_compiled=args.compile, is_recorded=not args.no_graph),
     }
     if len(prompts) == 1 and not args.json:
         _print_stream(model, tokenizer, "" if args.chat else prompts[0], ids, settings)
@@ -91,16 +91,6 @@ def run(args: argparse.Namespace) -> int:
         for prompt, text in zip(prompts, texts, strict=True):
             print(f"--- {prompt}\n{'' if args.chat else prompt}{text}")
     return 0
-
-
-def _step(args: argparse.Namespace, model: Any) -> Any:
-    """What runs the steps: on a GPU a recorded graph unless it is refused."""
-    from braidlm.generate import CompiledStep, GraphStep
-    from braidlm.generate.mode import device_of
-
-    if device_of(model).type == "cuda" and not args.no_graph:
-        return GraphStep(model, compiled=args.compile)
-    return CompiledStep(model) if args.compile else None
 
 
 def _prompt_ids(is_chat: bool, name: str, tokenizer: Any, prompts: list[str]) -> list[list[int]]:

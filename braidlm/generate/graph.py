@@ -19,6 +19,21 @@ from braidlm.generate.mode import device_of, inference, precise_logits
 from braidlm.model import HybridLM
 
 
+def step_for(
+    model: HybridLM, *, is_compiled: bool = False, is_recorded: bool = True
+) -> CompiledStep | GraphStep | None:
+    """Return what runs a model's steps where it is; None: they run as they stand.
+
+    Args:
+        model: with the weights, and on the device, of the texts to come.
+        is_compiled: whether steps are compiled.
+        is_recorded: whether they are recorded on a GPU.
+    """
+    if is_recorded and device_of(model).type == "cuda":
+        return GraphStep(model, compiled=is_compiled)
+    return CompiledStep(model) if is_compiled else None
+
+
 class GraphStep:
     """One token per row and step, chosen on the GPU, recorded for a number of rows and a room.
 

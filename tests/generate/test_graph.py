@@ -8,7 +8,14 @@ import pytest
 import torch
 
 from braidlm.errors import InputError
-from braidlm.generate import GraphStep, Sampling, generate, stream_tokens
+from braidlm.generate import (
+    CompiledStep,
+    GraphStep,
+    Sampling,
+    generate,
+    step_for,
+    stream_tokens,
+)
 from braidlm.generate.ahead import AHEAD, Told, columns
 from braidlm.model import HybridLM
 from tests.generate.test_compiled import NOT_COMPILED
@@ -146,6 +153,15 @@ def test_changed_weights_and_other_models_are_refused():
 def test_a_cpu_records_nothing():
     with pytest.raises(InputError, match="recorded on a GPU"):
         GraphStep(_model("mamba2"))
+
+
+def test_what_runs_steps_where():
+    model = _model("mamba2")
+    assert step_for(model) is None
+    assert isinstance(step_for(model, is_compiled=True), CompiledStep)
+    if torch.cuda.is_available():
+        assert isinstance(step_for(model.cuda()), GraphStep)
+        assert step_for(model, is_recorded=False) is None
 
 
 @needs_gpu
