@@ -20,16 +20,12 @@ __all__ = ["ConvStep", "Ending", "Read", "pays", "product"]
 
 MOST_ROWS = 512
 """Beyond it a product is bound by its arithmetic, and the usual step is as good."""
-MOST_TRITON = 1
-"""Rows that a kernel of ours multiplies; of more cuBLAS makes a better product."""
 
 
 def _why_not_triton(call: Call) -> str | None:
     if reason := _why_not_blas(call):
         return reason
-    return (
-        f"cuBLAS is faster at {call.shapes['n']} rows" if call.shapes["n"] > MOST_TRITON else None
-    )
+    return "cuBLAS is faster where there are several rows" if call.shapes["n"] > 1 else None
 
 
 def _why_not_blas(call: Call) -> str | None:

@@ -1,12 +1,12 @@
-"""Products of few rows on a GPU: one launch from the norm to the residual sum.
+"""Products of one row on a GPU: one launch from the norm to the residual sum.
 
 With g the scale and s the SiLU of the gate, a norm over all K channels is one factor per row::
 
     v = x s or x;   y = W (v g) r,   r = 1 / sqrt(mean(v^2) + eps)
 
-so that r is found beside the product and multiplies its result. One row is multiplied and summed
-in registers; more are products of tiles. A program owns some rows of W, hence some channels of the
-result and of the convolution's state, which it shifts in place.
+so that r is found beside the product and multiplies its result. A row is multiplied and summed in
+registers. A program owns some rows of W, hence some channels of the result and of the convolution's
+state, which it shifts in place.
 
 A launch may begin before the one in front of it has ended (programmatic dependent launch): it then
 loads its first weights, which nobody writes, and waits. Each launch allows the next one only after
@@ -28,6 +28,8 @@ from braidlm.ops.triton_launch import after_launch, early
 triton_jit: Any = triton.jit  # no type checker knows what a launch takes
 
 ACTIVATION = {None: 0, "silu": 1, "gelu": 2, "relu2": 3}
+WEIGHT_ROWS = 4
+"""Rows of W that a program multiplies, by two warps: the fastest of six ways (docs/log.md)."""
 
 
 def product_triton(
@@ -42,29 +44,20 @@ def product_triton(
     pointers = (read.x, gate, _or(read.scale, y), weight, _or(bias, y), residual, y)
     sizes = (read.x.stride(0), gate.stride(0), residual.stride(0), n_rows, n_out)
     numbers = (conv.first, len(conv.weight), read.eps, read.offset, ending.factor)
-    kernel, shape = plan(n_rows, n_out, n_inputs, ending.gated)
-    grid = (triton.cdiv(n_out, shape["BN"]), triton.cdiv(n_rows, shape.get("BM", 1)))
-    kernel[grid](
+    mine = WEIGHT_ROWS // (2 if ending.gated else 1)
+    _one_row[(triton.cdiv(n_out, mine), n_rows)](
         *pointers,
         *(conv.weight, _or(conv.bias, y), conv.state),
         *sizes,
         *numbers,
         **options(read, bias, ending),
         K=n_inputs,
-        **shape,
+        BN=mine,
+        BK=256,
+        num_warps=2,
         **early(read.x),
     )
     return y
-
-
-def plan(n_rows: int, n_out: int, n_inputs: int, is_gated: bool) -> tuple[Any, dict[str, int]]:
-    """Choose the kernel and its tiles: enough programs for a GPU's 100 to 150 processors."""
-    if n_rows == 1:
-        return _one_row, {"BN": 1 if is_gated else 2, "BK": 256, "num_warps": 1}
-    tall = max(16, 1 << (n_rows - 1).bit_length())
-    wide = 16 if is_gated or n_out < 4096 else 32
-    wide = 64 if n_out > 2**14 else wide
-    return _few_rows, {"BM": tall, "BN": wide, "BK": 128, "num_warps": 4, "num_stages": 4}
 
 
 def options(read: Read, bias: Tensor | None, ending: Ending) -> dict[str, Any]:
@@ -232,52 +225,6 @@ def _one_row(
     y, up = tl.sum(y, 1)[None, :], tl.sum(up, 1)[None, :]
     _finish(
         y, up, r, m, n, (n < N)[None, :], bias_ptr, old_ptr, y_ptr, cw_ptr, cb_ptr, cs_ptr,
-        so, N, first, channels, factor, NORM, BIAS, ACT, GATED, CONV, CONV_BIAS, OLD,
-    )  # fmt: skip
-
-
-@triton_jit
-def _few_rows(
-    x_ptr, z_ptr, scale_ptr, w_ptr, bias_ptr, old_ptr, y_ptr, cw_ptr, cb_ptr, cs_ptr,
-    sx, sz, so, n_rows, N, first, channels, eps, offset, factor,
-    NORM: tl.constexpr, SCALE: tl.constexpr, GATE: tl.constexpr, BIAS: tl.constexpr,
-    ACT: tl.constexpr, GATED: tl.constexpr, CONV: tl.constexpr, CONV_BIAS: tl.constexpr,
-    OLD: tl.constexpr, K: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
-    EARLY: tl.constexpr,
-):  # fmt: skip
-    """All rows times some rows of W, as products of tiles."""
-    m = tl.program_id(1) * BM + tl.arange(0, BM)
-    n = tl.program_id(0) * BN + tl.arange(0, BN)
-    k = tl.arange(0, BK)
-    after_launch(EARLY)
-    w_at = w_ptr + n.to(tl.int64)[None, :] * K + k[:, None]
-    up_at = w_ptr + (n.to(tl.int64) + N)[None, :] * K + k[:, None]
-    y = tl.zeros((BM, BN), tl.float32)
-    up = tl.zeros((BM, BN), tl.float32)
-    squares = tl.zeros((BM,), tl.float32)
-    for start in range(0, K, BK):
-        here = start + k < K
-        mine = here[:, None] & (n < N)[None, :]
-        at = m[:, None] * sx + start + k[None, :]
-        gate_at = m[:, None] * sz + start + k[None, :]
-        v, read = _opened(
-            x_ptr + at, z_ptr + gate_at, scale_ptr + start + k[None, :], offset,
-            (m < n_rows)[:, None] & here[None, :], here[None, :], GATE, SCALE,
-        )  # fmt: skip
-        if NORM:
-            squares += tl.sum(v * v, 1)
-        w = tl.load(w_at + start, mask=mine, other=0.0)
-        read = read.to(w.dtype)
-        y = tl.dot(read, w, y, input_precision="ieee")
-        if GATED:
-            u = tl.load(up_at + start, mask=mine, other=0.0)
-            up = tl.dot(read, u, up, input_precision="ieee")
-    r = squares
-    if NORM:
-        r = tl.rsqrt(r / K + eps)
-    _finish(
-        y, up, r, m, n, (m < n_rows)[:, None] & (n < N)[None, :],
-        bias_ptr, old_ptr, y_ptr, cw_ptr, cb_ptr, cs_ptr,
         so, N, first, channels, factor, NORM, BIAS, ACT, GATED, CONV, CONV_BIAS, OLD,
     )  # fmt: skip
 
