@@ -8,6 +8,7 @@ from braidlm.arch.mixers import MLPConfig
 from braidlm.ops.activation import ACTIVATIONS
 from braidlm.ops.rows import Ending, Read, product
 from braidlm.ops.scaled import scaled
+from braidlm.ops.swiglu import swiglu
 from braidlm.segments import Segments
 
 
@@ -46,6 +47,8 @@ class MLP(nn.Module):
         """Go on from p, what the input projection gives."""
         if not self.gated:
             return self.activation(p), None
+        if self.activation_name == "silu":
+            return swiglu(p, self.gate_multiplier), None
         gate, up = p.chunk(2, dim=-1)
         return self.activation(scaled(gate, self.gate_multiplier)) * up, None
 

@@ -5,9 +5,9 @@
 
     g_t = dy_t dy_t/dh_t;  dx_t = sum_k w_k g_{t+k};  dw_k = sum_t g_t x_{t-k};  dbias = sum_t g_t
 
-Nothing is kept but the inputs. Going back, one kernel writes g, and another reads it. A program of
-the first takes blocks of tokens of the same channels in turn, and so adds up its share of the
-gradients of weight and bias in registers.
+Nothing is kept but the inputs. A program walks from token to token with the last three of some
+channels in registers, so that everything is read once; going back it holds the three dx that are
+not complete yet, too, and adds up its share of the gradients of weight and bias.
 """
 
 from __future__ import annotations
@@ -23,12 +23,10 @@ from braidlm.segments import Segments
 
 triton_jit: Any = triton.jit  # no type checker knows what a launch takes
 
-TOKENS, CHANNELS = 32, 128
-"""Of a block."""
-SUMMED = 16, 64
-"""Tokens and channels of one where five sums of it stay in registers."""
-PROGRAMS = 256
-"""Programs that share the tokens of a block of channels going back."""
+WALK, CHANNELS = 64, 128
+"""Tokens and channels of a program."""
+TOGETHER: Any = tl.constexpr(4)
+"""Tokens that are loaded before the first of them is needed."""
 
 
 def conv_triton(
@@ -57,10 +55,10 @@ def _conv(
     x = x if x.stride(-1) == 1 else x.contiguous()
     y = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     batch, length, width = x.shape
-    grid = (-(-length // TOKENS), -(-width // CHANNELS), batch)
-    _forward[grid](
+    per_row = -(-length // WALK)
+    _forward[(per_row * batch, -(-width // CHANNELS))](
         *(x, weight.contiguous(), _or(bias, x), _or(position, x), y),
-        *(*x.stride()[:2], length, width),
+        *(*x.stride()[:2], length, width, per_row),
         **_options(weight, bias, position, silu),
     )
     return y
@@ -82,22 +80,14 @@ def _conv_backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     x, dy = (v if v.stride(-1) == 1 else v.contiguous() for v in (x, dy))
     batch, length, width = x.shape
-    n_blocks = -(-length // SUMMED[0]) * batch
-    each = -(-n_blocks // PROGRAMS)
-    n_programs = -(-n_blocks // each)
+    per_row = -(-length // WALK)
     columns = weight.shape[1]
-    options = _options(weight, bias, position, silu)
-    g, d_x = (torch.empty(x.shape, dtype=x.dtype, device=x.device) for _ in range(2))
-    shares = x.new_empty(n_programs, columns + 1, width, dtype=torch.float32)
-    place = _or(position, x)
-    _slopes[(n_programs, -(-width // SUMMED[1]))](
-        *(x, weight.contiguous(), _or(bias, x), place, dy, g, shares),
-        *(*x.stride()[:2], *dy.stride()[:2], length, width, n_blocks, each),
-        **options | dict(zip(("TB", "CB"), SUMMED, strict=True)),
-    )
-    _inputs[(-(-length // TOKENS), -(-width // CHANNELS), batch)](
-        *(g, weight.contiguous(), place, d_x, length, width),
-        **{name: options[name] for name in ("K", "HAS_POSITION", "TB", "CB", "num_warps")},
+    d_x = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+    shares = x.new_empty(per_row * batch, columns + 1, width, dtype=torch.float32)
+    _backward[(per_row * batch, -(-width // CHANNELS))](
+        *(x, weight.contiguous(), _or(bias, x), _or(position, x), dy, d_x, shares),
+        *(*x.stride()[:2], *dy.stride()[:2], length, width, per_row),
+        **_options(weight, bias, position, silu),
     )
     sums = shares.sum(0)
     d_bias = sums.new_empty(0) if bias is None else sums[columns].to(bias.dtype)
@@ -134,9 +124,9 @@ def _options(
         "SILU": silu,
         "HAS_BIAS": bias is not None,
         "HAS_POSITION": position is not None,
-        "TB": TOKENS,
+        "WALK": WALK,
         "CB": CHANNELS,
-        "num_warps": 4,
+        "num_warps": 1,
     }
 
 
@@ -146,19 +136,19 @@ def _or(tensor: Tensor | None, other: Tensor) -> Tensor:
 
 
 @triton_jit
-def _rows(base, t, stride, c, T, D):
-    """Tokens t and channels c of a (T, D) matrix in fp32, zero outside."""
-    ok = ((t >= 0) & (t < T))[:, None] & (c < D)[None, :]
-    place = t.to(tl.int64)[:, None] * stride + c[None, :]
-    return tl.load(base + place, mask=ok, other=0.0).to(tl.float32)
+def _line(base, t, stride, c, T, D):
+    """Token t of channels c of a (T, D) matrix in fp32, zero outside."""
+    ok = (c < D) & (t >= 0) & (t < T)
+    return tl.load(base + t * stride + c, mask=ok, other=0.0).to(tl.float32)
 
 
 @triton_jit
 def _place(position_ptr, t, T, HAS_POSITION: tl.constexpr):
-    """Tokens of the same document before each of t; none of tokens beyond the row's ends."""
+    """Tokens of the same document before token t; none beyond the row's end."""
+    place = tl.where(t < T, t, -1)
     if HAS_POSITION:
-        return tl.load(position_ptr + t, mask=(t >= 0) & (t < T), other=-1).to(tl.int32)
-    return tl.where(t < T, t, -1)
+        place = tl.load(position_ptr + t, mask=t < T, other=-1).to(tl.int32)
+    return place
 
 
 @triton_jit
@@ -167,104 +157,110 @@ def _column(weight_ptr, c, D, k: tl.constexpr, K: tl.constexpr):
     value = tl.zeros((c.shape[0],), tl.float32)
     if k < K:
         value = tl.load(weight_ptr + c * K + (K - 1 - k), mask=c < D, other=0.0).to(tl.float32)
-    return value[None, :]
+    return value
 
 
 @triton_jit
-def _earlier(x_ptr, t, place, k: tl.constexpr, stride, c, T, D, K: tl.constexpr):
-    """x of the token k before each of t, zero where that is none of its document."""
-    x = tl.zeros((t.shape[0], c.shape[0]), tl.float32)
-    if k < K:
-        x = tl.where((place >= k)[:, None], _rows(x_ptr, t - k, stride, c, T, D), 0.0)
-    return x
+def _bias(bias_ptr, c, D, HAS_BIAS: tl.constexpr):
+    value = tl.zeros((c.shape[0],), tl.float32)
+    if HAS_BIAS:
+        value = tl.load(bias_ptr + c, mask=c < D, other=0.0).to(tl.float32)
+    return value
+
+
+@triton_jit
+def _value(x0, x1, x2, x3, w0, w1, w2, w3, bias, place):
+    """h of a token that stands at `place`: a document's first ones have fewer before them."""
+    h = bias + x0 * w0
+    h += tl.where(place >= 1, x1 * w1, 0.0)
+    h += tl.where(place >= 2, x2 * w2, 0.0)
+    return h + tl.where(place >= 3, x3 * w3, 0.0)
 
 
 @triton_jit
 def _forward(
-    x_ptr, weight_ptr, bias_ptr, position_ptr, y_ptr, sxb, sxt, T, D,
+    x_ptr, weight_ptr, bias_ptr, position_ptr, y_ptr, sxb, sxt, T, D, per_row,
     K: tl.constexpr, SILU: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_POSITION: tl.constexpr,
-    TB: tl.constexpr, CB: tl.constexpr,
+    WALK: tl.constexpr, CB: tl.constexpr,
 ):  # fmt: skip
-    b = tl.program_id(2).to(tl.int64)
-    t = tl.program_id(0) * TB + tl.arange(0, TB)
+    b = (tl.program_id(0) // per_row).to(tl.int64)
+    first = (tl.program_id(0) % per_row * WALK).to(tl.int64)  # and so is every place
     c = tl.program_id(1) * CB + tl.arange(0, CB)
-    place = _place(position_ptr + b * T, t, T, HAS_POSITION)
-    h = tl.zeros((TB, CB), tl.float32)
-    if HAS_BIAS:
-        h += tl.load(bias_ptr + c, mask=c < D, other=0.0).to(tl.float32)[None, :]
-    for k in tl.static_range(K):
-        x = _earlier(x_ptr + b * sxb, t, place, k, sxt, c, T, D, K)
-        h += x * _column(weight_ptr, c, D, k, K)
-    if SILU:
-        h *= tl.sigmoid(h)
-    ok = (t < T)[:, None] & (c < D)[None, :]
-    tl.store(y_ptr + (b * T + t)[:, None] * D + c[None, :], h, mask=ok)
-
-
-@triton_jit
-def _slopes(
-    x_ptr, weight_ptr, bias_ptr, position_ptr, dy_ptr, g_ptr, shares_ptr,
-    sxb, sxt, syb, syt, T, D, n_blocks, each,
-    K: tl.constexpr, SILU: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_POSITION: tl.constexpr,
-    TB: tl.constexpr, CB: tl.constexpr,
-):  # fmt: skip
-    """g, and each program's sums -> shares (programs, K + 1, D): of k = 0..K-1, then of bias."""
-    c = tl.program_id(1) * CB + tl.arange(0, CB)
-    per_row = tl.cdiv(T, TB)
+    x, position, y = x_ptr + b * sxb, position_ptr + b * T, y_ptr + b * T * D
     w0, w1 = _column(weight_ptr, c, D, 0, K), _column(weight_ptr, c, D, 1, K)
     w2, w3 = _column(weight_ptr, c, D, 2, K), _column(weight_ptr, c, D, 3, K)
-    bias = tl.zeros((1, CB), tl.float32)
-    if HAS_BIAS:
-        bias += tl.load(bias_ptr + c, mask=c < D, other=0.0).to(tl.float32)[None, :]
-    sums = tl.zeros((TB, CB), tl.float32)
-    sum0, sum1, sum2, sum3 = sums, sums, sums, sums
-    first = tl.program_id(0) * each
-    for block in range(first, tl.minimum(first + each, n_blocks)):
-        b = (block // per_row).to(tl.int64)
-        t = block % per_row * TB + tl.arange(0, TB)
-        x = x_ptr + b * sxb
-        place = _place(position_ptr + b * T, t, T, HAS_POSITION)
-        g = _rows(dy_ptr + b * syb, t, syt, c, T, D)
-        x0, x1 = (
-            _earlier(x, t, place, 0, sxt, c, T, D, K),
-            _earlier(x, t, place, 1, sxt, c, T, D, K),
-        )
-        x2, x3 = (
-            _earlier(x, t, place, 2, sxt, c, T, D, K),
-            _earlier(x, t, place, 3, sxt, c, T, D, K),
-        )
-        if SILU:
-            h = x0 * w0 + x1 * w1 + x2 * w2 + x3 * w3 + bias
-            s = tl.sigmoid(h)
-            g *= s * (1.0 + h * (1.0 - s))
-        ok = (t < T)[:, None] & (c < D)[None, :]
-        tl.store(g_ptr + (b * T + t)[:, None] * D + c[None, :], g, mask=ok)
-        sums += g
-        sum0 += g * x0
-        sum1 += g * x1
-        sum2 += g * x2
-        sum3 += g * x3
-    to = shares_ptr + tl.program_id(0) * (K + 1) * D + c
-    tl.store(to, tl.sum(sum0, 0), mask=c < D)
-    tl.store(to + D, tl.sum(sum1, 0), mask=(c < D) & (K > 1))
-    tl.store(to + 2 * D, tl.sum(sum2, 0), mask=(c < D) & (K > 2))
-    tl.store(to + 3 * D, tl.sum(sum3, 0), mask=(c < D) & (K > 3))
-    tl.store(to + K * D, tl.sum(sums, 0), mask=c < D)
+    bias = _bias(bias_ptr, c, D, HAS_BIAS)
+    x1, x2 = _line(x, first - 1, sxt, c, T, D), _line(x, first - 2, sxt, c, T, D)
+    x3 = _line(x, first - 3, sxt, c, T, D)
+    for start in range(first, tl.minimum(first + WALK, T), TOGETHER):
+        a0, a1 = _line(x, start, sxt, c, T, D), _line(x, start + 1, sxt, c, T, D)
+        a2, a3 = _line(x, start + 2, sxt, c, T, D), _line(x, start + 3, sxt, c, T, D)
+        for i in tl.static_range(TOGETHER):  # type: ignore[reportGeneralTypeIssues]
+            t = start + i
+            x0 = a0 if i == 0 else a1 if i == 1 else a2 if i == 2 else a3
+            place = _place(position, t, T, HAS_POSITION)
+            h = _value(x0, x1, x2, x3, w0, w1, w2, w3, bias, place)
+            if SILU:
+                h *= tl.sigmoid(h)
+            tl.store(y + t * D + c, h, mask=(c < D) & (t < T))
+            x3, x2, x1 = x2, x1, x0
 
 
 @triton_jit
-def _inputs(
-    g_ptr, weight_ptr, position_ptr, dx_ptr, T, D,
-    K: tl.constexpr, HAS_POSITION: tl.constexpr, TB: tl.constexpr, CB: tl.constexpr,
+def _backward(
+    x_ptr, weight_ptr, bias_ptr, position_ptr, dy_ptr, dx_ptr, shares_ptr,
+    sxb, sxt, syb, syt, T, D, per_row,
+    K: tl.constexpr, SILU: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_POSITION: tl.constexpr,
+    WALK: tl.constexpr, CB: tl.constexpr,
 ):  # fmt: skip
-    """dx from g."""
-    b = tl.program_id(2).to(tl.int64)
-    t = tl.program_id(0) * TB + tl.arange(0, TB)
+    """dx, and a walk's sums -> shares (walks, K + 1, D): of k = 0..K-1, then of bias.
+
+    Going on to three tokens behind its own gives a walk the rest of its dx.
+    """
+    b = (tl.program_id(0) // per_row).to(tl.int64)
+    first = (tl.program_id(0) % per_row * WALK).to(tl.int64)  # and so is every place
+    stop = tl.minimum(first + WALK, T)
     c = tl.program_id(1) * CB + tl.arange(0, CB)
-    d_x = tl.zeros((TB, CB), tl.float32)
-    for k in tl.static_range(K):
-        place = _place(position_ptr + b * T, t + k, T, HAS_POSITION)
-        g = _rows(g_ptr + b * T * D, t + k, D, c, T, D)
-        d_x += tl.where((place >= k)[:, None], g, 0.0) * _column(weight_ptr, c, D, k, K)
-    ok = (t < T)[:, None] & (c < D)[None, :]
-    tl.store(dx_ptr + (b * T + t)[:, None] * D + c[None, :], d_x, mask=ok)
+    x, dy = x_ptr + b * sxb, dy_ptr + b * syb
+    position, dx = position_ptr + b * T, dx_ptr + b * T * D
+    w0, w1 = _column(weight_ptr, c, D, 0, K), _column(weight_ptr, c, D, 1, K)
+    w2, w3 = _column(weight_ptr, c, D, 2, K), _column(weight_ptr, c, D, 3, K)
+    bias = _bias(bias_ptr, c, D, HAS_BIAS)
+    x1, x2 = _line(x, first - 1, sxt, c, T, D), _line(x, first - 2, sxt, c, T, D)
+    x3 = _line(x, first - 3, sxt, c, T, D)
+    zero = tl.zeros((CB,), tl.float32)
+    sums, sum0, sum1, sum2, sum3 = zero, zero, zero, zero, zero
+    d1, d2, d3 = zero, zero, zero  # dx of the three tokens before, as far as it is known
+    for start in range(first, stop + 3, TOGETHER):
+        a0, a1 = _line(x, start, sxt, c, T, D), _line(x, start + 1, sxt, c, T, D)
+        a2, a3 = _line(x, start + 2, sxt, c, T, D), _line(x, start + 3, sxt, c, T, D)
+        g0, g1 = _line(dy, start, syt, c, T, D), _line(dy, start + 1, syt, c, T, D)
+        g2, g3 = _line(dy, start + 2, syt, c, T, D), _line(dy, start + 3, syt, c, T, D)
+        for i in tl.static_range(TOGETHER):  # type: ignore[reportGeneralTypeIssues]
+            t = start + i
+            x0 = a0 if i == 0 else a1 if i == 1 else a2 if i == 2 else a3
+            g = g0 if i == 0 else g1 if i == 1 else g2 if i == 2 else g3
+            place = _place(position, t, T, HAS_POSITION)
+            if SILU:
+                h = _value(x0, x1, x2, x3, w0, w1, w2, w3, bias, place)
+                s = tl.sigmoid(h)
+                g *= s * (1.0 + h * (1.0 - s))
+            g_1, g_2 = tl.where(place >= 1, g, 0.0), tl.where(place >= 2, g, 0.0)
+            g_3 = tl.where(place >= 3, g, 0.0)
+            ours = tl.where(t < stop, 1.0, 0.0)
+            sums += g * ours
+            sum0 += g * x0 * ours
+            sum1 += g_1 * x1 * ours
+            sum2 += g_2 * x2 * ours
+            sum3 += g_3 * x3 * ours
+            done = t - 3
+            ok = (c < D) & (done >= first) & (done < stop)
+            tl.store(dx + done * D + c, d3 + g_3 * w3, mask=ok)
+            d3, d2, d1 = d2 + g_2 * w2, d1 + g_1 * w1, g * w0
+            x3, x2, x1 = x2, x1, x0
+    to = shares_ptr + tl.program_id(0).to(tl.int64) * (K + 1) * D + c
+    tl.store(to, sum0, mask=c < D)
+    tl.store(to + D, sum1, mask=(c < D) & (K > 1))
+    tl.store(to + 2 * D, sum2, mask=(c < D) & (K > 2))
+    tl.store(to + 3 * D, sum3, mask=(c < D) & (K > 3))
+    tl.store(to + K * D, sums, mask=c < D)

@@ -10,6 +10,7 @@ from braidlm.ops import conv, dispatch, norm
 from braidlm.ops.conv import causal_conv
 from braidlm.ops.loss import linear_cross_entropy
 from braidlm.ops.norm import gated_rms_norm, rms_norm
+from braidlm.ops.swiglu import swiglu
 from braidlm.segments import Segments
 from tests.ops.compare import layouts, only_real, relative_l2, with_gradients
 from tests.tolerances import BF16_L2, TRITON_SMALL
@@ -191,12 +192,35 @@ def test_the_convolution_is_a_sum_of_shifted_rows(columns, activation, layout, d
 def test_a_convolution_adds_up_its_weight_over_many_blocks(monkeypatch):
     from braidlm.ops import triton_conv
 
-    for name, value in (("PROGRAMS", 2), ("TOKENS", 16), ("CHANNELS", 16), ("SUMMED", (4, 16))):
+    for name, value in (("WALK", 8), ("CHANNELS", 16)):
         monkeypatch.setattr(triton_conv, name, value)
     found = errors(
         lambda x, w: triton_conv.conv_triton(x, w, None, None, True),
         lambda x, w: causal_conv(x, w, None, activation="silu", impl="naive")[0],
         [torch.randn(2, 20, 20), torch.randn(20, 4)],
+    )
+    assert max(found) < TRITON_SMALL
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("shape", "multiplier"), [((3, 5, 26), 1.0), ((4, 2100), -0.7)], ids=str)
+def test_one_half_gates_the_other(shape, multiplier, dtype):
+    from braidlm.ops.triton_swiglu import swiglu_triton
+
+    def form(p):
+        return swiglu(p, multiplier, impl="torch")
+
+    wide = torch.randn(*shape[:-1], shape[-1] + 8).to(dtype)
+    check(lambda p: swiglu_triton(p, multiplier), form, form, [3 * wide[..., 4:-4]])
+
+
+def test_a_gradient_that_is_no_matrix_of_its_own():
+    from braidlm.ops.triton_swiglu import swiglu_triton
+
+    found = errors(
+        lambda p: swiglu_triton(p, 1.0).sum(0),
+        lambda p: swiglu(p, impl="torch").sum(0),
+        [torch.randn(5, 3, 12)],
     )
     assert max(found) < TRITON_SMALL
 
