@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from braidlm import state as states
 from braidlm.generate.decode import prefill
 from braidlm.generate.mode import precise_logits
+from braidlm.model import HybridLM
 from braidlm.segments import Segments
 from braidlm.tasks.scoring import LOGITS_AT_ONCE
 
@@ -61,6 +62,9 @@ def _continued(
     is_done: Callable[[list[int]], bool] | None,
 ) -> list[list[int]]:
     """Return `tokens` (n,) and what follows them greedily, row by row."""
+    if tokens.is_cuda and isinstance(model, HybridLM):
+        # With a place for every token no attention asks the GPU how many it holds.
+        state = model.reserve(state, n_new)
     given = [tokens]
     going = set(range(len(tokens)))
     for _ in range(n_new - 1):

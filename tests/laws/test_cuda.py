@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import copy
 
+import numpy as np
 import pytest
 import torch
 
 from braidlm import laws
 from braidlm.generate import generate
+from braidlm.tasks.greedy import answer
 from tests.laws.test_model_laws import ALL, build, check, tokens
 from tests.ops.compare import relative_l2
 
@@ -59,3 +61,15 @@ def test_generation_is_the_same_on_both_devices():
     prompts = [[1, 2, 3], [4, 5, 6, 7, 8, 9, 10, 11, 12], [30]]
     here = generate(model, prompts, max_new_tokens=12, temperature=0.0)
     assert generate(model.cuda(), prompts, max_new_tokens=12, temperature=0.0) == here
+
+
+@pytest.mark.parametrize("name", ["sequential hybrid", "window"])
+def test_questions_are_answered_alike_on_both_devices(name):
+    model = build(name, torch.float64).eval()
+    prompts = [np.array([1, 2, 3]), np.array([4, 5, 6, 7, 8, 9, 10, 11, 12]), np.array([30])]
+    answers = [np.array([5, 6]), np.array([7]), np.array([1, 2, 3])]
+    with torch.inference_mode():
+        losses, given = answer(model, prompts, answers, 12)
+        there, given_there = answer(model.cuda(), prompts, answers, 12)
+    assert given_there == given
+    np.testing.assert_allclose(there, losses, rtol=1e-9)
