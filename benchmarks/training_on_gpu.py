@@ -70,6 +70,7 @@ def main() -> None:
     parser.add_argument("--length", type=int, default=4096)
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--compile", choices=["none", "sublayers", "loss"], default="none")
+    parser.add_argument("--activation-budget", type=float, default=1.0)
     parser.add_argument("--profile", type=int, default=0, metavar="N", help="rows of a profile")
     options = parser.parse_args()
     torch.manual_seed(0)
@@ -83,7 +84,7 @@ def main() -> None:
     rows = Rows(tokens, tokens.roll(-1, 1), None)
     if options.compile == "loss":  # attention of rows that are one document each
         model.loss = torch.compile(model.loss, fullgraph=True)
-    with compiled(model, options.compile == "sublayers"):
+    with compiled(model, options.compile == "sublayers", options.activation_budget):
         timed(model, optimizer, rows, 3)
         torch.cuda.reset_peak_memory_stats()
         seconds = statistics.median(timed(model, optimizer, rows, options.steps))
@@ -96,6 +97,7 @@ def main() -> None:
         "pattern": options.pattern,
         "n_params": about.n_params,
         "compile": options.compile,
+        "activation_budget": options.activation_budget,
         "ms": seconds * 1e3,
         "tokens_per_sec": tokens.numel() / seconds,
         "peak_gib": torch.cuda.max_memory_allocated() / 2**30,

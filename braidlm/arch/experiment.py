@@ -135,6 +135,9 @@ class TrainConfig(Config):
     """Tokens of a document that attention without a window keeps for its next segment."""
     compile: bool = False
     """Whether mixers that compile as one graph (Mamba-2, MLP) do; the rest stays eager."""
+    activation_budget: float = Field(default=1.0, ge=0, le=1)
+    """Share of what compiled graphs would keep for backward that they may keep; the compiler
+    chooses what is computed again instead. Needs `compile`."""
     activation_checkpointing: int = Field(default=0, ge=0)
     """n: every n-th block keeps its input alone and is computed again in backward; 0: none."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
@@ -162,6 +165,11 @@ class TrainConfig(Config):
             raise ValueError(
                 f"micro_batch_size = {self.micro_batch_size}: must divide "
                 f"batch_size = {self.batch_size}"
+            )
+        if self.activation_budget < 1 and not self.compile:
+            raise ValueError(
+                f"activation_budget = {self.activation_budget}: needs compile = true; "
+                "activation_checkpointing does without"
             )
         if self.warmup_from == "init" and not self.warmup_steps:
             raise ValueError("warmup_from = 'init': needs warmup_steps of at least 1, not 0")

@@ -74,7 +74,7 @@ class Trained:
         )
         self.is_compiled = train.compile or setting.plan.is_compiled
         try:
-            self._stack.enter_context(compiled(model, self.is_compiled))
+            self._stack.enter_context(compiled(model, self.is_compiled, train.activation_budget))
             self._stack.enter_context(recomputed(model, train.activation_checkpointing))
         except InputError:
             self._stack.close()

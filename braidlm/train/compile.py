@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch._functorch import config as functorch
 
 from braidlm.blocks import Block, Stream
 from braidlm.errors import InputError
@@ -40,7 +41,11 @@ def _compiles(module: object) -> bool:
 
 @contextlib.contextmanager
 def compiled(
-    model: nn.Module, is_on: bool = True, *, backend: str | Callable[..., Any] = "inductor"
+    model: nn.Module,
+    is_on: bool = True,
+    budget: float = 1.0,
+    *,
+    backend: str | Callable[..., Any] = "inductor",
 ) -> Iterator[None]:
     """While inside, the compilable modules of `model` run compiled when they train.
 
@@ -49,19 +54,25 @@ def compiled(
     Args:
         model: what is trained.
         is_on: whether anything happens at all.
+        budget: share of what a graph would keep for its backward pass that it may keep.
         backend: of `torch.compile`.
 
     Raises:
         InputError: nothing in the model compiles, or there is no compiler.
     """
-    modules = [model.get_submodule(name) for name in compilable(model)] if is_on else []
-    if is_on:
-        _check(model, modules, backend)
+    if not is_on:
+        yield
+        return
+    modules = [model.get_submodule(name) for name in compilable(model)]
+    _check(model, modules, backend)
     for module in modules:
         is_block = isinstance(module, Block)
         module.forward = _sublayer(module, backend) if is_block else _mixer(module, backend)
     try:
-        yield
+        with functorch.patch(
+            activation_memory_budget=budget
+        ):  # compiling comes with the first call
+            yield
     finally:
         for module in modules:
             del module.forward

@@ -86,7 +86,7 @@ def train(
         mixture = build_mixture(recipe, record) if mixture is None else mixture
         model = (_initial(recipe, start) if model is None else model).to(device)
         with (
-            compiled(model, recipe.train.compile),
+            compiled(model, recipe.train.compile, recipe.train.activation_budget),
             recomputed(model, recipe.train.activation_checkpointing),  # what is compiled, too
             _held(out),
         ):

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from braidlm.arch import Recipe
+from braidlm.arch.experiment import TrainConfig
 from braidlm.errors import InputError
 from braidlm.model import HybridLM
 from braidlm.runs import Run
@@ -99,6 +100,36 @@ def test_a_compiled_sublayer_is_computed_again_where_it_keeps_its_input_alone():
     for expected, found in zip(eager, fast, strict=True):
         torch.testing.assert_close(found, expected, rtol=2e-5, atol=1e-6)
     assert all("forward" not in vars(module) for module in model.modules())
+
+
+def test_a_budget_keeps_less_and_computes_the_same():
+    torch.manual_seed(0)
+    model = HybridLM(spec("--"))
+    tokens, segments = packed()
+    expected = update(model, tokens, segments)
+    sizes = []
+    for budget in (1.0, 0.3):
+        torch.compiler.reset()
+        kept: list[int] = []
+
+        def pack(t: torch.Tensor, kept: list[int] = kept) -> torch.Tensor:
+            kept.append(t.nbytes)
+            return t
+
+        with (
+            compiled(model, True, budget, backend="aot_eager_decomp_partition"),
+            torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t),
+        ):
+            found = update(model, tokens, segments)
+        sizes.append(sum(kept))
+        for one, other in zip(found, expected, strict=True):
+            torch.testing.assert_close(one, other, rtol=2e-5, atol=1e-6)
+    assert sizes[1] < 0.9 * sizes[0]
+
+
+def test_a_budget_without_graphs_is_refused():
+    with pytest.raises(ValueError, match=r"activation_budget = 0\.5: needs compile = true"):
+        TrainConfig(activation_budget=0.5)
 
 
 @pytest.mark.parametrize(
