@@ -191,6 +191,8 @@ def load_declaration(source: str | Path, overrides: Sequence[str] = ()) -> Model
     try:
         return _declared(override(data, overrides))
     except InputError as error:
+        if not is_file and _names_a_place(str(source)):
+            raise InputError(f"{source}: is no recipe, run or pattern, or is not there") from None
         is_own = not is_file or str(error).startswith("--set ")
         raise InputError(str(error) if is_own else f"{source}: {error}") from None
 
@@ -202,6 +204,11 @@ def _is_path(source: str | Path) -> bool:
         return Path(source).exists()
     is_run = (Path(source) / "config.json").is_file()
     return is_run and not set(str(source)) <= PLAIN
+
+
+def _names_a_place(source: str) -> bool:
+    """Whether text that is no pattern looks like a path, or is one: "runs/a", a folder."""
+    return Path(source).exists() or ("/" in source and not set(source) <= PLAIN | set("/|"))
 
 
 def _read(path: Path) -> dict[str, Any]:

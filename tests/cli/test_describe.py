@@ -153,6 +153,8 @@ def test_overrides(braid):
         ([], "needs a pattern such as '(M-M-M*-)4', or a recipe file"),
         (["M|M"], "'|' is Megatron's pipeline-stage split"),
         (["none.toml"], "none.toml: cannot be read"),
+        (["runs/none"], "runs/none: is no recipe, run or pattern, or is not there"),
+        (["M*/M*"], "'/' is Megatron's multi-token-prediction part"),
         (["M", "--context", "0"], "context = 0: must be at least 1"),
         (["M", "--d-model", "0"], "d_model = 0"),
         (["M", "--convention", "meta"], "--convention meta: allowed are exact, bae, nvidia"),
