@@ -87,6 +87,7 @@ def test_a_bad_recipe_file_is_named(refused, tmp_path, case, command):
     path = tmp_path / f"{case}.toml"
     if content == "folder":
         path.mkdir()
+        says = says if command == "train" else "is not a run directory: config.json is missing"
     elif content is not None:
         path.write_bytes(content)
     out = ["--out", tmp_path / "run"] if command == "train" else []
