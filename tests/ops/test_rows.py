@@ -17,13 +17,10 @@ from braidlm.ops.rows import ConvStep, Ending, Read, product
 from braidlm.ops.rows.naive import product_naive
 from braidlm.ops.ssd.projected import PROJECTED, Rates, projected_step
 from tests.ops.compare import relative_l2
+from tests.ops.kernels import DEVICE, HAS_GPU, checked
 from tests.tolerances import TRITON_SMALL
 
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:Conversion of an array with ndim > 0:DeprecationWarning"  # Triton's interpreter
-)
-HAS_GPU = torch.cuda.is_available()
-DEVICE = "cuda" if HAS_GPU else "cpu"
+pytestmark = checked
 DTYPES = [torch.float32, torch.bfloat16] if HAS_GPU else [torch.float32]
 N_ROWS = [1, 3]
 BF16 = 6e-3

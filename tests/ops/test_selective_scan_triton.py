@@ -9,28 +9,16 @@ from torch import Tensor
 
 from braidlm.ops.selective_scan import selective_scan
 from tests.ops.compare import layouts, only_real, relative_l2, with_gradients
+from tests.ops.kernels import DEVICE, HAS_GPU, checked, needs_gpu
 from tests.tolerances import BF16_L2, SCAN_TRITON
 
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:Conversion of an array with ndim > 0:DeprecationWarning"  # Triton's interpreter
-)
-HAS_GPU = torch.cuda.is_available()
-DEVICE = "cuda" if HAS_GPU else "cpu"
-needs_gpu = pytest.mark.skipif(not HAS_GPU, reason="no CUDA device")
+pytestmark = checked
 
 
 @pytest.fixture(scope="module")
 def kernels():
     """The module: importing it takes triton, and tests/conftest.py has chosen its interpreter."""
     return pytest.importorskip("braidlm.ops.selective_scan.triton")
-
-
-@pytest.fixture(autouse=True)
-def poisoned_memory():
-    """What no kernel writes is NaN."""
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    yield
-    torch.use_deterministic_algorithms(False)
 
 
 def inputs(batch, length, width, state, dtype=torch.float32) -> list[Tensor]:

@@ -13,13 +13,10 @@ from braidlm.ops.norm import gated_rms_norm, rms_norm
 from braidlm.ops.swiglu import swiglu
 from braidlm.segments import Segments
 from tests.ops.compare import layouts, only_real, relative_l2, with_gradients
+from tests.ops.kernels import DEVICE, HAS_GPU, checked, needs_gpu
 from tests.tolerances import BF16_L2, TRITON_SMALL
 
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:Conversion of an array with ndim > 0:DeprecationWarning"  # Triton's interpreter
-)
-HAS_GPU = torch.cuda.is_available()
-DEVICE = "cuda" if HAS_GPU else "cpu"
+pytestmark = checked
 DTYPES = [torch.float32, torch.bfloat16] if HAS_GPU else [torch.float32]
 
 
@@ -27,14 +24,6 @@ DTYPES = [torch.float32, torch.bfloat16] if HAS_GPU else [torch.float32]
 def _triton():
     """tests/conftest.py has chosen the interpreter where it is needed."""
     pytest.importorskip("triton")
-
-
-@pytest.fixture(autouse=True)
-def _poisoned_memory():
-    """What no kernel writes is NaN."""
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    yield
-    torch.use_deterministic_algorithms(False)
 
 
 def errors(function, judge, tensors: list[Tensor]) -> list[float]:
@@ -146,7 +135,7 @@ def test_logits_far_from_zero():
     torch.testing.assert_close(logits.cpu(), expected)
 
 
-@pytest.mark.skipif(not HAS_GPU, reason="no CUDA device")
+@needs_gpu
 @pytest.mark.parametrize("reduction", ["sum", "mean", "none"])
 def test_auto_takes_them(reduction):
     hidden, weight = torch.randn(300, 64), torch.randn(1000, 64) / 8
@@ -225,7 +214,7 @@ def test_a_gradient_that_is_no_matrix_of_its_own():
     assert max(found) < TRITON_SMALL
 
 
-@pytest.mark.skipif(not HAS_GPU, reason="no CUDA device")
+@needs_gpu
 @pytest.mark.filterwarnings("ignore")  # the compiler's own
 def test_compiled_graphs_hold_them_whole():
     x, weight = torch.randn(2, 50, 16, device="cuda"), torch.randn(16, 4, device="cuda")

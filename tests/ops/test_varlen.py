@@ -13,9 +13,9 @@ from braidlm.ops.attention.kernel import Scoring
 from braidlm.ops.dispatch import Call
 from braidlm.segments import Segments
 from tests.ops.compare import assert_same, leaf, with_gradients
+from tests.ops.kernels import HAS_GPU, needs_gpu
 from tests.tolerances import BF16_L2
 
-HAS_GPU = torch.cuda.is_available()
 LAYOUTS = {
     "full": ([[5, 27], [32]], 32),
     "padded": ([[5, 20], [1], [9, 3, 14]], 32),
@@ -154,7 +154,7 @@ def test_a_host_that_knows_the_documents_goes_on_to():
     assert segments.to("meta").max_length == 4
 
 
-@pytest.mark.skipif(not HAS_GPU, reason="no CUDA device")
+@needs_gpu
 @pytest.mark.parametrize("layout", [*LAYOUTS, "long"])
 @pytest.mark.parametrize(("window", "width"), [(None, 64), (100, 64), (None, 40), (3, 128)])
 def test_on_a_gpu_it_loses_no_more_than_bf16_does(layout, window, width):
