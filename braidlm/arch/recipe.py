@@ -208,7 +208,8 @@ def _is_path(source: str | Path) -> bool:
 
 def _names_a_place(source: str) -> bool:
     """Whether text that is no pattern looks like a path, or is one: "runs/a", a folder."""
-    return Path(source).exists() or ("/" in source and not set(source) <= PLAIN | set("/|"))
+    is_there = source != "" and Path(source).exists()  # "" would be the current folder
+    return is_there or ("/" in source and not set(source) <= PLAIN | set("/|"))
 
 
 def _read(path: Path) -> dict[str, Any]:
