@@ -26,7 +26,8 @@ def summary(data: dict[str, Any]) -> list[str]:
     for column in _leading(data):
         sentences += _ranking(data, column)
     if not any(arm["metrics"][c["key"]] for arm in arms for c in data["columns"]):
-        sentences.append("No result has been measured yet.")
+        beside = " Speed has." if data["speed"] else ""
+        sentences.append(f"No task has been measured yet.{beside}")
     return [
         *sentences,
         *_cache(arms, data["context"]),

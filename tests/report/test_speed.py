@@ -62,6 +62,7 @@ def test_measured_lines_stand_beside_what_the_ceiling_allows(tmp_path):
     assert "25.0 % <small>± 1 %</small>" in section
     assert "2.00 MiB to 3.00 MiB" in section
     assert "measured before the end" not in html
+    assert "No task has been measured yet. Speed has." in html
     assert "3.00 KiB" in section  # predicted and allocated
     assert "2.00" in section  # ours over it
 
@@ -80,3 +81,5 @@ def test_rows_that_are_none_are_no_section(tmp_path, points):
     data, html = page(tmp_path, bench(points))
     assert data["speed"] == {}
     assert "Speed and memory" not in html
+    assert "No task has been measured yet." in html
+    assert "Speed has." not in html
