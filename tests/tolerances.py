@@ -27,7 +27,6 @@ BF16_L2 = {
     "rms_norm": 3e-3,
     "gated_rms_norm": 3e-3,
     "gated_delta": 4e-3,
-    "gated_delta_triton": 6e-3,
     "rope": 3e-3,
     "loss": 6e-3,
 }
