@@ -69,9 +69,8 @@ def compiled(
         is_block = isinstance(module, Block)
         module.forward = _sublayer(module, backend) if is_block else _mixer(module, backend)
     try:
-        with functorch.patch(
-            activation_memory_budget=budget
-        ):  # compiling comes with the first call
+        # Around all calls: the first one compiles.
+        with functorch.patch(activation_memory_budget=budget):
             yield
     finally:
         for module in modules:
