@@ -33,7 +33,7 @@ def base_runs(study: Study) -> list[Arm]:
 
 
 def tokens(study: Study, own: str, bases: Sequence[Arm]) -> dict[str, float | None]:
-    """Tokens of one run of an arm, the mean over its seeds.
+    """Tokens of one run of an arm, the mean over its finished seeds.
 
     Args:
         study: the study.
@@ -47,7 +47,8 @@ def tokens(study: Study, own: str, bases: Sequence[Arm]) -> dict[str, float | No
     """
     rows = [row for row in study.book.get("arms") or [] if row.get("name") == own]
     base = next((b for b in bases if rows and b.name == rows[0].get("base")), None)
-    ends = [run.metrics[-1] for run in study.arms[own].runs if run.metrics]
+    done = [run for run in study.arms[own].runs if run.status.get("state") == "done"]
+    ends = [run.metrics[-1] for run in done if run.metrics]
     found: dict[str, float | None] = {}
     for name in COUNTED:
         known = [v for end in ends if (v := _counted(end, name)) is not None]

@@ -136,6 +136,18 @@ def test_tokens_and_sizes_of_the_arms(said: dict[str, Any]):
     assert second["off_cache_bytes"] == pytest.approx(expected)
 
 
+def test_tokens_are_those_of_finished_runs(folder: Path, tmp_path: Path):
+    other = shutil.copytree(folder, tmp_path / "s")
+    failed = other / "hybrid-after" / "seed-1"
+    status = json.loads((failed / "status.json").read_text())
+    (failed / "status.json").write_text(json.dumps(status | {"state": "failed"}))
+    steps = (failed / "metrics.jsonl").read_text().splitlines()
+    (failed / "metrics.jsonl").write_text(steps[-1].replace("20000", "512"))
+    said = report.tables([other])["treatments"][0]
+    arm = next(a for a in said["arms"] if a["name"] == "hybrid-after")
+    assert arm["tokens"]["input"] == 25600
+
+
 def test_the_page_shows_it_and_is_safe(folder: Path, tmp_path: Path):
     book = json.loads((folder / "study.json").read_text())
     evil = shutil.copytree(folder, tmp_path / "evil")
