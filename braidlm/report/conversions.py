@@ -44,10 +44,10 @@ def section(data: Row) -> Markup:
 
 
 _NOTE = (
-    "± is the standard error over items. The change is against the teacher, paired by item, with "
-    "the half width of its 95 % interval. A stage's loss is in its own unit: mixers and hidden are "
-    "shares of what the teacher gives that is missed, logits and text nats per token. Harm is what "
-    "the teacher loses when one attention alone is replaced."
+    "± is the standard error over items. Below a stage's value is its change against the teacher, "
+    "paired by item, ± the half width of its 95 % interval. A stage's loss is in its own unit: "
+    "mixers and hidden are shares of what the teacher gives that is missed, logits and text nats "
+    "per token. Harm is what the teacher loses when one attention alone is replaced."
 )
 
 
@@ -55,49 +55,88 @@ def _one(label: str, run: Row, with_seed: bool) -> Markup:
     name = f"{label}, seed {run['seed']}" if with_seed else label
     parts: list[Markup] = [tag("h3", name)]
     if run["stages"]:
-        heads = ("Stage", "Task", "Metric", "Value", "±", "Change", "95 %")
-        heads += ("Steps", "Tokens", "Loss")
-        rows = [_stage(row) for row in run["stages"]]
-        parts.append(_table(heads, rows, f"Stages of {name}"))
+        parts.append(_stages(run["stages"], f"Stages of {name}"))
     if run["layers"]:
-        heads = ("Attention", "Task", "Metric", "Harm", "±", "Rank", "Mean rank", "Stays")
-        rows = [_layer(row) for row in run["layers"]]
-        parts.append(_table(heads, rows, f"Layers of {name}"))
+        parts.append(_layers(run["layers"], f"Layers of {name}"))
     return join(parts)
 
 
-def _table(heads: tuple[str, ...], rows: list[list[Cell]], name: str) -> Markup:
-    return table([Head(h, "num" if i > 2 else "") for i, h in enumerate(heads)], rows, name=name)
+def _stages(rows: list[Row], name: str) -> Markup:
+    """A row for each stage: what it was asked, a column for each task, and what it was trained."""
+    tasks = _tasks(rows)
+    heads = [Head("Stage"), *tasks.values()]
+    heads += [Head(title, "num") for title in ("Steps", "Tokens", "Loss")]
+    shown = []
+    for stage, own in _grouped(rows, "stage").items():
+        asked = {_task(row): row for row in own}
+        training = [_number(own[0], key, 0) for key in ("steps", "tokens")]
+        cells = [_asked(asked.get(task, {})) for task in tasks]
+        shown.append([Cell(stage), *cells, *training, _number(own[0], "loss", 4)])
+    return table(heads, shown, name=name)
 
 
-def _stage(row: Row) -> list[Cell]:
-    value = _measured(row, "value", "stderr")
-    change = _measured(row, "change", "half_width", signed=True)
-    training = [_number(row, key, 0) for key in ("steps", "tokens")] + [_number(row, "loss", 4)]
-    unit = f", {row['unit']}" if row.get("unit") else ""
-    return [*_words(row, "stage", "task"), Cell(f"{row.get('metric')}{unit}"), *value, *change,
-            *training]  # fmt: skip
+def _layers(rows: list[Row], name: str) -> Markup:
+    """A row for each attention: its harm, a column for each task, and whether it stays."""
+    tasks = _tasks(rows)
+    heads = [Head("Attention"), *tasks.values(), Head("Mean rank", "num"), Head("Stays")]
+    shown = []
+    for layer, own in _grouped(rows, "layer").items():
+        asked = {_task(row): row for row in own}
+        cells = [_harm(asked.get(task, {})) for task in tasks]
+        stays = Cell("yes" if own[0].get("is_kept") is True else "")
+        shown.append([Cell(layer), *cells, _number(own[0], "mean_rank", 2), stays])
+    return table(heads, shown, name=name)
 
 
-def _layer(row: Row) -> list[Cell]:
-    stays = Cell("yes" if row.get("is_kept") is True else "", None, "num")
-    ranks = [_number(row, "rank", 0), _number(row, "mean_rank", 2)]
-    harm = _measured(row, "harm", "stderr", signed=True)
-    return [*_words(row, "layer", "task", "metric"), *harm, *ranks, stays]
+def _grouped(rows: list[Row], key: str) -> dict[str, list[Row]]:
+    """The rows of each value of `key`, in the order in which they come."""
+    found: dict[str, list[Row]] = {}
+    for row in rows:
+        found.setdefault(str(row.get(key, MISSING)), []).append(row)
+    return found
 
 
-def _words(row: Row, *keys: str) -> list[Cell]:
-    return [Cell(str(row.get(key, MISSING))) for key in keys]
+def _task(row: Row) -> tuple[str, str]:
+    return str(row.get("task", MISSING)), str(row.get("metric", ""))
 
 
-def _measured(row: Row, value: str, error: str, *, signed: bool = False) -> list[Cell]:
+def _tasks(rows: list[Row]) -> dict[tuple[str, str], Head]:
+    """The head of each task, with its metric and unit."""
+    found: dict[tuple[str, str], Head] = {}
+    for row in rows:
+        task, metric = _task(row)
+        about = ", ".join(part for part in (metric, str(row.get("unit", ""))) if part)
+        found.setdefault(
+            (task, metric), Head(tag("span", task, Markup("<br>"), tag("small", about)), "num")
+        )
+    return found
+
+
+def _asked(row: Row) -> Cell:
+    """A value and its error; below it the change against the teacher."""
+    parts: list[object] = [_measured(row, "value", "stderr")]
+    if number(row.get("change")) is not None:
+        parts.append(tag("small", _measured(row, "change", "half_width", signed=True)))
+    return Cell(join(parts), number(row.get("value")), "num")
+
+
+def _harm(row: Row) -> Cell:
+    """What is lost without an attention, and its rank among them below."""
+    parts: list[object] = [_measured(row, "harm", "stderr", signed=True)]
+    if number(row.get("rank")) is not None:
+        parts.append(tag("small", f"rank {row['rank']:.0f}"))
+    return Cell(join(parts), number(row.get("harm")), "num")
+
+
+def _measured(row: Row, value: str, error: str, *, signed: bool = False) -> str:
     """A number with the decimals of its error, and the error."""
     found, spread = number(row.get(value)), number(row.get(error))
+    if found is None:
+        return ""
     places = decimals(spread)
-    sign = "+" if signed and found is not None and found > 0 else ""
-    shown = sign + fixed(found, places) if found is not None else ""
-    told = fixed(spread, places) if spread is not None else ""
-    return [Cell(shown, found, "num"), Cell(told, spread, "num")]
+    sign = "+" if signed and found > 0 else ""
+    told = "" if spread is None else f" ± {fixed(spread, places)}"
+    return f"{sign}{fixed(found, places)}{told}"
 
 
 def _number(row: Row, key: str, places: int) -> Cell:

@@ -1,5 +1,6 @@
 """The tables of a conversion: what is measured is shown, whatever else a file holds."""
 
+import re
 from pathlib import Path
 
 from braidlm.report.conversions import conversions, section
@@ -17,28 +18,46 @@ def shown(found: Arm) -> str:
     return section(data | {"conversions": {"a": conversions(found)}})
 
 
-def test_a_change_has_its_sign_and_the_decimals_of_its_error():
+def cells(page: str) -> list[str]:
+    """What the cells of the body say, head cells too."""
+    body = page.partition("<tbody>")[2].partition("</tbody>")[0]
+    found = re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", body)
+    return [re.sub(r"<[^>]+>", " ", cell).strip() for cell in found]
+
+
+def test_a_stage_is_a_row_and_a_change_has_the_decimals_of_its_error():
     row = {"stage": "mixers", "task": "lm-x", "metric": "nll", "value": 2.34567, "stderr": 0.0123}
+    other = row | {"task": "t", "metric": "m", "value": 0.5, "stderr": 0.1}
     row |= {"change": 0.5, "half_width": 0.071, "steps": 1200, "tokens": 34567, "loss": 0.25}
-    page = shown(arm(stages={"stages": [row]}))
-    cells = [cell.rpartition(">")[2] for cell in page.split("</td>")]
-    assert [c for c in cells if c] == [
-        *("lm-x", "nll", "2.346", "0.012", "+0.500", "0.071", "1,200", "34,567", "0.2500"),
+    teacher = row | {
+        "stage": "teacher",
+        "change": None,
+        "steps": None,
+        "tokens": None,
+        "loss": None,
+    }
+    page = shown(arm(stages={"stages": [teacher, row, other]}))
+    assert cells(page) == [
+        *("teacher", "2.346 ± 0.012", "", "", "", ""),
+        *("mixers", "2.346 ± 0.012 +0.500 ± 0.071", "0.50 ± 0.10", "1,200", "34,567", "0.2500"),
     ]
+    assert "<small>nll</small>" in page
     assert "Arm &lt;b&gt;" in page
 
 
-def test_layers_say_which_stay():
+def test_layers_say_what_is_lost_without_them_and_which_stay():
     rows = [
         {"layer": 4, "task": "t", "metric": "m", "harm": 0.2, "stderr": 0.1, "rank": 1,
+         "mean_rank": 1.5, "is_kept": True},
+        {"layer": 4, "task": "u", "metric": "m", "harm": 0.3, "stderr": 0.1, "rank": 2,
          "mean_rank": 1.5, "is_kept": True},
         {"layer": 0, "task": "t", "metric": "m", "harm": -0.1, "stderr": 0.1, "rank": 2,
          "mean_rank": 1.5, "is_kept": False},
     ]  # fmt: skip
-    page = shown(arm(layers={"layers": rows}))
-    assert page.count(">yes<") == 1
-    assert "+0.20" in page
-    assert "-0.10" in page or "−0.10" in page
+    assert cells(shown(arm(layers={"layers": rows}))) == [
+        *("4", "+0.20 ± 0.10 rank 1", "+0.30 ± 0.10 rank 2", "1.50", "yes"),
+        *("0", "−0.10 ± 0.10 rank 2", "", "1.50", ""),
+    ]
 
 
 def test_broken_rows_are_left_out_and_nothing_is_no_section():
