@@ -141,7 +141,17 @@ def _say_too_large(error: Exception) -> int:
     if is_torch and not TOO_LARGE.search(f"{type(error).__name__} {error}"):
         raise error
     first = str(error).strip().partition("\n")[0] or type(error).__name__
-    return _say(f"what was asked for is too large for this machine: {first}")
+    return _say(f"what was asked for is too large for this machine: {_of_a_gpu(first)}")
+
+
+def _of_a_gpu(text: str) -> str:
+    """Of what torch says about a full GPU, what was free and what other programs hold of it."""
+    told = re.match(r"(CUDA out of memory\..*? is free)\.", text)
+    if told is None:
+        return text
+    held = re.findall(r"Process \d+ has ([\d.]+) ([KMG])iB memory in use", text)
+    others = sum(float(size) * {"K": 2**-20, "M": 2**-10, "G": 1}[unit] for size, unit in held)
+    return told[1] + (f", and other programs hold {others:.1f} GiB of it" if held else "")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,9 @@
 """What is wrong with the words themselves."""
 
 import pytest
+import torch
 
+from braidlm.cli import main
 from tests.cli.conftest import TINY
 
 
@@ -72,6 +74,26 @@ def test_describe_reads_a_folder_as_a_run(braid, refused, trained, tmp_path):
         braid("describe", trained / "run" / "config.json").out
     )
     refused("describe", tmp_path, says=("config.json", "is missing"))
+
+
+def test_a_full_gpu_is_told_in_one_sentence(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    full = (
+        "CUDA out of memory. Tried to allocate 108.00 MiB. GPU 0 has a total capacity of 139 GiB "
+        "of which 20.38 MiB is free. Process 27 has 15.35 GiB memory in use. Process 29 has 512.00 "
+        "MiB memory in use. Including non-PyTorch memory, this process has 13 GiB memory in use. "
+        "If reserved but unallocated memory is large try setting PYTORCH_CUDA_ALLOC_CONF=..."
+    )
+
+    def fail(words: list[str]) -> int:
+        raise torch.OutOfMemoryError(full)
+
+    monkeypatch.setattr(main, "_run", fail)
+    assert main.main([]) == 2
+    said = capsys.readouterr().err
+    assert said.endswith("20.38 MiB is free, and other programs hold 15.8 GiB of it\n")
+    assert said.startswith("braid: what was asked for is too large for this machine: CUDA out of")
 
 
 def test_a_request_beyond_the_machine_is_no_defect(refused, recipe, tmp_path):
