@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from braidlm.errors import InputError
 from braidlm.ops import dispatch
 from braidlm.ops.experts import experts
+from braidlm.ops.experts.batched import experts_batched
 from braidlm.ops.experts.gathered import experts_gathered
 from braidlm.ops.experts.grouped import experts_grouped_mm
 from tests.ops.compare import assert_same, leaf, relative_l2
@@ -71,6 +72,24 @@ def test_gathered_is_dense(n, k, n_experts, gated):
         return [experts(*args, gated=gated, impl="dense")]
 
     assert_same(gathered, dense, [x, weight, w_in, w_out])
+
+
+@pytest.mark.parametrize(
+    ("n", "k", "n_experts", "only"), [(1, 1, 1, None), (1, 2, 8, None), (9, 2, 4, 3), (65, 3, 6, 5)]
+)
+@pytest.mark.parametrize("gated", [True, False])
+@pytest.mark.parametrize("activation", FUNCTIONS)
+def test_batched_is_dense(n, k, n_experts, only, gated, activation):
+    args = inputs(n, k, n_experts, gated=gated, only=only)
+    x, _, weight, w_in, w_out = args
+
+    def batched():
+        return [experts_batched(*args, FUNCTIONS[activation], gated)]
+
+    def dense():
+        return [experts(*args, gated=gated, activation=activation, impl="dense")]
+
+    assert_same(batched, dense, [x, weight, w_in, w_out])
 
 
 def test_compiled_code_runs_what_asks_the_host_nothing():
@@ -156,6 +175,7 @@ def test_the_choice_is_recorded_and_refused_with_a_reason():
     for impl, reason in (
         ("grouped_mm", "it is for bf16 on a GPU"),
         ("gathered", "it would copy 6 experts' weights, and there are only 4"),
+        ("batched", "on a CPU it would multiply by experts that nobody chose"),
     ):
         with pytest.raises(InputError, match=reason):
             experts(*args, impl=impl)
@@ -185,8 +205,18 @@ class TestOnAGpu:
         probe = torch.randn(y.shape, generator=torch.Generator().manual_seed(1)).to(y)
         return [y, *torch.autograd.grad((y * probe).sum(), leaves)]
 
-    @pytest.mark.parametrize(("n", "only"), [(8, None), (300, 5), (1000, None)])
-    @pytest.mark.parametrize("impl", ["grouped_mm", "sorted"])
+    @pytest.mark.parametrize(
+        ("impl", "n", "only"),
+        [
+            ("grouped_mm", 8, None),
+            ("grouped_mm", 300, 5),
+            ("grouped_mm", 1000, None),
+            ("sorted", 300, 5),
+            ("sorted", 1000, None),
+            ("batched", 8, None),
+            ("batched", 300, 5),
+        ],
+    )
     def test_bf16_is_as_near_to_the_truth_as_dense_bf16(self, impl, n, only):
         args = inputs(n, 4, 16, width=64, inner=48, dtype=torch.float32, only=only)
         args = [t.detach().cuda() for t in args]
@@ -208,6 +238,32 @@ class TestOnAGpu:
             )
             assert dispatch.used() == {"experts": form}
             assert relative_l2(y, experts(*args, impl="dense")) < 0.02
+
+    @pytest.mark.filterwarnings("ignore:Synchronization debug mode")
+    @pytest.mark.parametrize("n", [1, 2, 8, 64, 512])
+    @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
+    def test_a_step_asks_the_host_nothing(self, dtype, n):
+        args = [t.detach().cuda() for t in inputs(n, 4, 16, width=64, inner=48)]
+        if dtype != torch.float64:
+            args = [t.to(dtype) if i in (0, 3, 4) else t for i, t in enumerate(args)]
+            args[2] = args[2].float()
+        torch.cuda.synchronize()
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            y = experts(*args)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+        wide = [t.double() if t.is_floating_point() else t for t in args]
+        bound = {torch.bfloat16: 2e-2, torch.float32: 1e-6, torch.float64: 1e-14}[dtype]
+        assert relative_l2(y, experts(*wide, impl="dense")) < bound
+
+    def test_many_tokens_are_sorted(self):
+        args = [t.detach().cuda() for t in inputs(513, 4, 16)]
+        dispatch.reset()
+        experts(*args)
+        assert dispatch.used() == {"experts": "sorted"}
+        with pytest.raises(InputError, match="every expert over every token, of which it allows"):
+            experts(*args, impl="batched")
 
     def test_gradients_have_the_same_bits_whenever_they_are_computed(self):
         args = inputs(1000, 4, 16, width=64, inner=48, dtype=torch.float32)

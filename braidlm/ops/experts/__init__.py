@@ -11,6 +11,7 @@ from torch import Tensor
 from braidlm.ops import dispatch
 from braidlm.ops.activation import ACTIVATIONS
 from braidlm.ops.dispatch import Call, Implementation, Operator, check_shape
+from braidlm.ops.experts.batched import experts_batched
 from braidlm.ops.experts.gathered import experts_gathered
 from braidlm.ops.experts.grouped import experts_grouped_mm, experts_sorted
 from braidlm.ops.experts.naive import experts_dense
@@ -18,6 +19,8 @@ from braidlm.ops.experts.naive import experts_dense
 _ALIGNED_BYTES = 16
 _COPIED_BYTES = 2**26
 """Weights whose copy takes a GPU less time than sorting: 45 microseconds at 4 TB/s."""
+_MOST_TOKENS = 512
+"""As many as a step has rows: beyond it a GPU is faster at asking which experts are idle."""
 
 
 def _why_not_grouped_mm(call: Call) -> str | None:
@@ -51,16 +54,26 @@ def _why_not_gathered(call: Call) -> str | None:
     return None
 
 
+def _why_not_batched(call: Call) -> str | None:
+    if call.device != "cuda":
+        return "on a CPU it would multiply by experts that nobody chose"
+    if call.shapes["N"] > _MOST_TOKENS:
+        return f"it takes every expert over every token, of which it allows {_MOST_TOKENS}"
+    return None
+
+
 EXPERTS = Operator(
     "experts",
     (
         Implementation("gathered", experts_gathered, _why_not_gathered),
         Implementation("grouped_mm", experts_grouped_mm, _why_not_grouped_mm),
+        Implementation("batched", experts_batched, _why_not_batched),
         Implementation("sorted", experts_sorted, _why_not_sorted),
         Implementation("dense", experts_dense, dispatch.always),
     ),
 )
-"""gathered: steps on a GPU and compiled ones; sorted: a CPU, and fp32 on a GPU."""
+"""gathered and batched: steps on a GPU, where nothing may ask the host; gathered: compiled ones
+too; sorted: a CPU, and many tokens in fp32 on a GPU."""
 
 
 def experts(
@@ -88,8 +101,9 @@ def experts(
         w_out: (E, D, F).
         activation: "silu", "gelu" or "relu2".
         gated: whether the first half of each W_in^e gates the second.
-        impl: "auto", "gathered", "grouped_mm", "sorted" or "dense". dense computes every expert for
-            every token: the truth, and the form in which a token's bits depend on no other token.
+        impl: "auto", "gathered", "grouped_mm", "batched", "sorted" or "dense". dense computes every
+            expert for every token: the truth, and the form in which a token's bits depend on no
+            other token.
 
     Returns:
         (N, D) in the dtype of the products.
