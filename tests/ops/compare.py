@@ -31,7 +31,8 @@ def with_gradients(
     for r in results:
         weights = torch.randn(r.shape, generator=draw, dtype=torch.float64).to(arrive_in)
         loss = loss + (r.double() * weights.double()).sum()
-    return [*results, *torch.autograd.grad(loss, list(inputs), materialize_grads=True)]
+    gradients = torch.autograd.grad(loss, list(inputs), materialize_grads=True)
+    return [*(r.detach() for r in results), *gradients]
 
 
 def assert_near(
