@@ -20,9 +20,12 @@ MAY_BE_EARLY = True
 def early(tensor: Tensor) -> dict[str, Any]:
     """Return the launch options of a kernel that calls `after_launch` (programmatic launch).
 
-    It takes Hopper or later; elsewhere the kernel is launched as usual.
+    It takes Hopper or later; elsewhere the kernel is launched as usual. So it is in compiled code:
+    the compiler knows nothing of these instructions, and would take every argument of a kernel
+    that has them for one that it writes.
     """
-    able = MAY_BE_EARLY and tensor.is_cuda and torch.cuda.get_device_capability()[0] >= 9
+    may_be = MAY_BE_EARLY and not torch.compiler.is_compiling()
+    able = may_be and tensor.is_cuda and torch.cuda.get_device_capability()[0] >= 9
     return {"EARLY": True, "launch_pdl": True} if able else {"EARLY": False}
 
 
