@@ -10,7 +10,7 @@ from torch import Tensor
 from braidlm.ops.gated_delta import gated_delta
 from braidlm.segments import Segments
 from tests.ops.compare import layouts, only_real, relative_l2, with_gradients
-from tests.ops.kernels import DEVICE, HAS_GPU, checked, needs_gpu
+from tests.ops.kernels import DEVICE, HAS_GPU, checked, gpu_memory, needs_gpu
 from tests.tolerances import BF16_L2, GATED_DELTA_TRITON
 
 pytestmark = checked
@@ -164,6 +164,7 @@ def test_fp32_on_a_gpu(kernels):
 
 
 @needs_gpu
+@gpu_memory(32)
 def test_a_million_tokens_go_on_where_they_were_cut():
     """More than 2**31 numbers, so that an offset of 32 bits would be somewhere else."""
     length, cut = 2**20 + 165, 2**20 - 1000

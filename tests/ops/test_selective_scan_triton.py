@@ -9,7 +9,7 @@ from torch import Tensor
 
 from braidlm.ops.selective_scan import selective_scan
 from tests.ops.compare import layouts, only_real, relative_l2, with_gradients
-from tests.ops.kernels import DEVICE, HAS_GPU, checked, needs_gpu
+from tests.ops.kernels import DEVICE, HAS_GPU, checked, gpu_memory, needs_gpu
 from tests.tolerances import BF16_L2, SCAN_TRITON
 
 pytestmark = checked
@@ -134,6 +134,7 @@ def test_bf16_loses_no_more_than_its_outputs(kernels, sizes, layout):
 
 
 @needs_gpu
+@gpu_memory(24)
 def test_more_numbers_than_32_bits_count():
     """So that an offset of 32 bits would be somewhere else."""
     length, cut = 2**20 + 165, 2**20 - 1000
