@@ -100,6 +100,7 @@ class KernelCall:
             "HB": HEADS,
             "HAS_D": self.has_D,
             "HAS_DOC": self.has_doc,
+            "WIDE": not self.is_narrow,
             "STAGES": stages if self.is_narrow else 1,
         }
 

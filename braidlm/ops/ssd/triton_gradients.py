@@ -11,7 +11,14 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from braidlm.ops.ssd.triton_kernels import _add_product, _product, _put_rows, _rows, _scaled
+from braidlm.ops.ssd.triton_kernels import (
+    _add_product,
+    _left,
+    _product,
+    _put_rows,
+    _rows,
+    _scaled,
+)
 
 
 @triton.jit
@@ -19,8 +26,9 @@ def d_inputs(
     x_ptr, tokens_ptr, B_ptr, C_ptr, D_ptr, opens_ptr, dy_ptr, each_ptr, dx_ptr, d_scores_ptr,
     sxb, sxt, sxh, sbb, sbt, sbg, scb, sct, scg, syb, syt, syh,
     T, H, R, Tp, n_chunks,
-    HAS_D: tl.constexpr, HAS_DOC: tl.constexpr, HB: tl.constexpr, Q: tl.constexpr,
-    P: tl.constexpr, BP: tl.constexpr, N: tl.constexpr, BN: tl.constexpr, STAGES: tl.constexpr,
+    HAS_D: tl.constexpr, HAS_DOC: tl.constexpr, WIDE: tl.constexpr, HB: tl.constexpr,
+    Q: tl.constexpr, P: tl.constexpr, BP: tl.constexpr, N: tl.constexpr, BN: tl.constexpr,
+    STAGES: tl.constexpr,
 ):  # fmt: skip
     """dx of one chunk and HB heads of a group; the gradient of C B^T, summed over these heads, by
     columns -> d_scores (B, n_chunks, H / HB, Q, Q).
@@ -54,11 +62,17 @@ def d_inputs(
         dt = tl.load(mine_ptr)
         cum = tl.load(mine_ptr + slot)
         end = tl.load(tokens_ptr + slot + row + Q - 1)
-        leaves = tl.where(q >= last, tl.exp2(end - cum), 0.0)
+        leaves = end - cum
+        decay = cum[None, :] - cum[:, None]
+        if WIDE:
+            key = tl.load(mine_ptr + 2 * slot)
+            leaves += tl.load(tokens_ptr + 2 * slot + row + Q - 1) - key
+            decay += key[None, :] - key[:, None]
+        leaves = tl.where(q >= last, tl.exp2(leaves), 0.0)
         xs = _rows(x_ptr + b * sxb + h * sxh, start, q, sxt, p, T, P)
         ys = _rows(dy_ptr + b * syb + h * syh, start, q, syt, p, T, P)
         ds = tl.load(ds_ptr + ((b * n_chunks + k) * H + h) * (BN * BP) + square)
-        decay = tl.exp2(tl.minimum(cum[None, :] - cum[:, None], 0.0))
+        decay = tl.exp2(tl.minimum(decay, 0.0))
         dx = _product(bs, ds) * leaves[:, None]
         tl.store(mine_ptr + 5 * slot, tl.sum(dx * xs.to(tl.float32), 1))
         dx = _add_product((decay * scores).to(kind), ys, dx) * dt[:, None]
@@ -83,7 +97,7 @@ def d_projections(
     dB_ptr, dC_ptr,
     sxb, sxt, sxh, sbb, sbt, sbg, scb, sct, scg, syb, syt, syh,
     T, H, R, Tp, n_chunks, n_shared,
-    HAS_DOC: tl.constexpr, Q: tl.constexpr,
+    HAS_DOC: tl.constexpr, WIDE: tl.constexpr, Q: tl.constexpr,
     P: tl.constexpr, BP: tl.constexpr, N: tl.constexpr, BN: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     """dB and dC of one chunk and group, summed over its heads; d_scores comes in n_shared a group.
@@ -123,7 +137,10 @@ def d_projections(
         inner = tl.sum(tl.sum(state.to(tl.float32) * ds.to(tl.float32), 1), 0)
         tl.store(gain_ptr + place, tl.where(last < 0, inner * tl.exp2(end), 0.0))
         enters = tl.where(goes_on, tl.exp2(cum), 0.0)
-        leaves = tl.where(q >= last, tl.exp2(end - key), 0.0)
+        end_key = tl.load(tokens_ptr + 2 * slot + row + Q - 1)
+        leaves = tl.where(q >= last, tl.exp2(_left(end, end_key, cum, key, WIDE)), 0.0)
+        if WIDE:
+            leaves *= tl.load(mine_ptr)
         by_state = _product(_scaled(ys, enters), tl.trans(state))
         tl.store(mine_ptr + 6 * slot, tl.sum(by_state * cs.to(tl.float32), 1))
         d_c += by_state

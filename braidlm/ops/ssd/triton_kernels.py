@@ -7,6 +7,10 @@ two: `cum` is the log2 of what a chunk's first i tokens leave, `key` the same le
 token j brings 2^(cum_i - key_j), and 2^(end - key_j) at the chunk's end, unless their documents
 differ: `opens` (B, Tp) holds the token of the chunk with which a token's own document begins, -1
 where that was before the chunk.
+
+A key holds dt to an ulp of cum, and a difference of two cum is no better: 2e-5 of what is left
+where a chunk leaves 2^-300, far below what bf16 resolves. Where x is WIDE (fp32) dt is a factor of
+its own, and key holds what cum lost when it was rounded.
 """
 
 from __future__ import annotations
@@ -57,9 +61,18 @@ def _scaled(rows, factor):
 
 
 @triton.jit
+def _left(then, then_key, cum, key, WIDE: tl.constexpr):
+    """The log2 of what is left, where `then` is the cum, of what tokens (cum, key) brought; where
+    it is WIDE, of what a step of one would have brought."""
+    if WIDE:
+        return (then - cum) + (then_key - key)
+    return then - key
+
+
+@triton.jit
 def prepare(
     dt_ptr, A_ptr, doc_ptr, position_ptr, tokens_ptr, opens_ptr, sdb, sdt, T, H,
-    HAS_DOC: tl.constexpr, Q: tl.constexpr, HB: tl.constexpr,
+    HAS_DOC: tl.constexpr, WIDE: tl.constexpr, Q: tl.constexpr, HB: tl.constexpr,
 ):  # fmt: skip
     """dt (B, T, H) -> tokens; steps at padding and past the end are zero. doc and position (B, T)
     -> opens."""
@@ -79,13 +92,18 @@ def prepare(
     ok = is_real[:, None] & (h < H)[None, :]
     dt = tl.load(dt_ptr + b * sdb + t.to(tl.int64)[:, None] * sdt + h[None, :], mask=ok, other=0.0)
     dt = dt.to(tl.float32)
-    cum = tl.cumsum(tl.maximum(dt * a[None, :], -104.0) * LOG2_E, 0)  # exp of -104 is zero
-    log_dt = tl.where(dt >= LEAST, tl.log2(tl.maximum(dt, LEAST)), float("-inf"))
+    steps = tl.maximum(dt * a[None, :], -104.0) * LOG2_E  # exp of -104 is zero
+    cum = tl.cumsum(steps, 0)
+    key = cum - tl.where(dt >= LEAST, tl.log2(tl.maximum(dt, LEAST)), float("-inf"))
+    if WIDE:
+        exact = tl.cumsum(steps.to(tl.float64), 0)
+        cum = exact.to(tl.float32)
+        key = (exact - cum.to(tl.float64)).to(tl.float32)
     place = (b * H + h[None, :]) * (tl.num_programs(0) * Q) + t[:, None]
     slot = tl.num_programs(2).to(tl.int64) * H * (tl.num_programs(0) * Q)
     tl.store(tokens_ptr + place, dt, mask=(h < H)[None, :])
     tl.store(tokens_ptr + slot + place, cum, mask=(h < H)[None, :])
-    tl.store(tokens_ptr + 2 * slot + place, cum - log_dt, mask=(h < H)[None, :])
+    tl.store(tokens_ptr + 2 * slot + place, key, mask=(h < H)[None, :])
 
 
 @triton.jit
@@ -94,8 +112,8 @@ def forward(
     sxb, sxt, sxh, sbb, sbt, sbg, scb, sct, scg,
     T, H, R, Tp, per_piece,
     HAS_FIRST: tl.constexpr, HAS_LAST: tl.constexpr, HAS_D: tl.constexpr, HAS_DOC: tl.constexpr,
-    Q: tl.constexpr, P: tl.constexpr, BP: tl.constexpr, N: tl.constexpr, BN: tl.constexpr,
-    STAGES: tl.constexpr,
+    WIDE: tl.constexpr, Q: tl.constexpr, P: tl.constexpr, BP: tl.constexpr, N: tl.constexpr,
+    BN: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     """y of one piece, head and row; the state after it -> last (B, n_pieces, H, BN, BP), if asked.
 
@@ -133,7 +151,8 @@ def forward(
         cs = _rows(C_ptr, start, q, sct, n, T, N)
         lives = q[:, None] >= q[None, :]
         enters = tl.exp2(cum)
-        leaves = tl.exp2(end - key)
+        leaves = tl.exp2(_left(end, tl.load(key_ptr + start + Q - 1), cum, key, WIDE))
+        decay = _left(cum[:, None], key[:, None], cum[None, :], key[None, :], WIDE)
         gain = tl.exp2(end)
         if HAS_DOC:
             opens = tl.load(opens_ptr + start + q)
@@ -142,7 +161,11 @@ def forward(
             enters = tl.where(opens < 0, enters, 0.0)
             leaves = tl.where(q >= last, leaves, 0.0)
             gain = tl.where(last < 0, gain, 0.0)
-        decay = tl.exp2(tl.where(lives, cum[:, None] - key[None, :], float("-inf")))
+        decay = tl.exp2(tl.where(lives, decay, float("-inf")))
+        if WIDE:
+            dt = tl.load(cum_ptr - slot + start + q)
+            leaves *= dt
+            decay *= dt[None, :]
         weights = decay * _product(cs, tl.trans(bs))
         ys = _product(cs, state.to(kind)) * enters[:, None]
         ys = _add_product(weights.to(kind), xs, ys)
@@ -160,8 +183,8 @@ def accumulate(
     sxb, sxt, sxh, syb, syt, syh, sbb, sbt, sbg, scb, sct, scg,
     T, H, R, Tp, n_chunks, per_piece, batch,
     HAS_FIRST: tl.constexpr, HAS_EACH: tl.constexpr, HAS_LAST: tl.constexpr,
-    HAS_DOC: tl.constexpr, Q: tl.constexpr, P: tl.constexpr, BP: tl.constexpr, N: tl.constexpr,
-    BN: tl.constexpr, STAGES: tl.constexpr,
+    HAS_DOC: tl.constexpr, WIDE: tl.constexpr, Q: tl.constexpr, P: tl.constexpr, BP: tl.constexpr,
+    N: tl.constexpr, BN: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     """S <- gain S + K^T v over the chunks of one piece, forward in time, and then back.
 
@@ -201,6 +224,12 @@ def accumulate(
         vs = _rows(v_ptr, start, q, svt, p, T, P)
         ks = _rows(K_ptr, start, q, skt, n, T, N)
         weight = tl.exp2(tl.where(back, decay, end - decay))
+        if WIDE:
+            cum = tl.load(cum_ptr + start + q)
+            key = tl.load(cum_ptr + slot + start + q)
+            end_key = tl.load(cum_ptr + slot + start + Q - 1)
+            weight = tl.exp2(_left(end, end_key, cum, key, WIDE))
+            weight = tl.where(back, tl.exp2(cum), weight * tl.load(cum_ptr - slot + start + q))
         gain = tl.exp2(end)
         if HAS_DOC:
             opens = tl.load(opens_ptr + start + q)
