@@ -196,6 +196,7 @@ def test_what_asks_the_gpu_is_not_recorded():
 
 @needs_gpu
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # the compiler's own
 def test_a_compiled_step_is_recorded_too():
     model = _model("sequential hybrid", "cuda", torch.float32)
     settings: dict[str, Any] = {"max_new_tokens": 20, "temperature": 0.0}
