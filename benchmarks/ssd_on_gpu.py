@@ -1,20 +1,22 @@
 """SSD on one GPU: our Triton kernels beside our chunked form and, if installed, mamba-ssm.
 
 Medians of `triton.testing.do_bench` in bf16, milliseconds, forward and forward with backward, in
-one process; beside them the fewest bytes (inputs read once, outputs written once) over the rate of
-a device copy measured in the same run. For our kernels also what the GPU works in both passes,
-kernel by kernel, and what the host does for them, which is all that one sees where rows are short.
-Errors are relative, against fp64 on a short cut of the same shape. Writes one JSON line last.
+one process, the forms in turn; beside them the fewest bytes (inputs read once, outputs written
+once) over the rate of a device copy measured in the same run. For our kernels also what the GPU
+works in both passes, kernel by kernel, and what the host does for them, which is all that one sees
+where rows are short. Errors are relative, against fp64 on a short cut of the same shape. Writes one
+JSON line last.
 
-    python benchmarks/ssd_on_gpu.py [--shapes 8x4096x32x64x1x128 ...] [--packed]
+    python benchmarks/ssd_on_gpu.py [--shapes 8x4096x32x64x1x128 ...] [--packed] [--skip chunk]
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -47,27 +49,32 @@ def documents(shape: tuple[int, ...]) -> Segments:
     return Segments.from_doc_ids(opens.cumsum(1)).to("cuda")
 
 
-def forms(segments: Segments | None) -> dict[str, Callable[..., Tensor]]:
-    """Every form that can run, as a function of x, dt, A, B, C."""
+Form = Callable[..., Tensor]
+"""A function of x, dt, A, B, C."""
+
+
+def forms(segments: Segments | None) -> dict[str, Form]:
+    """Every form that can run."""
 
     def ours(impl: str, *args: Tensor) -> Tensor:
         return ssd(*args, segments=segments, return_state=False, impl=impl)[0]
 
-    found: dict[str, Callable[..., Tensor]] = {n: partial(ours, n) for n in ("triton", "chunk")}
+    found: dict[str, Form] = {n: partial(ours, n) for n in ("triton", "chunk")}
     try:
         from mamba_ssm.ops.triton.ssd_combined import mamba_chunk_scan_combined
-    except ImportError:
+    except ImportError as error:
+        print(f"mamba-ssm is left out: {error}")
         return found
     index = None if segments is None else segments.doc.to(torch.int32)
     return found | {"mamba_ssm": lambda *args: mamba_chunk_scan_combined(*args, 256, seq_idx=index)}
 
 
-def times(form: Callable[..., Tensor], args: list[Tensor]) -> tuple[float, float]:
+def times(form: Form, args: list[Tensor]) -> tuple[float, float]:
     """Milliseconds of the forward pass, and of both passes."""
     from triton.testing import do_bench
 
     dy = torch.randn_like(args[0])
-    bench: Any = partial(do_bench, warmup=25, rep=100, return_mode="median")
+    bench: Any = partial(do_bench, warmup=10, rep=50, return_mode="median")
 
     def both() -> None:
         torch.autograd.grad(form(*args), args, dy)
@@ -77,7 +84,24 @@ def times(form: Callable[..., Tensor], args: list[Tensor]) -> tuple[float, float
     return forward, bench(both)
 
 
-def kernels(form: Callable[..., Tensor], args: list[Tensor], repeats: int = 8) -> dict[str, float]:
+def in_turn(
+    found: Mapping[str, Form], args: list[Tensor], rounds: int
+) -> dict[str, dict[str, list[float]]]:
+    """Milliseconds of each pass of each form: the median over rounds, the least and the most."""
+    taken: dict[str, list[tuple[float, float]]] = {name: [] for name in found}
+    for _ in range(rounds):
+        for name, form in found.items():
+            taken[name].append(times(form, args))
+    return {
+        name: {
+            one: [statistics.median(ms), min(ms), max(ms)]
+            for one, ms in zip(("forward", "both"), zip(*pairs, strict=True), strict=True)
+        }
+        for name, pairs in taken.items()
+    }
+
+
+def kernels(form: Form, args: list[Tensor], repeats: int = 8) -> dict[str, float]:
     """Milliseconds that the GPU works in each kernel of both passes."""
     from torch.profiler import ProfilerActivity, profile
 
@@ -95,7 +119,7 @@ def kernels(form: Callable[..., Tensor], args: list[Tensor], repeats: int = 8) -
     return found
 
 
-def host(form: Callable[..., Tensor], shape: tuple[int, ...], repeats: int = 100) -> float:
+def host(form: Form, shape: tuple[int, ...], repeats: int = 100) -> float:
     """Milliseconds that the host takes for both passes over rows too short to keep a GPU busy."""
     args = inputs((1, 128, *shape[2:]))
     dy = torch.randn_like(args[0])
@@ -108,19 +132,23 @@ def host(form: Callable[..., Tensor], shape: tuple[int, ...], repeats: int = 100
     return (time.perf_counter() - begin) / repeats * 1e3
 
 
-def errors(shape: tuple[int, ...]) -> dict[str, list[float]]:
-    """Relative errors of y and of every gradient at 1000 tokens, for each form of ours."""
-    args = inputs((1, min(1000, shape[1]), *shape[2:]))
+def errors(shape: tuple[int, ...], packed: bool, skip: list[str]) -> dict[str, list[float]]:
+    """Relative errors of y and of every gradient at 1000 tokens, for each form."""
+    short = (1, min(1000, shape[1]), *shape[2:])
+    args = inputs(short)
+    segments = documents(short) if packed else None
     dy = torch.randn_like(args[0])
     wide = [v.detach().double().requires_grad_() for v in args]
-    truth = ssd(*wide, return_state=False, impl="chunk")[0]
+    truth = ssd(*wide, segments=segments, return_state=False, impl="chunk")[0]
     truths = [truth, *torch.autograd.grad(truth, wide, dy.double())]
     found = {}
-    for impl in ("triton", "chunk"):
-        y = ssd(*args, return_state=False, impl=impl)[0]
+    for name, form in forms(segments).items():
+        if name in skip:
+            continue
+        y = form(*args)
         results = [y, *torch.autograd.grad(y, args, dy)]
-        found[impl] = [
-            float(f"{(a.double() - b).norm() / b.norm():.1e}")
+        found[name] = [
+            float(f"{((a.double() - b).norm() / b.norm()).item():.1e}")
             for a, b in zip(results, truths, strict=True)
         ]
     return found
@@ -141,6 +169,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--shapes", nargs="+", default=SHAPES, metavar="BxTxHxPxGxN")
     parser.add_argument("--packed", action="store_true", help="documents of about 800 tokens")
+    parser.add_argument("--skip", nargs="+", default=[], metavar="FORM")
+    parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
     rate = copy_rate()
     card = {"device": torch.cuda.get_device_name(), "torch": torch.__version__, "copy_tb_s": rate}
@@ -150,16 +180,20 @@ def main() -> None:
         args = inputs(shape)
         floor = (2 * args[0].nbytes + sum(v.nbytes for v in args[1:])) / rate / 1e9
         segments = documents(shape) if options.packed else None
-        measured = {name: times(form, args) for name, form in forms(segments).items()}
-        ours = forms(segments)["triton"]
-        works = kernels(ours, args)
+        found = forms(segments)
+        wanted = {name: form for name, form in found.items() if name not in options.skip}
+        measured = in_turn(wanted, args, options.rounds)
+        for name, ms in measured.items():
+            words = (f"{one} {m:.3f} [{low:.3f}, {high:.3f}]" for one, (m, low, high) in ms.items())
+            print(f"{text}: {name} {', '.join(words)} ms", flush=True)
+        works = kernels(found["triton"], args)
         waits = host(forms(None)["triton"], shape)
+        wrong = errors(shape, options.packed, options.skip)
         row = {"shape": text, "floor_ms": floor, "ms": measured, "kernels_ms": works}
-        rows.append(row | {"host_ms": waits, "errors": errors(shape)})
-        cells = (f"{name} {f:.3f}, {fb:.3f}" for name, (f, fb) in measured.items())
-        print(f"{text}: {'; '.join(cells)} ms; floor forward {floor:.3f}", flush=True)
+        rows.append(row | {"host_ms": waits, "errors": wrong})
         parts = ", ".join(f"{name} {ms:.3f}" for name, ms in works.items())
-        print(f"  kernels {sum(works.values()):.3f}: {parts}; host {waits:.3f}", flush=True)
+        print(f"  floor forward {floor:.3f}; kernels {sum(works.values()):.3f}: {parts}")
+        print(f"  host {waits:.3f}; errors {wrong}", flush=True)
     print(json.dumps(card | {"packed": options.packed, "rows": rows}))
 
 
