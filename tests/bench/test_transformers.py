@@ -5,6 +5,8 @@ import pytest
 pytest.importorskip("transformers")
 
 import dataclasses
+import importlib
+import sys
 
 import torch
 
@@ -73,3 +75,17 @@ def test_it_runs_in_turn_with_ours_at_every_point(tmp_path):
     about = outcome.modes[0].about["transformers bamba"]
     assert about["library"].startswith("transformers 5.")
     assert "mamba_ssm" in about["kernels"]
+
+
+def test_kernels_that_are_found_and_cannot_be_imported_are_not_told_as_there(tmp_path, monkeypatch):
+    (tmp_path / "toy_model.py").write_text(
+        "NAMES = 'mamba_ssm', 'causal_conv1d'\nclass Toy: pass\n", encoding="utf-8"
+    )
+    for name, code in (("mamba_ssm", "import its_compiled_half"), ("causal_conv1d", "")):
+        (tmp_path / f"{name}.py").write_text(code, encoding="utf-8")
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    monkeypatch.syspath_prepend(tmp_path)
+    toy = importlib.import_module("toy_model").Toy()
+    assert peer.kernels(toy) == "torch path (installed: causal_conv1d; not: mamba_ssm)"
+    for name in ("toy_model", "causal_conv1d"):
+        del sys.modules[name]

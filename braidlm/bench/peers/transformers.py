@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import inspect
 import re
@@ -30,10 +31,19 @@ def kernels(model: Any) -> str:
     named = [name for name in KERNELS if re.search(rf"\b{name}\b", code)]
     if not named:
         return "torch"
-    absent = [name for name in named if importlib.util.find_spec(name) is None]
+    absent = [name for name in named if not _imports(name)]
     found = [name for name in named if name not in absent]
     path = "torch path" if absent else "their kernels"
     return f"{path} (installed: {', '.join(found) or 'none'}; not: {', '.join(absent) or 'none'})"
+
+
+def _imports(package: str) -> bool:
+    """Whether it is really there: one whose compiled half is missing is found, and not taken."""
+    try:
+        importlib.import_module(package)
+    except Exception:  # as transformers does: whatever it says, the torch path runs
+        return False
+    return True
 
 
 def _config(setting: Setting) -> Any:
