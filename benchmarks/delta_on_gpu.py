@@ -1,11 +1,11 @@
 """The gated delta rule on one GPU: our kernels, our chunked form and, if installed, fla-core.
 
 Medians of `triton.testing.do_bench` in bf16, milliseconds, forward and forward with backward, in
-one process. Beside them two floors of the forward pass: the fewest bytes (inputs read once, outputs
-written once) over the rate of a device copy, and the products of chunks of 64 over the rate of a
-large product of matrices, both measured in the same run. Errors are relative, against fp64 on a
-short cut of the same shape. Prints each form when it is through, and one JSON line last. What
-tries its own settings out first may take long: `--skip` leaves it out.
+one process, the forms in turn. Beside them two floors of the forward pass: the fewest bytes (inputs
+read once, outputs written once) over the rate of a device copy, and the products of chunks of 64
+over the rate of a large product of matrices, both measured in the same run. Errors are relative,
+against fp64 on a short cut of the same shape. Prints each form when it is through, and one JSON
+line last. What tries its own settings out first may take long: `--skip` leaves it out.
 
     python benchmarks/delta_on_gpu.py [--shapes 8x4096x8x256x8x128 ...] [--packed] [--skip chunk]
 """
@@ -14,8 +14,9 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable, Sequence
-from functools import partial
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -55,29 +56,45 @@ def documents(shape: tuple[int, ...]) -> Segments:
     return Segments.from_doc_ids(opens.cumsum(1)).to("cuda")
 
 
-def forms(segments: Segments | None) -> dict[str, Callable[..., Tensor]]:
-    """Every form that can run, as a function of q, k, v, g, beta."""
+Form = Callable[..., Tensor]
+"""A function of q, k, v, g, beta."""
+
+
+def forms(segments: Segments | None) -> dict[str, Form]:
+    """Every form that can run."""
 
     def ours(impl: str, *args: Tensor) -> Tensor:
         return gated_delta(*args, segments=segments, return_state=False, impl=impl)[0]
 
-    found: dict[str, Callable[..., Tensor]] = {n: partial(ours, n) for n in ("triton", "chunk")}
-    if segments is not None:
-        return found
+    found: dict[str, Form] = {n: partial(ours, n) for n in ("triton", "chunk")}
     try:
         from fla.ops.gated_delta_rule import chunk_gated_delta_rule
     except ImportError as error:
         print(f"fla-core is left out: {error}")
         return found
-    return found | {"fla": lambda *args: chunk_gated_delta_rule(*args)[0]}
+
+    def fla(*args: Tensor) -> Tensor:
+        if segments is None:
+            return chunk_gated_delta_rule(*args)[0]
+        rows = (v.flatten(0, 1)[None] for v in args)  # it takes documents of one row
+        y = chunk_gated_delta_rule(*rows, cu_seqlens=segments.cu_seqlens.long())[0]
+        return y.view(args[2].shape)
+
+    return found | {"fla": fla}
 
 
-def times(form: Callable[..., Tensor], args: list[Tensor]) -> tuple[float, float | None]:
+@cache
+def refusal(name: str, why: str) -> None:
+    """Say once that a form has no backward pass here."""
+    print(f"{name} has no backward pass: {why[:200]}")
+
+
+def times(name: str, form: Form, args: list[Tensor]) -> tuple[float, float | None]:
     """Milliseconds of the forward pass, and of both passes, or None if the form refuses them."""
     from triton.testing import do_bench
 
     dy = torch.randn_like(args[2])
-    bench: Any = partial(do_bench, warmup=25, rep=100, return_mode="median")
+    bench: Any = partial(do_bench, warmup=10, rep=50, return_mode="median")
 
     def both() -> None:
         torch.autograd.grad(form(*args), args, dy)
@@ -87,8 +104,23 @@ def times(form: Callable[..., Tensor], args: list[Tensor]) -> tuple[float, float
     try:
         return forward, bench(both)
     except (RuntimeError, ValueError) as error:
-        print(f"no backward pass: {str(error)[:200]}")
+        refusal(name, str(error))
         return forward, None
+
+
+def in_turn(
+    found: Mapping[str, Form], args: list[Tensor], rounds: int
+) -> dict[str, list[float | None]]:
+    """Milliseconds of the forward pass and of both of each form, medians over rounds."""
+    taken: dict[str, list[tuple[float, float | None]]] = {name: [] for name in found}
+    for turn in range(rounds):
+        for name, form in found.items():
+            taken[name].append(times(name, form, args))
+            print(f"  round {turn}: {name} {taken[name][-1]} ms", flush=True)
+    return {
+        name: [None if None in ms else statistics.median(ms) for ms in zip(*pairs, strict=True)]
+        for name, pairs in taken.items()
+    }
 
 
 def errors(shape: tuple[int, ...], skip: Sequence[str]) -> dict[str, list[float]]:
@@ -107,9 +139,9 @@ def errors(shape: tuple[int, ...], skip: Sequence[str]) -> dict[str, list[float]
         try:
             results += torch.autograd.grad(form(*args), args, dy)
         except (RuntimeError, ValueError) as error:
-            print(f"{name} has no backward pass: {str(error)[:200]}")
+            refusal(name, str(error))
         found[name] = [
-            float(f"{(a.double() - b).norm() / b.norm():.1e}")
+            float(f"{((a.double() - b).norm() / b.norm()).item():.1e}")
             for a, b in zip(results, truths, strict=False)
         ]
     return found
@@ -133,6 +165,7 @@ def main() -> None:
     parser.add_argument("--shapes", nargs="+", default=SHAPES, metavar="BxTxHxVxGxD")
     parser.add_argument("--packed", action="store_true", help="documents of about 800 tokens")
     parser.add_argument("--skip", nargs="+", default=(), metavar="FORM")
+    parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
     rate = rates()
     card = {"device": torch.cuda.get_device_name(), "torch": torch.__version__} | rate
@@ -144,13 +177,12 @@ def main() -> None:
         floors = {"bytes": floor, "flops": flops(shape) / rate["tflop_s"] / 1e9}
         found = forms(documents(shape) if options.packed else None)
         print(f"{text}: floors forward {floors} ms", flush=True)
-        measured = {}
-        for name, form in found.items():
-            if name not in options.skip:
-                measured[name] = times(form, args)
-                print(f"{text}: {name} {measured[name]} ms", flush=True)
+        wanted = {name: form for name, form in found.items() if name not in options.skip}
+        measured = in_turn(wanted, args, options.rounds)
+        print(f"{text}: {measured} ms", flush=True)
         row = {"shape": text, "floor_ms": floors, "ms": measured}
         rows.append(row | {"errors": errors(shape, options.skip)})
+        print(f"  errors {rows[-1]['errors']}", flush=True)
     print(json.dumps(card | {"packed": options.packed, "rows": rows}))
 
 
