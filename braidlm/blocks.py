@@ -18,6 +18,7 @@ from braidlm.mixers.shorten import shorten
 from braidlm.mixers.telemetry import telemetry
 from braidlm.ops import rows
 from braidlm.ops.attention import Lent
+from braidlm.ops.dispatch import needs_grad
 from braidlm.ops.rows import Ending, Read
 from braidlm.ops.scaled import scaled
 from braidlm.parallel import Parallel
@@ -37,6 +38,14 @@ class Stream(NamedTuple):
     """Keys and values of this call that later sublayers have too, by the letter that made them."""
     aux: dict[str, Tensor] | None = None
     """What the router of the sublayer that made this tells, {} without one; None: nobody asks."""
+    due: Tensor | None = None
+    """(B, T, d_model): what the last sublayer left to the next one to add to `hidden`."""
+    may_owe: bool = False
+    """Whether a sublayer may leave its sum to the next one, whose norm makes it on the way."""
+
+    def settled(self) -> Stream:
+        """Return the stream with what is due added."""
+        return self if self.due is None else self._replace(hidden=self.hidden + self.due, due=None)
 
 
 class Single(nn.Module):
@@ -50,6 +59,9 @@ class Single(nn.Module):
         lends_as = spec.lends_as(sublayer.symbol)
         self.mixer = mixers.build(config, width, spec.norm_eps, spec.norm_offset, lends_as)
         self.shares_keys = shares_keys(self.mixer)
+        # What reads x by a product alone reads it in the product's dtype.
+        is_first = getattr(self.mixer, "projects_first", False)
+        self.projects_first = is_first and config.in_multiplier == 1.0
         self.out_proj = None
         if not config.has_own_output:
             self.out_proj = nn.Linear(config.width, spec.d_model, bias=config.out_bias)
@@ -108,6 +120,10 @@ class Single(nn.Module):
         of this use; `keys` is what is lent in this call, for one that borrows or lends.
         """
         x = scaled(x, self.factors[0])
+        if self._keeps_less(x, adapters):
+            y = self.mixer.through(x, self.out_proj.weight)  # pyright: ignore
+            if y is not None:
+                return scaled(y, self.factors[1]), None
         if adapters is not None:
             p = self.mixer.in_proj(x) + adapters(x)  # pyright: ignore[reportCallIssue]
             asked = (keys,) if self.shares_keys else ()
@@ -116,6 +132,13 @@ class Single(nn.Module):
             asked = tuple(given for given in (aux, keys) if given is not None)
             u, state = self.mixer(x, segments, state, return_state, *asked)
         return scaled(u if self.out_proj is None else self.out_proj(u), self.factors[1]), state
+
+    def _keeps_less(self, x: Tensor, adapters: Adapters | None) -> bool:
+        """Whether a mixer and its product as one operator keep less for gradients, or might."""
+        if adapters is not None or not (x.is_cuda and hasattr(self.mixer, "through")):
+            return False
+        is_bare = self.out_proj is not None and self.out_proj.bias is None
+        return is_bare and needs_grad(x) and not torch.compiler.is_compiling()
 
 
 class Block(nn.Module):
@@ -169,6 +192,9 @@ class Block(nn.Module):
         """Return the stream after this sublayer and the sublayer's new state."""
         if rows.pays(stream.hidden) and self._reads_rows(stream, segments, state):
             return self._from_rows(stream, state)
+        if stream.may_owe and self.may_owe:
+            return self._owing(stream, segments, state, return_state)
+        stream = stream.settled()
         aux: dict[str, Tensor] | None = None if stream.aux is None else {}
         asked = {"aux": aux} if self.has_router else {}
         asked |= {} if self.adapters is None else {"adapters": self.adapters}
@@ -181,10 +207,30 @@ class Block(nn.Module):
         hidden = stream.hidden + scaled(self._made(y), self.residual_multiplier)
         return stream._replace(hidden=hidden, handed=None, aux=aux), state
 
+    @property
+    def may_owe(self) -> bool:
+        """Whether this sublayer reads the stream by its norm alone and adds to it alone."""
+        is_pre_normed = not self.is_post_normed and self.norm.n_groups == 1
+        return self._is_closed and is_pre_normed and self.use_proj is None
+
+    def _owing(
+        self, stream: Stream, segments: Segments | None, state: Any, return_state: bool
+    ) -> tuple[Stream, Any]:
+        """`forward` that adds what the last sublayer left, and leaves its own sum to the next."""
+        hidden, norm = stream.hidden, self.norm
+        if stream.due is None:
+            x = norm(hidden)
+        else:
+            reads = stream.due.dtype if getattr(self.mix, "projects_first", False) else None
+            hidden, x = norm.after_sum(hidden, stream.due, reads)
+        y, state = self.mix(x, segments, state, return_state)
+        due = scaled(y, self.residual_multiplier)
+        aux = None if stream.aux is None else {}
+        return stream._replace(hidden=hidden, handed=None, aux=aux, due=due), state
+
     def _reads_rows(self, stream: Stream, segments: Segments | None, state: Any) -> bool:
-        is_lone = self.is_plain and not self.is_post_normed and self.use_proj is None
-        is_bare = stream.handed is None and stream.aux is None and self.norm.n_groups == 1
-        if not (is_lone and is_bare):
+        is_bare = stream.handed is None and stream.aux is None
+        if not (self.is_plain and self.may_owe and is_bare):
             return False
         is_step = rows.is_step(stream.hidden, segments)
         return self.mix.reads_rows(is_step, state)  # pyright: ignore[reportCallIssue]
@@ -199,9 +245,12 @@ class Block(nn.Module):
     @property
     def is_plain(self) -> bool:
         """Whether `added` is all that `forward` does in training: only hidden comes and goes."""
-        is_lone = isinstance(self.mix, Single) and self.adapters is None and not self.has_router
-        is_closed = not self.mix.shares_keys and not self.hands_on and self.input == "hidden"
-        return is_lone and is_closed
+        return isinstance(self.mix, Single) and self._is_closed
+
+    @property
+    def _is_closed(self) -> bool:
+        is_bare = self.adapters is None and not self.has_router and not self.mix.shares_keys
+        return is_bare and not self.hands_on and self.input == "hidden"
 
     def added(self, hidden: Tensor, segments: Segments | None) -> Tensor:
         """Return (B, T, d_model), `hidden` and what this sublayer adds; no state is made."""

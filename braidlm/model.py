@@ -14,6 +14,7 @@ from braidlm.meta import MetaTokens
 from braidlm.mixers.norm import RMSNorm
 from braidlm.mixers.room import reserve
 from braidlm.mixers.shorten import shorten
+from braidlm.ops.add_norm import pays
 from braidlm.ops.loss import linear_cross_entropy
 from braidlm.ops.scaled import scaled
 from braidlm.segments import Segments
@@ -106,7 +107,8 @@ class HybridLM(nn.Module):
             raise ValueError("telemetry = True: needs state = None, a call that begins documents")
         meta = self.meta if state is None else None
         stream, segments, places = self._begin(tokens, segments, meta)
-        stream = stream._replace(aux={} if with_aux else None)
+        may_owe = not (telemetry or return_state) and self.training and pays(stream.hidden)
+        stream = stream._replace(aux={} if with_aux else None, may_owe=may_owe)
         before = [None] * len(self.blocks) if state is None else state
         after, aux = [], {}
         for index, (block, old) in enumerate(zip(self.blocks, before, strict=True)):
@@ -116,8 +118,12 @@ class HybridLM(nn.Module):
             stream, new = block(stream, segments, old, return_state)
             aux |= {f"blocks.{index}.{name}": value for name, value in (stream.aux or {}).items()}
             after.append(new)
-        hidden = stream.hidden if meta is None else meta.without(stream.hidden, places)
-        return Output(self.norm(hidden), tuple(after) if return_state else None, aux)
+        if stream.due is not None and meta is None:
+            hidden = self.norm.after_sum(stream.hidden, stream.due)[1]
+        else:
+            hidden = stream.settled().hidden
+            hidden = self.norm(hidden if meta is None else meta.without(hidden, places))
+        return Output(hidden, tuple(after) if return_state else None, aux)
 
     def begin(self, tokens: Tensor, segments: Segments | None) -> tuple[Stream, Segments | None]:
         """Return what the first block reads of documents that begin here.

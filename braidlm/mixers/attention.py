@@ -33,6 +33,7 @@ class Attention(nn.Module):
     cache of its own: it asks what another module has written for the same tokens.
     """
 
+    projects_first = True
     inv_freq: Tensor
     sink_logits: nn.Parameter | None
 

@@ -25,6 +25,7 @@ from braidlm.mixers.step_filter import StepRule
 from braidlm.mixers.telemetry import real, rms
 from braidlm.ops.conv import causal_conv, conv_step
 from braidlm.ops.dispatch import is_plain, state_dtype
+from braidlm.ops.mamba2 import Shape, Weights, joined, joins
 from braidlm.ops.norm import gated_rms_norm
 from braidlm.ops.rows import ConvStep, Ending, Read, product
 from braidlm.ops.ssd import ssd, ssd_step
@@ -70,6 +71,7 @@ class Mamba2(nn.Module):
     """The mixer; its state is a `Mamba2State`."""
 
     compiles = True
+    projects_first = True
     factors: Tensor | None
     step_rule: StepRule | None = None
     """Changes the steps of documents that begin in a call, see `mixers.step_filter`."""
@@ -80,6 +82,10 @@ class Mamba2(nn.Module):
         self.n_groups, self.d_state = config.n_groups, config.d_state
         self.chunk_size, self.norm_eps = config.chunk_size, norm_eps
         self.norm_first = config.norm == "norm_first"
+        self.shape = Shape(
+            *(self.n_heads, self.head_dim, self.n_groups, self.d_state),
+            *(self.chunk_size, self.norm_eps, self.norm_first),
+        )
         self.widths = [config.d_inner, config.conv_width, config.n_heads]
         bc = config.n_groups * config.d_state
         self.conv_widths = [config.d_inner, bc, bc]
@@ -134,7 +140,10 @@ class Mamba2(nn.Module):
         """Map x (B, T, d_model) to u (B, T, d_inner)."""
         if state is not None and segments is None and x.shape[1] == 1 and is_plain(x):
             return self._step(x, state, return_state)
-        z, xbc, dt = self._project(x).split(self.widths, dim=-1)
+        p = self._project(x)
+        if state is None and not return_state and self._joins(p, segments):
+            return joined(p, self._weights(p.dtype), segments, self.shape), None
+        z, xbc, dt = p.split(self.widths, dim=-1)
         xbc, conv = causal_conv(
             xbc,
             self.conv_weight,
@@ -149,6 +158,23 @@ class Mamba2(nn.Module):
         if ssm is None or conv is None:
             return u, None
         return u, Mamba2State(ssm, conv)
+
+    def _joins(self, p: Tensor, segments: Segments | None) -> bool:
+        is_plain = self.dt_limits == (0.0, None) and self.step_rule is None
+        if not is_plain or self.norm_weight is None:
+            return False
+        group = self.widths[0] // self.n_groups
+        sizes = {"K": self.conv_weight.shape[1], "P": self.head_dim, "N": self.d_state, "W": group}
+        return joins(p, sizes, segments)
+
+    def _weights(self, dtype: torch.dtype) -> Weights:
+        """What `ops.mamba2` reads; the convolution's in `dtype`."""
+        assert self.norm_weight is not None
+        own, wide = self.dynamics, state_dtype(dtype)
+        bias = None if self.conv_bias is None else self.conv_bias.to(dtype)
+        A = -torch.exp(own.A_log.to(wide))
+        scale = self.norm_weight.to(wide)
+        return Weights(self.conv_weight.to(dtype), bias, own.dt_bias.to(wide), A, own.D, scale)
 
     def telemetry(self, x: Tensor, segments: Segments | None) -> dict[str, Tensor]:
         """Tell the mean dt and decay exp(A dt) over tokens and heads, and the final states' rms."""

@@ -8,7 +8,7 @@ from braidlm.arch.mixers import MLPConfig
 from braidlm.ops.activation import ACTIVATIONS
 from braidlm.ops.rows import Ending, Read, product
 from braidlm.ops.scaled import scaled
-from braidlm.ops.swiglu import swiglu
+from braidlm.ops.swiglu import swiglu, swiglu_linear
 from braidlm.segments import Segments
 
 
@@ -16,6 +16,7 @@ class MLP(nn.Module):
     """u = act(m gate) * up if gated, else act(up); the block's projection goes down."""
 
     compiles = True
+    projects_first = True
 
     def __init__(self, config: MLPConfig, d_model: int) -> None:
         super().__init__()
@@ -51,6 +52,13 @@ class MLP(nn.Module):
             return swiglu(p, self.gate_multiplier), None
         gate, up = p.chunk(2, dim=-1)
         return self.activation(scaled(gate, self.gate_multiplier)) * up, None
+
+    def through(self, x: Tensor, weight: Tensor) -> Tensor | None:
+        """`forward` and the product with `weight`^T behind it, without u being kept between them;
+        None where there is no such form."""
+        if not self.gated or self.activation_name != "silu":
+            return None
+        return swiglu_linear(self.in_proj(x), weight, self.gate_multiplier)
 
     def reads_rows(self, is_step: bool, state: None) -> bool:
         """Whether `from_rows` can go on from this state: it has none, and knows no documents."""

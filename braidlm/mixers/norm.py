@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from braidlm.ops.add_norm import add_rms_norm
 from braidlm.ops.norm import rms_norm
 
 
@@ -27,3 +28,9 @@ class RMSNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Norm x (..., width)."""
         return rms_norm(x, self.weight, self.eps, offset=self.offset, n_groups=self.n_groups)
+
+    def after_sum(
+        self, hidden: Tensor, added: Tensor, dtype: torch.dtype | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Return hidden + added (..., width) and its norm in `dtype`, by one operator."""
+        return add_rms_norm(hidden, added, self.weight, self.eps, offset=self.offset, dtype=dtype)

@@ -15,8 +15,8 @@ LOGITS_AT_ONCE = 2**24
 """Elements of the largest block of logits, by default: 64 MiB in fp32."""
 LOGITS_IN_CACHE = 2**22
 """The same on a CPU: 16 MiB, which its last cache holds."""
-LOGITS_ON_GPU = 2**27
-"""The same where a kernel writes gradients over logits: 256 MiB in bf16."""
+LOGITS_ON_GPU = 2**28
+"""The same where a kernel writes gradients over logits: at most 512 MiB in bf16."""
 
 Reduction = Literal["mean", "sum", "none"]
 
@@ -45,7 +45,7 @@ def linear_cross_entropy(
         ignore_index: targets of this value have loss 0 and do not count in the mean.
         reduction: "mean" over the counted tokens (0 if there are none), "sum", or "none".
         chunk_size: tokens per block; by default about `LOGITS_AT_ONCE` / V, on a CPU
-            `LOGITS_IN_CACHE` / V, by Triton's kernel `LOGITS_ON_GPU` / V.
+            `LOGITS_IN_CACHE` / V, by Triton's kernel the power of two below `LOGITS_ON_GPU` / V.
         logit_scale: multiplies the logits.
 
     Returns:
@@ -61,7 +61,7 @@ def linear_cross_entropy(
     if torch.is_autocast_enabled(kind) and dtype != torch.float64:
         dtype = torch.get_autocast_dtype(kind)
     flat = targets.reshape(-1)
-    size = chunk_size or max(64, _at_once(hidden, weight, dtype) // weight.shape[0])
+    size = chunk_size or _tokens_at_once(hidden, weight, dtype)
     rows = hidden.reshape(-1, hidden.shape[-1])
     with torch.autocast(kind, enabled=False):
         if reduction == "none":
@@ -114,11 +114,13 @@ def _check_range(counted: Tensor, vocab_size: int, ignore_index: int) -> None:
         )
 
 
-def _at_once(hidden: Tensor, weight: Tensor, dtype: torch.dtype) -> int:
-    """Elements of a block of logits."""
+def _tokens_at_once(hidden: Tensor, weight: Tensor, dtype: torch.dtype) -> int:
+    """Tokens of a block; on a GPU a power of two, which products take in whole tiles."""
     if hidden.device.type == "cpu":
-        return LOGITS_IN_CACHE
-    return LOGITS_ON_GPU if _form(hidden, weight, dtype).name == "triton" else LOGITS_AT_ONCE
+        return max(64, LOGITS_IN_CACHE // weight.shape[0])
+    if _form(hidden, weight, dtype).name != "triton":
+        return max(64, LOGITS_AT_ONCE // weight.shape[0])
+    return 1 << max(64, LOGITS_ON_GPU // weight.shape[0]).bit_length() - 1
 
 
 def _form(hidden: Tensor, weight: Tensor, dtype: torch.dtype) -> Implementation:
@@ -191,8 +193,16 @@ def _gradients(
         if d_weight is not None and dtype == wide:
             d_weight.addmm_(d_logits.t(), h)
         elif d_weight is not None:
-            d_weight += torch.mm(d_logits.t(), h).to(wide)
+            _add_product(d_weight, d_logits.t(), h)
     return losses, d_rows, None if d_weight is None else d_weight.to(weight.dtype)
+
+
+def _add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
+    """total += a @ b, where total is wider than a and b."""
+    if total.is_cuda and not torch.compiler.is_compiling():
+        torch.addmm(total, a, b, out_dtype=total.dtype, out=total)  # type: ignore[call-overload]
+    else:
+        total += torch.mm(a, b).to(total.dtype)
 
 
 class _Total(torch.autograd.Function):

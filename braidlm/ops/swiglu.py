@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from braidlm.ops import dispatch
-from braidlm.ops.dispatch import Call, Implementation, Operator
+from braidlm.ops.dispatch import Call, Implementation, Operator, check_shape
 from braidlm.ops.scaled import scaled
 
 
@@ -32,6 +32,38 @@ def swiglu(p: Tensor, gate_multiplier: float = 1.0, impl: str = "auto") -> Tenso
         raise ValueError(f"swiglu: p has {p.shape[-1]} channels; they must be two halves.")
     call = Call.of(p, {"W": p.shape[-1] // 2}, (p,))
     return SWIGLU.choose(impl, call).function(p, gate_multiplier)
+
+
+def swiglu_linear(
+    p: Tensor, weight: Tensor, gate_multiplier: float = 1.0, impl: str = "auto"
+) -> Tensor:
+    """swiglu(p) @ weight^T, in the dtype of autocast where that is on.
+
+    The Triton form keeps p and the weight alone for its backward pass, not what is multiplied.
+
+    Args:
+        p: (..., 2 W).
+        weight: (D, W).
+        gate_multiplier: see `swiglu`.
+        impl: "auto", "triton" or "torch", of the gradient too.
+
+    Returns:
+        (..., D).
+
+    Raises:
+        ValueError: shapes that do not fit.
+        InputError: an unknown `impl`, or one that cannot run here.
+    """
+    check_shape("swiglu_linear", "weight", weight, (weight.shape[0], p.shape[-1] // 2))
+    call = Call.of(p, {"W": p.shape[-1] // 2}, (p, weight))
+    if SWIGLU.choose(impl, call).name != "triton":
+        return F.linear(swiglu(p, gate_multiplier, "torch"), weight)
+    from braidlm.ops.triton_swiglu import swiglu_linear_triton  # a CPU does without triton
+
+    kind = p.device.type
+    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else p.dtype
+    with dispatch.own_precision(p):
+        return swiglu_linear_triton(p.to(dtype), weight.to(dtype), gate_multiplier)
 
 
 def _torch(p: Tensor, gate_multiplier: float) -> Tensor:

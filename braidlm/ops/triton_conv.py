@@ -48,15 +48,15 @@ torch.library.define(
 )
 
 
-@torch.library.impl("braidlm::conv", "default")
-def _conv(
+def conv_forward(
     x: Tensor, weight: Tensor, bias: Tensor | None, position: Tensor | None, silu: bool
 ) -> Tensor:
+    """y; the operator without its gradients."""
     x = x if x.stride(-1) == 1 else x.contiguous()
     y = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     batch, length, width = x.shape
     per_row = -(-length // WALK)
-    _forward[(per_row * batch, -(-width // CHANNELS))](
+    _conv_forward[(per_row * batch, -(-width // CHANNELS))](
         *(x, weight.contiguous(), _or(bias, x), _or(position, x), y),
         *(*x.stride()[:2], length, width, per_row),
         **_options(weight, bias, position, silu),
@@ -64,34 +64,42 @@ def _conv(
     return y
 
 
+torch.library.impl("braidlm::conv", "default", conv_forward)
+
+
 @torch.library.register_fake("braidlm::conv")
 def _(x, weight, bias, position, silu):
     return x.new_empty(x.shape)
 
 
-@torch.library.impl("braidlm::conv_backward", "default")
-def _conv_backward(
+def conv_backward(
     x: Tensor,
     weight: Tensor,
     bias: Tensor | None,
     position: Tensor | None,
     dy: Tensor,
     silu: bool,
+    d_x: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of x, weight and bias; that of x is written into `d_x` where it is given."""
     x, dy = (v if v.stride(-1) == 1 else v.contiguous() for v in (x, dy))
     batch, length, width = x.shape
     per_row = -(-length // WALK)
     columns = weight.shape[1]
-    d_x = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+    if d_x is None:
+        d_x = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     shares = x.new_empty(per_row * batch, columns + 1, width, dtype=torch.float32)
-    _backward[(per_row * batch, -(-width // CHANNELS))](
+    _conv_backward[(per_row * batch, -(-width // CHANNELS))](
         *(x, weight.contiguous(), _or(bias, x), _or(position, x), dy, d_x, shares),
-        *(*x.stride()[:2], *dy.stride()[:2], length, width, per_row),
+        *(*x.stride()[:2], *dy.stride()[:2], *d_x.stride()[:2], length, width, per_row),
         **_options(weight, bias, position, silu),
     )
     sums = shares.sum(0)
     d_bias = sums.new_empty(0) if bias is None else sums[columns].to(bias.dtype)
     return d_x, sums[:columns].flip(0).t().to(weight.dtype).contiguous(), d_bias
+
+
+torch.library.impl("braidlm::conv_backward", "default", conv_backward)
 
 
 @torch.library.register_fake("braidlm::conv_backward")
@@ -169,16 +177,18 @@ def _bias(bias_ptr, c, D, HAS_BIAS: tl.constexpr):
 
 
 @triton_jit
-def _value(x0, x1, x2, x3, w0, w1, w2, w3, bias, place):
-    """h of a token that stands at `place`: a document's first ones have fewer before them."""
-    h = bias + x0 * w0
-    h += tl.where(place >= 1, x1 * w1, 0.0)
-    h += tl.where(place >= 2, x2 * w2, 0.0)
-    return h + tl.where(place >= 3, x3 * w3, 0.0)
+def _value(x0, x1, x2, x3, w0, w1, w2, w3, bias, place, HAS_POSITION: tl.constexpr):
+    """h of a token that stands at `place`: a document's first ones have fewer before them. Before a
+    row's first token there are zeros."""
+    if HAS_POSITION:
+        x1 = tl.where(place >= 1, x1, 0.0)
+        x2 = tl.where(place >= 2, x2, 0.0)
+        x3 = tl.where(place >= 3, x3, 0.0)
+    return bias + x0 * w0 + x1 * w1 + x2 * w2 + x3 * w3
 
 
 @triton_jit
-def _forward(
+def _conv_forward(
     x_ptr, weight_ptr, bias_ptr, position_ptr, y_ptr, sxb, sxt, T, D, per_row,
     K: tl.constexpr, SILU: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_POSITION: tl.constexpr,
     WALK: tl.constexpr, CB: tl.constexpr,
@@ -199,7 +209,7 @@ def _forward(
             t = start + i
             x0 = a0 if i == 0 else a1 if i == 1 else a2 if i == 2 else a3
             place = _place(position, t, T, HAS_POSITION)
-            h = _value(x0, x1, x2, x3, w0, w1, w2, w3, bias, place)
+            h = _value(x0, x1, x2, x3, w0, w1, w2, w3, bias, place, HAS_POSITION)
             if SILU:
                 h *= tl.sigmoid(h)
             tl.store(y + t * D + c, h, mask=(c < D) & (t < T))
@@ -207,9 +217,9 @@ def _forward(
 
 
 @triton_jit
-def _backward(
+def _conv_backward(
     x_ptr, weight_ptr, bias_ptr, position_ptr, dy_ptr, dx_ptr, shares_ptr,
-    sxb, sxt, syb, syt, T, D, per_row,
+    sxb, sxt, syb, syt, sdb, sdt, T, D, per_row,
     K: tl.constexpr, SILU: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_POSITION: tl.constexpr,
     WALK: tl.constexpr, CB: tl.constexpr,
 ):  # fmt: skip
@@ -222,7 +232,7 @@ def _backward(
     stop = tl.minimum(first + WALK, T)
     c = tl.program_id(1) * CB + tl.arange(0, CB)
     x, dy = x_ptr + b * sxb, dy_ptr + b * syb
-    position, dx = position_ptr + b * T, dx_ptr + b * T * D
+    position, dx = position_ptr + b * T, dx_ptr + b * sdb
     w0, w1 = _column(weight_ptr, c, D, 0, K), _column(weight_ptr, c, D, 1, K)
     w2, w3 = _column(weight_ptr, c, D, 2, K), _column(weight_ptr, c, D, 3, K)
     bias = _bias(bias_ptr, c, D, HAS_BIAS)
@@ -242,20 +252,22 @@ def _backward(
             g = g0 if i == 0 else g1 if i == 1 else g2 if i == 2 else g3
             place = _place(position, t, T, HAS_POSITION)
             if SILU:
-                h = _value(x0, x1, x2, x3, w0, w1, w2, w3, bias, place)
+                h = _value(x0, x1, x2, x3, w0, w1, w2, w3, bias, place, HAS_POSITION)
                 s = tl.sigmoid(h)
                 g *= s * (1.0 + h * (1.0 - s))
-            g_1, g_2 = tl.where(place >= 1, g, 0.0), tl.where(place >= 2, g, 0.0)
-            g_3 = tl.where(place >= 3, g, 0.0)
+            g_1, g_2, g_3 = g, g, g
+            if HAS_POSITION:
+                g_1, g_2 = tl.where(place >= 1, g, 0.0), tl.where(place >= 2, g, 0.0)
+                g_3 = tl.where(place >= 3, g, 0.0)
             ours = tl.where(t < stop, 1.0, 0.0)
             sums += g * ours
-            sum0 += g * x0 * ours
-            sum1 += g_1 * x1 * ours
-            sum2 += g_2 * x2 * ours
-            sum3 += g_3 * x3 * ours
+            sum0 += g * ours * x0
+            sum1 += g_1 * ours * x1
+            sum2 += g_2 * ours * x2
+            sum3 += g_3 * ours * x3
             done = t - 3
             ok = (c < D) & (done >= first) & (done < stop)
-            tl.store(dx + done * D + c, d3 + g_3 * w3, mask=ok)
+            tl.store(dx + done * sdt + c, d3 + g_3 * w3, mask=ok)
             d3, d2, d1 = d2 + g_2 * w2, d1 + g_1 * w1, g * w0
             x3, x2, x1 = x2, x1, x0
     to = shares_ptr + tl.program_id(0).to(tl.int64) * (K + 1) * D + c

@@ -18,6 +18,8 @@ triton_jit: Any = triton.jit  # no type checker knows what a launch takes
 
 BLOCK = 4096
 """Logits that a program holds at a time."""
+WARPS = 8
+"""Warps of a program."""
 
 
 def cross_entropy_triton(
@@ -32,7 +34,7 @@ def cross_entropy_triton(
             *(logits.stride(0), vocab_size, ignore_index, scale),
             HAS_WEIGHTS=weights is not None,
             BLOCK=min(BLOCK, 1 << (vocab_size - 1).bit_length()),
-            num_warps=8,
+            num_warps=WARPS,
         )
     return losses
 

@@ -26,6 +26,8 @@ WIDEST = 2**14
 """Channels of a group that a program holds."""
 BLOCK = 2**12
 """Elements of a block of rows, where a row has fewer."""
+PER_WARP = 512
+"""Channels of a row for which a program has a warp."""
 PROGRAMS = 1024
 """Programs that share the rows: enough for any machine, few enough to add up their d_s."""
 NO_GATE, GATE_FIRST, NORM_FIRST = 0, 1, 2
@@ -56,8 +58,7 @@ torch.library.define(
 )
 
 
-@torch.library.impl("braidlm::norm", "default")
-def _norm(
+def norm_forward(
     x: Tensor,
     gate: Tensor | None,
     scale: Tensor | None,
@@ -66,10 +67,11 @@ def _norm(
     norm_first: bool,
     is_silu: bool,
 ) -> Tensor:
+    """y; the operator without its gradients."""
     rows, gates = _rows(x), None if gate is None else _rows(gate)
     y = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     sizes, shape, grid = _plan(rows, gates, n_groups)
-    _forward[grid](
+    _norm_forward[grid](
         *(rows, _or(gates, rows), _or(scale, rows), y, *sizes, eps),
         **_options(gate, scale, norm_first, is_silu),
         **shape,
@@ -77,13 +79,15 @@ def _norm(
     return y
 
 
+torch.library.impl("braidlm::norm", "default", norm_forward)
+
+
 @torch.library.register_fake("braidlm::norm")
 def _(x, gate, scale, eps, n_groups, norm_first, is_silu):
     return x.new_empty(x.shape)
 
 
-@torch.library.impl("braidlm::norm_backward", "default")
-def _norm_backward(
+def norm_backward(
     x: Tensor,
     gate: Tensor | None,
     scale: Tensor | None,
@@ -92,19 +96,26 @@ def _norm_backward(
     n_groups: int,
     norm_first: bool,
     is_silu: bool,
+    d_gate: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of x, gate and scale; that of a gate is written into `d_gate` if it is given."""
     rows, gates = _rows(x), None if gate is None else _rows(gate)
     sizes, shape, grid = _plan(rows, gates, n_groups)
     d_x = torch.empty(x.shape, dtype=x.dtype, device=x.device)
-    d_gate = x.new_empty(0) if gate is None else torch.empty_like(d_x, dtype=gate.dtype)
+    if d_gate is None:
+        d_gate = x.new_empty(0) if gate is None else torch.empty_like(d_x, dtype=gate.dtype)
+    into = d_gate if gate is None else d_gate.view(-1, d_gate.shape[-1])
     shares = x.new_empty(grid[0] if scale is not None else 0, x.shape[-1], dtype=torch.float32)
-    _backward[grid](
-        *(rows, _or(gates, rows), _or(scale, rows), dy.contiguous(), d_x, d_gate, shares),
-        *(*sizes, eps),
+    _norm_backward[grid](
+        *(rows, _or(gates, rows), _or(scale, rows), dy.contiguous(), d_x, into, shares),
+        *(*sizes, into.stride(0), eps),
         **_options(gate, scale, norm_first, is_silu),
         **shape,
     )
     return d_x, d_gate, shares.sum(0) if scale is not None else shares.new_empty(0)
+
+
+torch.library.impl("braidlm::norm_backward", "default", norm_backward)
 
 
 @torch.library.register_fake("braidlm::norm_backward")
@@ -159,7 +170,7 @@ def _plan(
     rows = max(1, min(BLOCK // padded, 1 << max(n_rows - 1, 0).bit_length()))
     n_blocks = -(-n_rows // rows)
     each = -(-n_blocks // max(1, min(n_blocks, PROGRAMS // n_groups)))
-    warps = max(4, min(16, padded // 512))
+    warps = max(4, min(16, padded // PER_WARP))
     shape = {"W": width, "BW": padded, "ROWS": rows, "num_warps": warps}
     strides = x.stride(0), 0 if gate is None else gate.stride(0)
     return (*strides, n_rows, each), shape, (max(1, -(-n_blocks // each)), n_groups)
@@ -175,7 +186,7 @@ def _opening(z, IS_SILU: tl.constexpr):
 
 
 @triton_jit
-def _forward(
+def _norm_forward(
     x_ptr, z_ptr, scale_ptr, y_ptr, sx, sz, n_rows, each, eps,
     GATE: tl.constexpr, IS_SILU: tl.constexpr, HAS_SCALE: tl.constexpr,
     W: tl.constexpr, BW: tl.constexpr, ROWS: tl.constexpr,
@@ -207,8 +218,8 @@ def _forward(
 
 
 @triton_jit
-def _backward(
-    x_ptr, z_ptr, scale_ptr, dy_ptr, dx_ptr, dz_ptr, shares_ptr, sx, sz, n_rows, each, eps,
+def _norm_backward(
+    x_ptr, z_ptr, scale_ptr, dy_ptr, dx_ptr, dz_ptr, shares_ptr, sx, sz, n_rows, each, sdz, eps,
     GATE: tl.constexpr, IS_SILU: tl.constexpr, HAS_SCALE: tl.constexpr,
     W: tl.constexpr, BW: tl.constexpr, ROWS: tl.constexpr,
 ):  # fmt: skip
@@ -236,14 +247,14 @@ def _backward(
             v = x * opening
         r = tl.rsqrt(tl.sum(v * v, 1) / W + eps)[:, None]
         if GATE == 2:
-            tl.store(dz_ptr + place, d * v * r * scale[None, :] * slope, mask=ok)
+            tl.store(dz_ptr + row * sdz + inside, d * v * r * scale[None, :] * slope, mask=ok)
             d *= opening
         share += tl.sum(d * v * r, 0)
         d *= scale[None, :]
         mean = tl.sum(d * v, 1)[:, None] / W
         d = r * (d - v * r * r * mean)
         if GATE == 1:
-            tl.store(dz_ptr + place, d * x * slope, mask=ok)
+            tl.store(dz_ptr + row * sdz + inside, d * x * slope, mask=ok)
             d *= opening
         tl.store(dx_ptr + place, d, mask=ok)
     if HAS_SCALE:

@@ -11,9 +11,11 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 import triton
 import triton.language as tl
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 triton_jit: Any = triton.jit  # no type checker knows what a launch takes
 
@@ -32,12 +34,15 @@ torch.library.define(
 )
 
 
-@torch.library.impl("braidlm::swiglu", "default")
-def _swiglu(p: Tensor, multiplier: float) -> Tensor:
+def swiglu_forward(p: Tensor, multiplier: float) -> Tensor:
+    """y; the operator without its gradients."""
     y = torch.empty((*p.shape[:-1], p.shape[-1] // 2), dtype=p.dtype, device=p.device)
     rows = _rows(p)
-    _forward[_grid(y)](rows, y, rows.stride(0), y.shape[-1], multiplier, BLOCK=BLOCK)
+    _swiglu_forward[_grid(y)](rows, y, rows.stride(0), y.shape[-1], multiplier, BLOCK=BLOCK)
     return y
+
+
+torch.library.impl("braidlm::swiglu", "default", swiglu_forward)
 
 
 @torch.library.register_fake("braidlm::swiglu")
@@ -45,13 +50,18 @@ def _(p, multiplier):
     return p.new_empty((*p.shape[:-1], p.shape[-1] // 2))
 
 
-@torch.library.impl("braidlm::swiglu_backward", "default")
-def _swiglu_backward(p: Tensor, dy: Tensor, multiplier: float) -> Tensor:
+def swiglu_backward(p: Tensor, dy: Tensor, multiplier: float, y: Tensor | None = None) -> Tensor:
+    """The gradient of p; y is written once more into `y` where it is given."""
     d_p = torch.empty(p.shape, dtype=p.dtype, device=p.device)
-    rows, d_rows = _rows(p), _rows(dy)
+    rows, d_rows, again = _rows(p), _rows(dy), d_p if y is None else y
     sizes = (rows.stride(0), d_rows.stride(0), dy.shape[-1], multiplier)
-    _backward[_grid(dy)](rows, d_rows, d_p, *sizes, BLOCK=BLOCK)
+    _swiglu_backward[_grid(dy)](
+        *(rows, d_rows, d_p, again, *sizes), AGAIN=y is not None, BLOCK=BLOCK
+    )
     return d_p
+
+
+torch.library.impl("braidlm::swiglu_backward", "default", swiglu_backward)
 
 
 @torch.library.register_fake("braidlm::swiglu_backward")
@@ -69,6 +79,30 @@ def _gradient(ctx: Any, dy: Tensor) -> tuple[Tensor, None]:
 
 
 torch.library.register_autograd("braidlm::swiglu", _gradient, setup_context=_setup)
+
+
+def swiglu_linear_triton(p: Tensor, weight: Tensor, multiplier: float) -> Tensor:
+    """p (..., 2 W), weight (D, W) in one dtype -> y weight^T (..., D), y not kept."""
+    return _Linear.apply(p, weight, multiplier)  # type: ignore[return-value]
+
+
+class _Linear(torch.autograd.Function):
+    """The gradient of the weight asks for y, which the kernel of dp finds again on its way."""
+
+    @staticmethod
+    def forward(ctx: Any, p: Tensor, weight: Tensor, multiplier: float) -> Tensor:
+        ctx.save_for_backward(p, weight)
+        ctx.multiplier = multiplier
+        return F.linear(swiglu_forward(p, multiplier), weight)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, d_out: Tensor) -> tuple[Tensor, Tensor, None]:  # type: ignore[override]
+        p, weight = ctx.saved_tensors
+        dy = d_out @ weight
+        y = torch.empty(dy.shape, dtype=dy.dtype, device=dy.device)
+        d_p = swiglu_backward(p, dy, ctx.multiplier, y)
+        return d_p, _rows(d_out).t() @ _rows(y), None
 
 
 def _rows(x: Tensor) -> Tensor:
@@ -91,7 +125,7 @@ def _halves(p_ptr, row, stride, c, W, multiplier):
 
 
 @triton_jit
-def _forward(p_ptr, y_ptr, stride, W, multiplier, BLOCK: tl.constexpr):
+def _swiglu_forward(p_ptr, y_ptr, stride, W, multiplier, BLOCK: tl.constexpr):
     row = tl.program_id(0).to(tl.int64)
     c = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     gate, up, s = _halves(p_ptr, row, stride, c, W, multiplier)
@@ -99,7 +133,11 @@ def _forward(p_ptr, y_ptr, stride, W, multiplier, BLOCK: tl.constexpr):
 
 
 @triton_jit
-def _backward(p_ptr, dy_ptr, dp_ptr, stride, d_stride, W, multiplier, BLOCK: tl.constexpr):
+def _swiglu_backward(
+    p_ptr, dy_ptr, dp_ptr, y_ptr, stride, d_stride, W, multiplier,
+    AGAIN: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """dp, and y once more if `AGAIN`."""
     row = tl.program_id(0).to(tl.int64)
     c = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     gate, up, s = _halves(p_ptr, row, stride, c, W, multiplier)
@@ -107,3 +145,5 @@ def _backward(p_ptr, dy_ptr, dp_ptr, stride, d_stride, W, multiplier, BLOCK: tl.
     at = dp_ptr + row * 2 * W + c
     tl.store(at, dy * up * multiplier * s * (1.0 + gate * (1.0 - s)), mask=c < W)
     tl.store(at + W, dy * gate * s, mask=c < W)
+    if AGAIN:
+        tl.store(y_ptr + row * W + c, gate * s * up, mask=c < W)

@@ -100,6 +100,7 @@ def _sublayer(block: Block, backend: Backend) -> Callable[..., Any]:
     def forward(stream: Stream, segments: Any, state: Any, return_state: bool) -> Any:
         if _is_eager(state, return_state) or stream.handed is not None:
             return eager(stream, segments, state, return_state)
+        stream = stream.settled()
         hidden = fast(stream.hidden, _of_any_number(segments))
         return stream._replace(hidden=hidden, aux=None if stream.aux is None else {}), None
 

@@ -6,12 +6,14 @@ Source: Chen et al. 2016 (arXiv 1604.06174); torch.utils.checkpoint, its form wi
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
+from typing import Any
 
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from braidlm.blocks import Stream
 from braidlm.errors import InputError
 
 
@@ -30,7 +32,7 @@ def recomputed(model: nn.Module, every: int) -> Iterator[None]:
     before = [vars(block).get("forward") for block in chosen]
     for block in chosen:
         # An attribute of the instance: names of modules and weights stay as they are.
-        block.forward = partial(checkpoint, block.forward, use_reentrant=False)
+        block.forward = partial(_again, block.forward)
     try:
         yield
     finally:
@@ -39,6 +41,11 @@ def recomputed(model: nn.Module, every: int) -> Iterator[None]:
                 del block.forward
             else:
                 block.forward = forward
+
+
+def _again(forward: Callable[..., Any], stream: Stream, *others: Any) -> tuple[Stream, Any]:
+    """Run a block; kept is what it starts from, with nothing due to it beside."""
+    return checkpoint(forward, stream.settled(), *others, use_reentrant=False)  # pyright: ignore
 
 
 def _chosen(model: nn.Module, every: int) -> list[nn.Module]:

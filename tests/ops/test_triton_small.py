@@ -151,6 +151,19 @@ def test_auto_takes_them(reduction):
     assert dispatch.used() == {"norm": "triton", "cross_entropy": "triton"}
 
 
+@needs_gpu
+def test_the_heads_gradient_is_added_up_in_fp32():
+    """Blocks of tokens in bf16: 64 of them lose no more than one."""
+    hidden, weight = torch.randn(4096, 64).bfloat16(), (torch.randn(500, 64) / 8).bfloat16()
+    targets = torch.randint(500, (4096,))
+
+    def loss(size: int):
+        return lambda h, w: linear_cross_entropy(h, w, targets.to(h.device), chunk_size=size)
+
+    many, one = (errors(loss(size), loss(4096), [hidden, weight.float()]) for size in (64, 4096))
+    assert all(a <= 1.1 * b + 1e-5 for a, b in zip(many, one, strict=True)), (many, one)
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("layout", ["rows", "padded", "packed", "edges"])
 @pytest.mark.parametrize(("columns", "activation"), [(4, "silu"), (3, None)])
@@ -201,6 +214,31 @@ def test_one_half_gates_the_other(shape, multiplier, dtype):
 
     wide = torch.randn(*shape[:-1], shape[-1] + 8).to(dtype)
     check(lambda p: swiglu_triton(p, multiplier), form, form, [3 * wide[..., 4:-4]])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("multiplier", [1.0, -0.7])
+def test_what_a_product_reads_is_found_again_going_back(multiplier, dtype):
+    from braidlm.ops.triton_swiglu import swiglu_linear_triton
+
+    wide = torch.randn(3, 7, 60).to(dtype)
+    check(
+        lambda p, w: swiglu_linear_triton(p, w, multiplier),
+        lambda p, w: swiglu(p, multiplier, impl="torch") @ w.t(),
+        lambda p, w: swiglu(p, multiplier, impl="torch") @ w.t(),
+        [3 * wide[..., 4:-4], torch.randn(11, 26).to(dtype)],
+    )
+
+
+def test_only_the_inputs_are_kept():
+    from braidlm.ops.triton_swiglu import swiglu_linear_triton
+
+    p = torch.randn(5, 24, device=DEVICE, requires_grad=True)
+    weight = torch.randn(4, 12, device=DEVICE, requires_grad=True)
+    kept: list[Tensor] = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda v: kept.append(v) or v, lambda v: v):
+        swiglu_linear_triton(p, weight, 1.0)
+    assert {v.data_ptr() for v in kept} == {p.data_ptr(), weight.data_ptr()}
 
 
 def test_a_gradient_that_is_no_matrix_of_its_own():

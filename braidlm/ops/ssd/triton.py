@@ -21,8 +21,9 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from braidlm.ops.launch import described, known_as
 from braidlm.ops.ssd import triton_call
-from braidlm.ops.ssd.triton_call import KernelCall, dense, either
+from braidlm.ops.ssd.triton_call import KernelCall, dense, either, new_like
 from braidlm.segments import Segments
 
 
@@ -63,7 +64,7 @@ torch.library.define(
 )
 
 
-def _ssd(
+def ssd_forward(
     x: Tensor,
     dt: Tensor,
     A: Tensor,
@@ -76,13 +77,14 @@ def _ssd(
     chunk_size: int,
     return_state: bool,
 ) -> tuple[Tensor, Tensor | None]:
+    """y, and the last state if it is asked for; the operator without its gradients."""
     x, B, C = dense(x), dense(B), dense(C)
     call = KernelCall(x, dt, A, B, C, D, doc, position, None, chunk_size, n_slots=3)
     entering = call.to_padded(first)
     if call.n_pieces > 1:
         last, gain = _accumulate(call, x, x, B, B, None, None)
         entering, _ = _carry(call, last, gain, entering)
-    y = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+    y = new_like(x)
     last = call.states(call.batch, call.n_pieces) if return_state else None
     call.launch(
         "forward",
@@ -97,7 +99,7 @@ def _ssd(
 
 @torch.library.impl("braidlm::ssd", "default")
 def _(*inputs):
-    y, last = _ssd(*inputs)
+    y, last = ssd_forward(*inputs)
     return y, y.new_empty(0, dtype=torch.float32) if last is None else last
 
 
@@ -108,7 +110,7 @@ def _(x, dt, A, B, C, D, doc, position, first, chunk_size, return_state):
     return x.new_empty(x.shape), x.new_empty(shape, dtype=torch.float32)
 
 
-def _ssd_backward(
+def ssd_backward(
     x: Tensor,
     dt: Tensor,
     A: Tensor,
@@ -121,12 +123,19 @@ def _ssd_backward(
     dy: Tensor,
     d_last: Tensor | None,
     chunk_size: int,
+    into: tuple[Tensor, Tensor, Tensor] | None = None,
 ) -> tuple[Tensor | None, ...]:
+    """Gradients of all inputs; those of x, B and C are written into `into` where it is given."""
     x, B, C, dy = dense(x), dense(B), dense(C), dense(dy)
     n_slots = 7 if D is None else 8
     call = KernelCall(x, dt, A, B, C, D, doc, position, dy, chunk_size, n_slots)
     each, after = _each(call, x, dy, B, C, call.to_padded(first, d_last), first is not None)
-    dx, dB, dC, d_dt = (torch.empty(v.shape, dtype=v.dtype, device=v.device) for v in (x, B, C, dt))
+    if into is None:
+        into = (new_like(x), new_like(B), new_like(C))
+    else:
+        call.key = known_as((call.key, described(*into)))
+    dx, dB, dC = into
+    d_dt = new_like(dt)
     heads = math.gcd(call.per_group, triton_call.SHARED)
     n_shared = call.n_heads // heads
     shares = call.by_chunk(3)
@@ -136,14 +145,14 @@ def _ssd_backward(
     call.launch(
         "d_inputs",
         (call.n_chunks, n_shared, call.batch),
-        *(*inputs, either(D, x), call.opens, dy, each, dx, d_scores, *sizes),
+        *(*inputs, either(D, x), call.opens, dy, each, dx, d_scores, *dx.stride()[:2], *sizes),
         HB=heads,
     )
     call.launch(
         "d_projections",
         (call.n_chunks, call.n_groups, call.batch),
         *(*inputs, call.opens, dy, each, d_scores, shares, dB, dC),
-        *(*sizes, call.per_group // heads),
+        *(*dB.stride()[:2], *dC.stride()[:2], *sizes, call.per_group // heads),
     )
     tensors = (call.tokens, A, either(doc, x), d_dt, shares)
     call.launch("finish", call.by_heads, *tensors, call.length, call.n_heads)
@@ -156,7 +165,7 @@ def _ssd_backward(
 @torch.library.impl("braidlm::ssd_backward", "default")
 def _(*inputs):
     none = inputs[0].new_empty(0, dtype=torch.float32)
-    return tuple(none if v is None else v for v in _ssd_backward(*inputs))
+    return tuple(none if v is None else v for v in ssd_backward(*inputs))
 
 
 @torch.library.register_fake("braidlm::ssd_backward")
@@ -192,12 +201,12 @@ class _Eager(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, *inputs: Any) -> tuple[Tensor, Tensor | None]:
         _setup(ctx, inputs, None)
-        return _ssd(*inputs)
+        return ssd_forward(*inputs)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dy: Tensor, d_last: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        return _gradients(_ssd_backward, ctx, dy, d_last)
+        return _gradients(ssd_backward, ctx, dy, d_last)
 
 
 def _each(

@@ -155,3 +155,8 @@ def dense(v: Tensor) -> Tensor:
 def either(tensor: Tensor | None, other: Tensor) -> Tensor:
     """A kernel takes some pointer where it reads none."""
     return other if tensor is None else tensor
+
+
+def new_like(v: Tensor) -> Tensor:
+    """Room for a tensor of this shape, dtype and device, side by side."""
+    return torch.empty(v.shape, dtype=v.dtype, device=v.device)

@@ -24,7 +24,7 @@ from braidlm.ops.ssd.triton_kernels import (
 @triton.jit
 def d_inputs(
     x_ptr, tokens_ptr, B_ptr, C_ptr, D_ptr, opens_ptr, dy_ptr, each_ptr, dx_ptr, d_scores_ptr,
-    sxb, sxt, sxh, sbb, sbt, sbg, scb, sct, scg, syb, syt, syh,
+    sdb, sdt, sxb, sxt, sxh, sbb, sbt, sbg, scb, sct, scg, syb, syt, syh,
     T, H, R, Tp, n_chunks,
     HAS_D: tl.constexpr, HAS_DOC: tl.constexpr, WIDE: tl.constexpr, HB: tl.constexpr,
     Q: tl.constexpr, P: tl.constexpr, BP: tl.constexpr, N: tl.constexpr, BN: tl.constexpr,
@@ -80,7 +80,7 @@ def d_inputs(
             wide = ys.to(tl.float32)
             dx += tl.load(D_ptr + h).to(tl.float32) * wide
             tl.store(mine_ptr + 7 * slot, tl.sum(wide * xs.to(tl.float32), 1))
-        _put_rows(dx_ptr + (b * T * H + h) * P, start, q, H * P, p, T, dx.to(kind), P)
+        _put_rows(dx_ptr + b * sdb + h * P, start, q, sdt, p, T, dx.to(kind), P)
         decay *= _product(xs, tl.trans(ys))
         d_scores += decay * dt[:, None]
         decay *= scores
@@ -95,7 +95,7 @@ def d_inputs(
 def d_projections(
     x_ptr, tokens_ptr, B_ptr, C_ptr, opens_ptr, dy_ptr, each_ptr, d_scores_ptr, gain_ptr,
     dB_ptr, dC_ptr,
-    sxb, sxt, sxh, sbb, sbt, sbg, scb, sct, scg, syb, syt, syh,
+    seb, sen, sfb, sfn, sxb, sxt, sxh, sbb, sbt, sbg, scb, sct, scg, syb, syt, syh,
     T, H, R, Tp, n_chunks, n_shared,
     HAS_DOC: tl.constexpr, WIDE: tl.constexpr, Q: tl.constexpr,
     P: tl.constexpr, BP: tl.constexpr, N: tl.constexpr, BN: tl.constexpr, STAGES: tl.constexpr,
@@ -152,10 +152,8 @@ def d_projections(
     bs = _rows(B_ptr + b * sbb + g * sbg, start, q, sbt, n, T, N)
     d_c = _add_product(tl.trans(inside.to(kind)), bs, d_c)
     d_b = _add_product(inside.to(kind), cs, d_b)
-    width = H // R * N
-    place = b * T * width + g * N
-    _put_rows(dB_ptr + place, start, q, width, n, T, d_b.to(kind), N)
-    _put_rows(dC_ptr + place, start, q, width, n, T, d_c.to(kind), N)
+    _put_rows(dB_ptr + b * seb + g * N, start, q, sen, n, T, d_b.to(kind), N)
+    _put_rows(dC_ptr + b * sfb + g * N, start, q, sfn, n, T, d_c.to(kind), N)
 
 
 @triton.jit
