@@ -13,12 +13,15 @@ from braidlm.mixers.reading import Scores
 from braidlm.ops.attention import KVCache, Lent, attention, kept, lend, newest, reserve
 from braidlm.ops.position_scale import LogScale, StepScale, position_scale
 from braidlm.ops.rope import (
+    Angles,
     LinearScaling,
     Llama3Scaling,
     Scaling,
     YarnScaling,
     apply_rope,
+    rope_angles,
     rope_frequencies,
+    rotate,
 )
 from braidlm.ops.rows import Read, product
 from braidlm.ops.scaled import scaled
@@ -141,11 +144,13 @@ class Attention(nn.Module):
         if self.kv_from:
             assert keys is not None
             k, v, cache = keys[self.kv_from]
-            q = self._asking(q, self._positions(p, segments, cache))
+            positions = self._positions(p, segments, cache)
+            q = self._asking(q, positions, self._angles(positions, p))
             u, _ = self._attend(q, k, v, segments, cache, False)
             return self._gated(u, gate), None
         positions = self._positions(p, segments, state)
-        q, k = self._asking(q, positions), self._asked(own[0], positions)
+        angles = self._angles(positions, p)
+        q, k = self._asking(q, positions, angles), self._asked(own[0], angles)
         v = own[1].unflatten(-1, (self.n_kv_heads, self.v_head_dim))
         before = kept(state, p.shape[1], self.window) if self.lends_as else None
         u, after = self._attend(q, k, v, segments, state, return_state)
@@ -189,30 +194,32 @@ class Attention(nn.Module):
         p = self.in_proj(x)
         q, own, _ = self._parts(p if added is None else p + added)
         positions = self._positions(p, segments, None)
-        k = keys[self.kv_from].k if self.kv_from else self._asked(own[0], positions)
+        angles = self._angles(positions, p)
+        k = keys[self.kv_from].k if self.kv_from else self._asked(own[0], angles)
         rules = (((0, self.window),), self.n_sinks, self.sink_logits, self.softcap)
-        return Scores(self._asking(q, positions), k, self.scale, *rules)
+        return Scores(self._asking(q, positions, angles), k, self.scale, *rules)
 
-    def _asking(self, q: Tensor, positions: Tensor | None) -> Tensor:
+    def _angles(self, positions: Tensor | None, p: Tensor) -> Angles | None:
+        """What rotates queries and keys that are cut from p; None where nothing does."""
+        if positions is None or not self.rope[0]:
+            return None
+        return rope_angles(positions, self.inv_freq, p.dtype, self.magnitude)
+
+    def _asking(self, q: Tensor, positions: Tensor | None, angles: Angles | None) -> Tensor:
         """Projected (B, T, heads * P) -> normed queries (B, T, heads, P).
 
         They are told their positions (B, T): by angles, and by their lengths.
         """
-        q = self._turned(self._normed(q, self.q_norm, self.n_heads), positions)
+        q = self._normed(q, self.q_norm, self.n_heads)
+        q = q if angles is None else rotate(q, angles)
         if positions is None or self.position_scale is None:
             return q
         return q * position_scale(positions, self.position_scale, q.dtype)[..., None, None]
 
-    def _asked(self, k: Tensor, positions: Tensor | None) -> Tensor:
+    def _asked(self, k: Tensor, angles: Angles | None) -> Tensor:
         """Projected (B, T, heads * P) -> keys (B, T, heads, P)."""
         k = self._normed(scaled(k, self.key_multiplier), self.k_norm, self.n_kv_heads)
-        return self._turned(k, positions)
-
-    def _turned(self, x: Tensor, positions: Tensor | None) -> Tensor:
-        """Rotate queries or keys (B, T, heads, P)."""
-        if positions is None or not self.rope[0]:
-            return x
-        return apply_rope(x, positions, self.inv_freq, self.magnitude)
+        return k if angles is None else rotate(k, angles)
 
     def _attend(
         self,

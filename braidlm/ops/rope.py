@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from braidlm.ops import dispatch
-from braidlm.ops.dispatch import check_shape, state_dtype
+from braidlm.ops.dispatch import Call, Implementation, Operator, check_shape, state_dtype
 
 
 class LinearScaling(NamedTuple):
@@ -124,6 +124,33 @@ def _scaled(frequency: Tensor, scaling: LinearScaling | Llama3Scaling) -> Tensor
     return frequency * (kept + (1.0 - kept) / scaling.factor)
 
 
+class Angles(NamedTuple):
+    """What rotates every pair of channels of each token."""
+
+    cos: Tensor
+    """(B, T, r), at least fp32."""
+    sin: Tensor
+    """(B, T, r), at least fp32."""
+
+
+def rope_angles(
+    positions: Tensor, inv_freq: Tensor, dtype: torch.dtype, magnitude: float = 1.0
+) -> Angles:
+    """Cosine and sine of positions * inv_freq[i], times `magnitude`.
+
+    Args:
+        positions: (B, T) integers, tokens since the start of the document.
+        inv_freq: (r,) radians per token, r = half the rotated channels.
+        dtype: of what will be rotated.
+        magnitude: factor on the rotated channels (YaRN, section 3.4).
+    """
+    with dispatch.own_precision(positions):
+        wide = state_dtype(dtype)
+        angle = positions[..., None].to(wide) * inv_freq.to(wide)
+        cos, sin = angle.cos(), angle.sin()
+        return Angles(cos, sin) if magnitude == 1.0 else Angles(magnitude * cos, magnitude * sin)
+
+
 def apply_rope(x: Tensor, positions: Tensor, inv_freq: Tensor, magnitude: float = 1.0) -> Tensor:
     """Rotate pairs (i, i + r) of the first 2r channels by positions * inv_freq[i].
 
@@ -147,17 +174,66 @@ def apply_rope(x: Tensor, positions: Tensor, inv_freq: Tensor, magnitude: float 
             "they must be (B, T, H, D) and (r,) with 2r <= D."
         )
     check_shape("rope", "positions", positions, tuple(x.shape[:2]))
+    return rotate(x, rope_angles(positions, inv_freq, x.dtype, magnitude))
+
+
+def rotate(x: Tensor, angles: Angles, impl: str = "auto") -> Tensor:
+    """Rotate pairs (i, i + r) of the first 2r channels of every head by the same angles.
+
+    Args:
+        x: (B, T, H, D) queries or keys.
+        angles: of `rope_angles`.
+        impl: "auto", "triton" or "torch".
+
+    Returns:
+        (B, T, H, D) in the dtype of `x`; channels from 2r on are unchanged.
+
+    Raises:
+        ValueError: shapes that do not fit.
+        InputError: an unknown `impl`, or one that cannot run here.
+    """
+    pairs = angles.cos.shape[-1]
+    if x.dim() != 4 or 2 * pairs > x.shape[-1]:
+        raise ValueError(
+            f"rope: x has shape {tuple(x.shape)}; it must be (B, T, H, D) with D of at least "
+            f"{2 * pairs}, the channels that are rotated."
+        )
+    check_shape("rope", "angles.cos", angles.cos, (*x.shape[:2], pairs))
+    if x.is_cuda or impl != "auto":  # on a CPU, where steps are short, there is one way
+        call = Call.of(x, dict(zip("BTHD", x.shape, strict=True)), (x,))
+        return ROPE.choose(impl, call).function(x, *angles)
+    return _torch(x, *angles)
+
+
+def _torch(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     with dispatch.own_precision(x):
-        wide = state_dtype(x.dtype)
-        angle = positions[..., None].to(wide) * inv_freq.to(wide)
-        cos, sin = angle.cos()[:, :, None], angle.sin()[:, :, None]
-        if magnitude != 1.0:
-            cos, sin = magnitude * cos, magnitude * sin
-        half = len(inv_freq)
+        half = cos.shape[-1]
+        cos, sin = cos[:, :, None], sin[:, :, None]
         first, second, rest = x.split([half, half, x.shape[-1] - 2 * half], dim=-1)
-        first, second = first.to(wide), second.to(wide)
+        first, second = first.to(cos.dtype), second.to(cos.dtype)
         turned = (
             torch.addcmul(first * cos, second, sin, value=-1),
             torch.addcmul(second * cos, first, sin),
         )
         return torch.cat((*(v.to(x.dtype) for v in turned), rest), dim=-1)
+
+
+def _triton(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    from braidlm.ops.triton_rope import rope_triton  # a CPU does without triton
+
+    return rope_triton(x, cos, sin)
+
+
+def _why_not_triton(call: Call) -> str | None:
+    if torch.compiler.is_compiling():
+        return "in a graph the compiler makes one kernel of it, and of what stands around it"
+    return dispatch.why_not_triton(call)
+
+
+ROPE = Operator(
+    "rope",
+    (
+        Implementation("triton", _triton, _why_not_triton),
+        Implementation("torch", _torch, dispatch.always),
+    ),
+)

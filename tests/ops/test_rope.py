@@ -6,12 +6,15 @@ import pytest
 import torch
 
 from braidlm.arch.mixers import RopeScaling
+from braidlm.errors import InputError
 from braidlm.ops.rope import (
     LinearScaling,
     Llama3Scaling,
     YarnScaling,
     apply_rope,
+    rope_angles,
     rope_frequencies,
+    rotate,
 )
 from tests.ops.compare import assert_near, leaf, relative_l2, with_gradients
 from tests.tolerances import BF16_L2
@@ -184,3 +187,19 @@ def test_far_positions_keep_their_precision_in_bf16():
 def test_what_does_not_fit_is_named(call, word):
     with pytest.raises(ValueError, match=word):
         call()
+
+
+@pytest.mark.parametrize(
+    ("shape", "impl", "error", "word"),
+    [
+        ((1, 2, 6), "auto", ValueError, "D of at least 8, the channels that are rotated"),
+        ((1, 2, 1, 6), "auto", ValueError, "D of at least 8, the channels that are rotated"),
+        ((1, 3, 1, 8), "auto", ValueError, "angles.cos has shape"),
+        ((1, 2, 1, 8), "fast", InputError, "auto, triton, torch"),
+        ((1, 2, 1, 8), "triton", InputError, "needs an NVIDIA GPU"),
+    ],
+)
+def test_what_angles_do_not_fit_is_named(shape, impl, error, word):
+    angles = rope_angles(torch.zeros(1, 2, dtype=torch.int64), torch.ones(4), torch.float32)
+    with pytest.raises(error, match=word):
+        rotate(torch.zeros(shape), angles, impl=impl)

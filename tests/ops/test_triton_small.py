@@ -6,10 +6,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from braidlm.ops import conv, dispatch, norm
+from braidlm.ops import conv, dispatch, norm, rope
 from braidlm.ops.conv import causal_conv
 from braidlm.ops.loss import linear_cross_entropy
 from braidlm.ops.norm import gated_rms_norm, rms_norm
+from braidlm.ops.rope import rope_angles, rope_frequencies
 from braidlm.ops.swiglu import swiglu
 from braidlm.segments import Segments
 from tests.ops.compare import layouts, only_real, relative_l2, with_gradients
@@ -268,3 +269,25 @@ def test_compiled_graphs_hold_them_whole():
     compiled = torch.autograd.grad(torch.compile(loss, fullgraph=True)(*args), args)
     for ours, theirs in zip(compiled, eager, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(
+    ("shape", "n_pairs"), [((2, 7, 3, 8), 4), ((1, 70, 1, 12), 3), ((2, 1, 5, 6), 3)], ids=str
+)
+def test_rotations_are_the_formula(shape, n_pairs, dtype):
+    from braidlm.ops.triton_rope import rope_triton
+
+    places = torch.randint(200, shape[:2])
+    wide = torch.randn(*shape[:2], 2 * shape[2], shape[3]).to(dtype)
+    frequency = rope_frequencies(2 * n_pairs, 100.0)
+
+    def form(function, x):
+        x = x[:, :, 1 : 1 + shape[2]]  # a slice of a wider projection
+        angles = rope_angles(places.to(x.device), frequency.to(x.device), x.dtype, 1.5)
+        return function(x, *angles)
+
+    check(
+        lambda x: form(rope_triton, x), lambda x: form(rope._torch, x),
+        lambda x: form(rope._torch, x), [wide],
+    )  # fmt: skip
