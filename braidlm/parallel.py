@@ -6,6 +6,9 @@ projection(s) makes the sublayer's output. See `docs/fusion.md` for the space of
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -13,6 +16,7 @@ from torch import Tensor, nn
 
 from braidlm import combine, mixers
 from braidlm.arch import Spec, Sublayer
+from braidlm.beside import side_by_side
 from braidlm.mixers.keys import shares_keys
 from braidlm.mixers.norm import RMSNorm
 from braidlm.mixers.room import reserve
@@ -34,6 +38,9 @@ class ParallelState(NamedTuple):
 
 class Parallel(nn.Module):
     """Branches, their norms and scales, and the module that combines them."""
+
+    overlaps = False
+    """Whether branches run side by side on streams of a GPU; see `overlapped`."""
 
     def __init__(self, sublayer: Sublayer, spec: Spec) -> None:
         super().__init__()
@@ -107,13 +114,18 @@ class Parallel(nn.Module):
     ) -> tuple[list[Tensor], list[Any]]:
         """What the branches give: u_i (B, T, w_i), and their states."""
         before = state.branches if state is not None else (None,) * len(self.branches)
-        outputs, after = [], []
+        calls = []
         for branch, factor, old in zip(self.branches, self.in_multipliers, before, strict=True):
             asked = (keys,) if shares_keys(branch) else ()
-            u, new = branch(scaled(x, factor), segments, old, return_state, *asked)
-            outputs.append(u)
-            after.append(new)
-        return outputs, after
+            calls.append(partial(branch, scaled(x, factor), segments, old, return_state, *asked))
+        found = self._run(calls, ([call.args[0] for call in calls], before))
+        outputs, after = zip(*found, strict=True)
+        return list(outputs), list(after)
+
+    def _run(self, calls: Sequence[Callable[[], Any]], inputs: Any) -> list[Any]:
+        if self.overlaps and not self.shares_keys and not torch.compiler.is_compiling():
+            return side_by_side(inputs, calls)
+        return [call() for call in calls]
 
     def voiced(self, u: list[Tensor]) -> list[Tensor]:
         """Norm and scale u_i (B, T, w_i) to v_i of the same shapes."""
@@ -172,3 +184,20 @@ class Parallel(nn.Module):
             silenced = [u if j != i else torch.zeros_like(u) for j, u in enumerate(v)]
             found.append(whole - self.combine(silenced, x, segments, None, False)[0])
         return found
+
+
+@contextlib.contextmanager
+def overlapped(model: nn.Module, is_on: bool = True) -> Iterator[None]:
+    """While inside, the branches of every parallel sublayer run side by side on a GPU.
+
+    What they give is the same. Branches that lend keys to each other go on one after the other.
+    """
+    found = [m for m in model.modules() if isinstance(m, Parallel)] if is_on else []
+    before = [module.overlaps for module in found]
+    for module in found:
+        module.overlaps = True
+    try:
+        yield
+    finally:
+        for module, was in zip(found, before, strict=True):
+            module.overlaps = was

@@ -138,6 +138,12 @@ class TrainConfig(Config):
     activation_budget: float = Field(default=1.0, ge=0, le=1)
     """Share of what compiled graphs would keep for backward that they may keep; the compiler
     chooses what is computed again instead. Needs `compile`."""
+    cuda_graph: bool = False
+    """Whether a micro-batch's passes are recorded as a CUDA graph, and launched as a whole; for
+    models whose updates wait for the host. Needs a GPU."""
+    overlap_branches: bool = False
+    """Whether the branches of a parallel sublayer run side by side on streams of a GPU; it pays
+    together with `cuda_graph`."""
     activation_checkpointing: int = Field(default=0, ge=0)
     """n: every n-th block keeps its input alone and is computed again in backward; 0: none."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
@@ -171,6 +177,9 @@ class TrainConfig(Config):
                 f"activation_budget = {self.activation_budget}: needs compile = true; "
                 "activation_checkpointing does without"
             )
+        if self.cuda_graph and (self.carry_states or self.activation_checkpointing):
+            field = "carry_states" if self.carry_states else "activation_checkpointing"
+            raise ValueError(f"cuda_graph = true: cannot be recorded together with {field}")
         if self.warmup_from == "init" and not self.warmup_steps:
             raise ValueError("warmup_from = 'init': needs warmup_steps of at least 1, not 0")
         return self

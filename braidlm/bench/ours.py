@@ -20,12 +20,14 @@ from braidlm.generate import CompiledStep, GraphStep, Sampling, step_for, stream
 from braidlm.generate.mode import inference, precise_logits, weights_dtype
 from braidlm.model import HybridLM
 from braidlm.ops import dispatch
+from braidlm.parallel import overlapped
 from braidlm.runs import Run
 from braidlm.segments import Segments
 from braidlm.train.compile import compiled
 from braidlm.train.precision import resolve_precision
 from braidlm.train.progress import Silent
 from braidlm.train.recompute import recomputed
+from braidlm.train.record import check_launches
 from braidlm.train.session import Session
 from braidlm.train.step import Place
 
@@ -72,10 +74,12 @@ class Trained:
         recipe = recipe.model_copy(
             update={"train": train, "data": recipe.data.model_copy(update={"replay": None})}
         )
+        check_launches(recipe, model, device)
         self.is_compiled = train.compile or setting.plan.is_compiled
         try:
             self._stack.enter_context(compiled(model, self.is_compiled, train.activation_budget))
             self._stack.enter_context(recomputed(model, train.activation_checkpointing))
+            self._stack.enter_context(overlapped(model, train.overlap_branches))
         except InputError:
             self._stack.close()
             raise
@@ -90,6 +94,8 @@ class Trained:
             "precision": told_precision(precision.name),
             "optimizer": train.optimizer,
             "compiled": "sublayers" if self.is_compiled else "nothing",
+            "recorded": "passes" if train.cuda_graph else "nothing",
+            "overlapped": "branches" if train.overlap_branches else "nothing",
             "recomputed": train.activation_checkpointing,
         }
 

@@ -18,13 +18,10 @@ from torch import Tensor
 from braidlm import state as states
 from braidlm.generate.filters import Sampling, choose
 from braidlm.ops.greedy import greedy, tell
+from braidlm.recording import Record
 
 AHEAD = 8
 """Steps that are started together; two such groups run before the first one is read."""
-
-Body = Callable[[], None]
-Record = Callable[[Body], Body]
-"""Takes a step without arguments and returns what repeats it; it may run the step meanwhile."""
 
 
 class Told(NamedTuple):

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from braidlm import state as states
 from braidlm.errors import InputError
-from braidlm.generate.ahead import Body, Record, Running, Told, columns
+from braidlm.generate.ahead import Running, Told, columns
 from braidlm.generate.compiled import CompiledStep, plain, versions
 from braidlm.generate.filters import Sampling
 from braidlm.generate.mode import device_of, inference, precise_logits
 from braidlm.model import HybridLM
+from braidlm.recording import Record, as_cuda_graph
 
 
 def step_for(
@@ -58,7 +58,11 @@ class GraphStep:
         self.model = model
         self.weights = versions(model)
         self._step = CompiledStep(model) if compiled else self._as_it_stands
-        self._record = record or self._graph
+        asks = (
+            f"the step of '{model.spec.pattern}' cannot be recorded: "
+            "it asks the GPU for a number in between. Leave out `step` (`--no-graph`)"
+        )
+        self._record = record or partial(as_cuda_graph, refusal=asks)
         self._running: tuple[Any, Running] | None = None
         self._n_runs = 0
 
@@ -125,29 +129,3 @@ class GraphStep:
     def _as_it_stands(self, tokens: Tensor, state: Any) -> tuple[Tensor, Any]:
         out = self.model(tokens, None, state)
         return precise_logits(self.model, out.hidden[:, 0]), out.state
-
-    def _graph(self, body: Body) -> Body:
-        """Run a step twice, so that all kernels exist and none waits for the host; record it."""
-        side = torch.cuda.Stream()
-        side.wait_stream(torch.cuda.current_stream())
-        before = torch.cuda.get_sync_debug_mode()
-        try:
-            with torch.cuda.stream(side), warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # it calls itself a prototype
-                body()
-                torch.cuda.set_sync_debug_mode("error")
-                body()
-        except RuntimeError as error:
-            if "synchroniz" not in str(error):
-                raise
-            raise InputError(
-                f"the step of '{self.model.spec.pattern}' cannot be recorded: "
-                "it asks the GPU for a number in between. Leave out `step` (`--no-graph`)"
-            ) from error
-        finally:
-            torch.cuda.set_sync_debug_mode(before)
-        torch.cuda.current_stream().wait_stream(side)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            body()
-        return graph.replay

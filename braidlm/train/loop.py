@@ -21,6 +21,7 @@ from braidlm.data.streams import TextStream
 from braidlm.device import choose_device
 from braidlm.errors import InputError
 from braidlm.model import HybridLM
+from braidlm.parallel import overlapped
 from braidlm.runs import Run
 from braidlm.train.compile import compiled
 from braidlm.train.ending import refuse_without_init
@@ -28,6 +29,7 @@ from braidlm.train.optimizer import load_optimizer_state
 from braidlm.train.precision import resolve_precision
 from braidlm.train.progress import Progress, Silent
 from braidlm.train.recompute import recomputed
+from braidlm.train.record import check_launches
 from braidlm.train.resume import check_same_run
 from braidlm.train.session import Batches, NonFiniteLossError, Session, Summary
 from braidlm.train.start import Start, start_of
@@ -85,9 +87,11 @@ def train(
         record = None if start is None else start.record(recipe)
         mixture = build_mixture(recipe, record) if mixture is None else mixture
         model = (_initial(recipe, start) if model is None else model).to(device)
+        check_launches(recipe, model, device)
         with (
             compiled(model, recipe.train.compile, recipe.train.activation_budget),
             recomputed(model, recipe.train.activation_checkpointing),  # what is compiled, too
+            overlapped(model, recipe.train.overlap_branches),
             _held(out),
         ):
             # Again: another process may have begun, or ended, a run here in the meantime.

@@ -29,6 +29,7 @@ from braidlm.train.optimizer import (
 )
 from braidlm.train.precision import Precision
 from braidlm.train.progress import Progress
+from braidlm.train.record import Recorder
 from braidlm.train.resume import random_states, set_random_states
 from braidlm.train.routers import Routers
 from braidlm.train.schedule import learning_rate
@@ -98,6 +99,8 @@ class Session:
         self.optimizer = build_optimizer(model, recipe.train, recipe.spec.width_ratio)
         self.routers = Routers(model)
         self.carry = self._carry(model) if recipe.train.carry_states else None
+        is_recorded = recipe.train.cuda_graph
+        self.recorder = Recorder(model, precision, place.device) if is_recorded else None
         self.writers: list[Writer] = []
         self.telemetry = Telemetry(model, recipe.train.telemetry_every)
         self.step = self.tokens = 0
@@ -212,6 +215,7 @@ class Session:
             self.routers,
             by_row,
             self.carry,
+            self.recorder,
         )
         if by_row is not None:
             n_targets = (batch.targets != IGNORED).sum(1)

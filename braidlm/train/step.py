@@ -17,6 +17,7 @@ from braidlm.errors import InputError
 from braidlm.segments import Segments
 from braidlm.train.carry import Carry
 from braidlm.train.precision import Precision
+from braidlm.train.record import Recorder
 from braidlm.train.routers import Routers
 
 IGNORED = -100
@@ -93,6 +94,7 @@ def accumulate(
     routers: Routers | None = None,
     row_losses: Tensor | None = None,
     carry: Carry | None = None,
+    recorder: Recorder | None = None,
 ) -> Tensor:
     """Add the gradients of one whole batch to `model` and return its loss.
 
@@ -111,6 +113,8 @@ def accumulate(
         routers: those of `model`: their losses are added to the gradients, and they are told the
             batch's loads. None: the model has none.
         carry: what the rows remember of the update before; the batch is a `LaneBatch` then.
+        recorder: adds micro-batches by passes that it has recorded; for a model without routers,
+            and without `row_losses` and `carry`.
         row_losses: (B,) filled with the loss of each row of ours, summed over its targets in nats.
 
     Returns:
@@ -128,6 +132,9 @@ def accumulate(
         routers.begin()
     slices = micro_slices(batch.tokens.shape[0], micro_batch_size, place.rank, place.world)
     for micro, rows in enumerate(slices):
+        if recorder is not None:
+            total += recorder.add(*rows_of(batch, rows, torch.device("cpu")), n_targets)
+            continue
         tokens, targets, segments = rows_of(batch, rows, place.device)
         torch.manual_seed(stream_seed(seed, step, micro, place.rank))
         asked = {"with_aux": True} if routers else {}

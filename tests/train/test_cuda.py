@@ -7,15 +7,19 @@ from safetensors.torch import load_file
 from braidlm import checkpoint
 from braidlm.arch import Recipe
 from braidlm.model import HybridLM
+from braidlm.parallel import overlapped
 from braidlm.runs import Run
 from braidlm.train import train
 from braidlm.train.compile import compiled
 from braidlm.train.loop import build_mixture
-from braidlm.train.step import rows_of
+from braidlm.train.precision import resolve_precision
+from braidlm.train.record import Recorder
+from braidlm.train.step import Place, accumulate, rows_of
 from tests.specs import spec
 
 from .test_compile import packed, update
 from .test_loop import Stopping, assert_same_run, real_recipe, rows
+from .tiny import TinyBatch
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
@@ -84,3 +88,41 @@ def test_compiled_code_has_the_gradients_of_eager_code(pattern):
     whole = update(model, tokens, None, torch.compile(model.loss, fullgraph=True))
     for one, other in [*zip(found, expected, strict=True), *zip(whole, unpacked, strict=True)]:
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("overlaps", [False, True])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("pattern", ["M*-", "{M*}-", "G{M*}-"])
+def test_recorded_passes_are_those_that_are_not(pattern, precision, overlaps):
+    gpu = torch.device("cuda")
+    torch.manual_seed(0)
+    model = HybridLM(spec(pattern)).to(gpu)
+    how = resolve_precision(precision, gpu)
+    recorder = Recorder(model, how, gpu)
+    packings = [None, None] if precision == "fp32" else [None, packed()[1], packed()[1], None]
+
+    def passes(batch: TinyBatch, recorder: Recorder | None) -> list[torch.Tensor]:
+        model.zero_grad()
+        loss = accumulate(model, batch, 2, how, Place(gpu), 0, 0, recorder=recorder)
+        return [loss, *(p.grad.clone() for p in model.parameters() if p.grad is not None)]
+
+    for segments in packings:
+        tokens = packed()[0]
+        targets = tokens.roll(1)
+        if segments is not None:
+            targets = targets.where(segments.is_real, -100)
+        batch = TinyBatch(tokens, targets, segments, tokens.numel(), {})
+        expected = passes(batch, None)
+        with overlapped(model, overlaps):
+            found = passes(batch, recorder)
+        limit = 1e-5 if precision == "fp32" else 2e-2
+        for one, other in zip(found, expected, strict=True):
+            assert float((one - other).norm()) <= limit * float(other.norm()) + 1e-6
+
+
+def test_a_recorded_run_trains_as_one_that_is_not(tmp_path):
+    train(on_gpu("bf16"), tmp_path / "plain")
+    train(on_gpu("bf16", cuda_graph=True), tmp_path / "recorded")
+    for plain, recorded in zip(rows(tmp_path / "plain"), rows(tmp_path / "recorded"), strict=True):
+        assert recorded["loss"] == pytest.approx(plain["loss"], rel=1e-3)
+        assert recorded["grad_norm"] == pytest.approx(plain["grad_norm"], rel=2e-2)
