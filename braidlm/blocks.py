@@ -230,7 +230,7 @@ class Block(nn.Module):
 
     def _reads_rows(self, stream: Stream, segments: Segments | None, state: Any) -> bool:
         is_bare = stream.handed is None and stream.aux is None
-        if not (self.is_plain and self.may_owe and is_bare):
+        if not (self.may_owe and is_bare):
             return False
         is_step = rows.is_step(stream.hidden, segments)
         return self.mix.reads_rows(is_step, state)  # pyright: ignore[reportCallIssue]

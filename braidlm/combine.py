@@ -41,6 +41,15 @@ class Weighted(nn.Module):
             if proj.bias is not None:
                 nn.init.zeros_(proj.bias)  # pyright: ignore[reportArgumentType]
 
+    @property
+    def summands(self) -> list[tuple[nn.Linear, float]]:
+        """The projection of each branch and what it is multiplied by, where the output is no more
+        than the sum of that; else none."""
+        if len(self.out_projs) == 1 or not self.coefficients:
+            return []
+        factors = zip(self.coefficients, self.out_multipliers, strict=True)
+        return [(p, c * m) for p, (c, m) in zip(self.out_projs, factors, strict=True)]  # pyright: ignore[reportReturnType]
+
     def forward(
         self,
         v: list[Tensor],

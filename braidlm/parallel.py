@@ -17,12 +17,14 @@ from torch import Tensor, nn
 from braidlm import combine, mixers
 from braidlm.arch import Spec, Sublayer
 from braidlm.beside import side_by_side
+from braidlm.combine import Weighted
 from braidlm.mixers.keys import shares_keys
 from braidlm.mixers.norm import RMSNorm
 from braidlm.mixers.room import reserve
 from braidlm.mixers.shorten import shorten
 from braidlm.mixers.telemetry import real, rms, telemetry
 from braidlm.ops.attention import KVCache, Lent
+from braidlm.ops.rows import Ending, Read, product
 from braidlm.ops.scaled import scaled
 from braidlm.segments import Segments
 
@@ -55,7 +57,7 @@ class Parallel(nn.Module):
         self.shares_keys = any(shares_keys(branch) for branch in self.branches)
         self.in_multipliers = tuple(b.in_multiplier for b in sublayer.branches)
         groups = [b.n_norm_groups if fusion.norm == "group" else 1 for b in sublayer.branches]
-        has_norm = fusion.norm != "none"
+        self.has_norm = has_norm = fusion.norm != "none"
         self.norms = nn.ModuleList(
             RMSNorm(w, spec.norm_eps, g, spec.norm_offset) if has_norm else nn.Identity()
             for w, g in zip(widths, groups, strict=True)
@@ -121,6 +123,33 @@ class Parallel(nn.Module):
         found = self._run(calls, ([call.args[0] for call in calls], before))
         outputs, after = zip(*found, strict=True)
         return list(outputs), list(after)
+
+    def reads_rows(self, is_step: bool, state: ParallelState | None) -> bool:
+        """Whether `from_rows` can go on from this state; `is_step`: one token of each document."""
+        is_known = not (self.has_norm or len(self.scales) or self.shares_keys)
+        is_read_as_it_is = all(factor == 1.0 for factor in self.in_multipliers)
+        if state is None or not (is_known and is_read_as_it_is and self._summands):
+            return False
+        asked = [getattr(branch, "reads_rows", None) for branch in self.branches]
+        pairs = zip(asked, state.branches, strict=True)
+        return all(ask is not None and ask(is_step, old) for ask, old in pairs)
+
+    def from_rows(
+        self, read: Read, state: ParallelState, factor: float
+    ) -> tuple[Tensor, ParallelState]:
+        """Add the sublayer's output for each row, times `factor`, to what it reads."""
+        pairs = zip(self.branches, state.branches, strict=True)
+        calls = [partial(branch.from_rows, read, old) for branch, old in pairs]  # pyright: ignore
+        found = self._run(calls, (read, state.branches))
+        hidden = read.x
+        for (u, _), (proj, share) in zip(found, self._summands, strict=True):
+            ending = Ending(residual=hidden, factor=factor * share)
+            hidden = product(u, proj.weight, proj.bias, ending, dtype=read.x.dtype)
+        return hidden, ParallelState(tuple(new for _, new in found), None)
+
+    @property
+    def _summands(self) -> list[tuple[nn.Linear, float]]:
+        return self.combine.summands if isinstance(self.combine, Weighted) else []
 
     def _run(self, calls: Sequence[Callable[[], Any]], inputs: Any) -> list[Any]:
         if self.overlaps and not self.shares_keys and not torch.compiler.is_compiling():

@@ -254,6 +254,7 @@ FUSIONS = {
     "normed mean (Hymba)": {"combine": "mean", "norm": "rms", "projection": "joint"},
     "scaled add": {"combine": "add", "norm": "rms", "scale": "learned"},
     "concat (Falcon-H1)": {"combine": "concat", "norm": "none"},
+    "mean of what is said": {"combine": "mean", "norm": "none"},
     "subtract (Bae)": {"combine": "subtract", "norm": "group"},
     "cross-attention (Lee)": {"combine": "cross_attention"},
     "cross-attention with residual": {
@@ -403,6 +404,12 @@ WIRED = {
     "biases": spec("M*-", mixers={"M": BIASED, "*": BIASED, "-": BIASED}),
     "biases of branches": spec(
         "{M*}-", mixers={"M": BIASED, "*": {"out_bias": True}}, fusion={"combine": "subtract"}
+    ),
+    "biases of branches without norms": spec(
+        "{M*}-",
+        mixers={"M": BIASED | {"out_multiplier": 0.5}, "*": BIASED},
+        fusion={"combine": "subtract", "norm": "none"},
+        residual_multiplier=0.7,
     ),
     "multipliers (Falcon-H1)": spec(
         "{M*}-",

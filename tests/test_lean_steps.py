@@ -24,7 +24,15 @@ def test_steps_follow_the_full_forward(name, everywhere):
     check(laws.stepped(build(name), tokens(60)[:17], 9))
 
 
-@pytest.mark.parametrize("name", ["sequential hybrid", "mamba2 no norm, no bias"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "sequential hybrid",
+        "mamba2 no norm, no bias",
+        "mean of what is said",
+        "biases of branches without norms",
+    ],
+)
 def test_they_are_taken(name, everywhere):
     laws.stepped(build(name), tokens(60)[:17], 9)
     assert dispatch.used()["rows"] == "naive"
