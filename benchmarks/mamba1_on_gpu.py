@@ -1,12 +1,13 @@
 """The selective scan on one GPU: our Triton kernels, our chunked form and, if installed, mamba-ssm.
 
 Medians of `triton.testing.do_bench`, milliseconds, forward and forward with backward, in one
-process, in bf16 with steps in fp32. `triton` is the operator alone; `triton, gated` has bias and
-softplus of the steps before it and the gate behind it, which mamba-ssm's kernel holds too, compiled
-with `--compile`. Beside them the fewest bytes forward (inputs read once, outputs written once) over
-the rate of a device copy measured in the same run. Errors are relative, against fp64 at 300 tokens,
-of y and of every gradient. The chunked form launches a few kernels a token: it is measured once, up
-to 4096 tokens. Writes one JSON line last.
+process, in bf16. `triton` is the recurrence alone, with steps in fp32; `triton, fused` has bias and
+softplus of the steps before it and the gate behind it too, as mamba-ssm's kernel has, and `triton,
+gated` has them in PyTorch around the recurrence, compiled with `--compile`. Beside them the fewest
+bytes of the fused form forward (inputs read once, outputs written once) over the rate of a device
+copy measured in the same run. Errors are relative, against fp64 at 300 tokens, of y and of every
+gradient of the fused form. The chunked form launches a few kernels a token: it is measured once, up
+to 4096 tokens, and only with `--chunk`. Writes one JSON line last.
 
     python benchmarks/mamba1_on_gpu.py [--shapes 8x4096x2048x16 ...] [--packed] [--compile]
 """
@@ -51,8 +52,14 @@ def documents(shape: tuple[int, ...]) -> Segments:
     return Segments.from_doc_ids(opens.cumsum(1)).to("cuda")
 
 
+def fused(segments: Segments | None, impl: str, *args: Tensor) -> Tensor:
+    """The outputs, of what `inputs` gives."""
+    around = {"dt_bias": args[6], "z": args[7], "segments": segments}
+    return selective_scan(*args[:6], **around, dt_softplus=True, return_state=False, impl=impl)[0]
+
+
 def forms(segments: Segments | None, is_compiled: bool) -> dict[str, Callable[..., Tensor]]:
-    """Every form that can run: alone on x, dt, A, B, C, D; gated on what `inputs` gives."""
+    """Every form that can run: alone on x, dt, A, B, C, D; the others on what `inputs` gives."""
 
     def alone(impl: str, *args: Tensor) -> Tensor:
         return selective_scan(*args, segments=segments, return_state=False, impl=impl)[0]
@@ -62,6 +69,7 @@ def forms(segments: Segments | None, is_compiled: bool) -> dict[str, Callable[..
         return alone("triton", x, F.softplus(raw.float() + bias), *rates) * F.silu(z)
 
     found: dict[str, Any] = {"triton": partial(alone, "triton")}
+    found["triton, fused"] = partial(fused, segments, "triton")
     found["triton, gated"] = torch.compile(gated) if is_compiled else gated
     found["chunk"] = partial(alone, "chunk")
     try:
@@ -81,7 +89,7 @@ def times(name: str, form: Callable[..., Tensor], every: list[Tensor]) -> tuple[
     from triton.testing import do_bench
 
     args = every
-    if "gated" not in name:
+    if name in ("triton", "chunk"):
         step = F.softplus(every[1].detach().float() + every[6].detach()).requires_grad_()
         args = [every[0], step, *every[2:6]]
     with torch.no_grad():
@@ -109,14 +117,11 @@ def once(call: Callable[[], object]) -> float:
 
 
 def errors(shape: tuple[int, ...]) -> list[float]:
-    """Relative errors of y and of the gradients of x, dt, A, B, C, D at 300 tokens."""
-    every = inputs((1, min(300, shape[1]), *shape[2:]))
-    step = F.softplus(every[1].detach().float() + every[6].detach()).requires_grad_()
-    args = [every[0], step, *every[2:6]]
+    """Relative errors of y and of the gradients of what `inputs` gives, at 300 tokens."""
+    args = inputs((1, min(300, shape[1]), *shape[2:]))
     dy = torch.randn_like(args[0])
     wide = [v.detach().double().requires_grad_() for v in args]
-    truth = selective_scan(*wide, return_state=False, impl="chunk")[0]
-    y = selective_scan(*args, return_state=False, impl="triton")[0]
+    truth, y = fused(None, "chunk", *wide), fused(None, "triton", *args)
     ours = [y, *torch.autograd.grad(y, args, dy)]
     theirs = [truth, *torch.autograd.grad(truth, wide, dy.double())]
     pairs = zip(ours, theirs, strict=True)
@@ -139,6 +144,7 @@ def main() -> None:
     parser.add_argument("--shapes", nargs="+", default=SHAPES, metavar="BxTxDxN")
     parser.add_argument("--packed", action="store_true", help="documents of about 800 tokens")
     parser.add_argument("--compile", action="store_true", help="torch.compile what is gated")
+    parser.add_argument("--chunk", action="store_true", help="measure the chunked form too")
     options = parser.parse_args()
     rate = copy_rate()
     card = {"device": torch.cuda.get_device_name(), "torch": torch.__version__, "copy_tb_s": rate}
@@ -146,11 +152,11 @@ def main() -> None:
     for text in options.shapes:
         shape = tuple(int(n) for n in text.split("x"))
         every = inputs(shape)
-        bytes_ = 2 * every[0].nbytes + 2 * every[1].nbytes + every[3].nbytes + every[4].nbytes
+        bytes_ = 4 * every[0].nbytes + every[3].nbytes + every[4].nbytes
         floor = bytes_ / rate / 1e9
         segments = documents(shape) if options.packed else None
         named = forms(segments, options.compile)
-        if shape[1] > LONGEST:
+        if shape[1] > LONGEST or not options.chunk:
             del named["chunk"]
         measured = {name: times(name, form, every) for name, form in named.items()}
         rows.append({"shape": text, "floor_ms": floor, "ms": measured, "errors": errors(shape)})

@@ -31,6 +31,7 @@ from braidlm.ops.conv import causal_conv, conv_step
 from braidlm.ops.dispatch import is_plain, state_dtype
 from braidlm.ops.norm import rms_norm
 from braidlm.ops.selective_scan import scan_step, selective_scan
+from braidlm.ops.selective_scan.gate import steps
 from braidlm.segments import Segments
 
 
@@ -52,6 +53,13 @@ class Group(NamedTuple):
     B: Tensor
     C: Tensor
     D: Tensor
+    dt_bias: Tensor | None
+    """None where `dt` are the steps already."""
+
+    @property
+    def steps(self) -> Tensor:
+        """The steps that the scan takes."""
+        return self.dt if self.dt_bias is None else steps(self.dt, self.dt_bias, True)
 
 
 class Dynamics(nn.Module):
@@ -131,9 +139,12 @@ class Mamba1(nn.Module):
         x, z, conv = self._convolve(x, segments, state, return_state)
         held = None if state is None else state.ssm
 
-        def scan(g: Group, initial: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        def scan(g: Group, gate: Tensor, initial: Tensor | None) -> tuple[Tensor, Tensor | None]:
             return selective_scan(
-                *g,
+                *g[:6],
+                z=gate,
+                dt_bias=g.dt_bias,
+                dt_softplus=g.dt_bias is not None,
                 chunk_size=self.chunk_size,
                 segments=segments,
                 initial_state=initial,
@@ -143,8 +154,9 @@ class Mamba1(nn.Module):
         groups = self._groups(x, held)
         if self.step_rule is not None and held is None:
             groups = _with_steps(groups, self.step_rule, segments)
-        pieces = [scan(g, h) for g, h in groups]
-        u = _joined([y for y, _ in pieces], -1) * F.silu(z)
+        gates = z.chunk(self.n_groups, dim=-1)
+        pieces = [scan(g, gate, h) for (g, h), gate in zip(groups, gates, strict=True)]
+        u = _joined([y for y, _ in pieces], -1)
         ends = [ssm for _, ssm in pieces if ssm is not None]
         if not ends or conv is None:
             return u, None
@@ -162,7 +174,7 @@ class Mamba1(nn.Module):
         """Return the channels' steps dt and their columns' rates -A, see `mixers.reading`."""
         inner, _, _ = self._convolve(x, segments, None, False)
         groups = [g for g, _ in self._groups(inner, None)]
-        steps, rates = _joined([g.dt for g in groups], -1), _joined([-g.A for g in groups], 0)
+        steps, rates = _joined([g.steps for g in groups], -1), _joined([-g.A for g in groups], 0)
         return Forgetting(steps, rates, 1)
 
     def _convolve(
@@ -184,7 +196,7 @@ class Mamba1(nn.Module):
     def _groups(self, x: Tensor, state: Tensor | None) -> list[tuple[Group, Tensor | None]]:
         """What each group scans and its part of the states, from the convolved x (B, T, d_inner).
 
-        Step sizes and what lies in `dynamics` are at least fp32.
+        What lies in `dynamics` is at least fp32.
         """
         n = self.n_groups
         precise = state_dtype(x.dtype)
@@ -195,8 +207,8 @@ class Mamba1(nn.Module):
         rows = zip(x.chunk(n, dim=-1), rates.chunk(n), *parts, held, strict=True)
         for index, (inner, A, D, bias, initial) in enumerate(rows):
             source, B, C = self._select(inner, index)
-            dt = F.softplus(self._linear(self.dt_proj, source, index).to(precise) + bias)
-            found.append((Group(inner, dt, A, B, C, D), initial))
+            dt = self._linear(self.dt_proj, source, index)
+            found.append((Group(inner, dt, A, B, C, D, bias), initial))
         return found
 
     def _select(self, inner: Tensor, index: int) -> tuple[Tensor, ...]:
@@ -227,8 +239,8 @@ class Mamba1(nn.Module):
         narrow = self._groups(inner.to(x.dtype), None)
         parts = inner.chunk(self.n_groups, dim=-1), state.ssm.chunk(self.n_groups, dim=1)
         rows = zip(narrow, *parts, strict=True)
-        steps = [scan_step(*g._replace(x=part), held) for (g, _), part, held in rows]
-        y, ssm = _joined([y for y, _ in steps], -1), _joined([ssm for _, ssm in steps], 1)
+        ends = [scan_step(part, g.steps, g.A, g.B, g.C, g.D, held) for (g, _), part, held in rows]
+        y, ssm = _joined([y for y, _ in ends], -1), _joined([ssm for _, ssm in ends], 1)
         u = (y * F.silu(z)).to(x.dtype)
         return u, Mamba1State(ssm, conv) if return_state else None
 
@@ -236,8 +248,9 @@ class Mamba1(nn.Module):
 def _with_steps(
     groups: list[tuple[Group, Tensor | None]], rule: StepRule, segments: Segments | None
 ) -> list[tuple[Group, Tensor | None]]:
-    steps = rule(_joined([g.dt for g, _ in groups], -1), segments).chunk(len(groups), dim=-1)
-    return [(g._replace(dt=dt), held) for (g, held), dt in zip(groups, steps, strict=True)]
+    changed = rule(_joined([g.steps for g, _ in groups], -1), segments).chunk(len(groups), dim=-1)
+    pairs = zip(groups, changed, strict=True)
+    return [(g._replace(dt=dt, dt_bias=None), held) for (g, held), dt in pairs]
 
 
 def _joined(parts: list[Tensor], dim: int) -> Tensor:

@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from braidlm.laws.widened import Widened
@@ -55,7 +54,7 @@ def test_the_scan_alone_agrees_with_its_gradients():
 
     def ours() -> Results:
         x, dt, a, b, c, d, bias = leaves
-        return selective_scan(x, F.softplus(dt + bias), a, b, c, d)
+        return selective_scan(x, dt, a, b, c, d, dt_bias=bias, dt_softplus=True)
 
     def judge() -> Results:
         x, dt, a, b, c, d, bias = leaves
@@ -79,7 +78,8 @@ def test_a_step_agrees_with_its_state():
         expected = modeling_mamba.mamba_selective_state_update(
             after, x[:, 0], dt[:, 0], a, b[:, 0], c[:, 0], d, dt_bias=bias, dt_softplus=True
         )
-    y, final = selective_scan(x, F.softplus(dt + bias), a, b, c, d, initial_state=state)
+    around = {"dt_bias": bias, "dt_softplus": True, "initial_state": state}
+    y, final = selective_scan(x, dt, a, b, c, d, **around)
     assert final is not None
     assert distance(y[:, 0], expected) < EXACT
     assert distance(final, after) < EXACT

@@ -342,6 +342,8 @@ def test_memory_is_that_of_a_chunk_and_work_is_linear():
 @pytest.mark.parametrize(
     ("change", "word"),
     [
+        ({"z": torch.zeros(2, 4, WIDTH)}, "z has shape"),
+        ({"dt_bias": torch.zeros(N)}, "dt_bias has shape"),
         ({"x": torch.zeros(2, 3, 4, 1)}, "x has shape"),
         ({"dt": torch.zeros(2, 3, 3)}, "dt has shape"),
         ({"A": torch.zeros(WIDTH)}, "A has shape"),

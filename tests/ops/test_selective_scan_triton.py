@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from itertools import product
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -21,6 +24,18 @@ def kernels():
     return pytest.importorskip("braidlm.ops.selective_scan.triton")
 
 
+@pytest.fixture
+def sizes(kernels, monkeypatch):
+    """Sets how long chunks are, and how many of them a piece has at least."""
+    from braidlm.ops.selective_scan import triton_call
+
+    def choose(chunk, least):
+        monkeypatch.setattr(triton_call, "CHUNK", chunk)
+        monkeypatch.setattr(triton_call, "LEAST", least)
+
+    return choose
+
+
 def inputs(batch, length, width, state, dtype=torch.float32) -> list[Tensor]:
     """x, dt, A, B, C, D; x, B and C rounded to `dtype`."""
     x = torch.randn(batch, length, width)
@@ -28,6 +43,16 @@ def inputs(batch, length, width, state, dtype=torch.float32) -> list[Tensor]:
     a = -torch.rand(width, state) * 8
     b, c = torch.randn(2, batch, length, state)
     return [x.to(dtype), dt, a, b.to(dtype), c.to(dtype), torch.randn(width)]
+
+
+def fused(batch, length, width, state, dtype=torch.float32) -> list[Tensor]:
+    """The same with dt before bias and softplus, rounded too; then z, rounded, and dt_bias."""
+    x, _, *rest = inputs(batch, length, width, state, dtype)
+    raw, z = torch.randn(2, batch, length, width).to(dtype)
+    return [x, 3 * raw, *rest, z, torch.randn(width) - 1]
+
+
+PLAIN = {"z": None, "dt_bias": None, "dt_softplus": False}
 
 
 def errors(form, args, state=None, segments=None, return_state=True) -> list[float]:
@@ -41,7 +66,9 @@ def errors(form, args, state=None, segments=None, return_state=True) -> list[flo
 
         def results():
             options = {"segments": here, "initial_state": first, "return_state": return_state}
-            y, last = function(*moved, **options, chunk_size=16)
+            z, bias = (*moved[6:], None, None)[:2]
+            around = {"z": z, "dt_bias": bias, "dt_softplus": bias is not None}
+            y, last = function(*moved[:6], **around, **options, chunk_size=16)
             return [only_real(y, here).cpu(), None if last is None else last.cpu()]
 
         return with_gradients(results, moved + ([] if first is None else [first]))
@@ -66,24 +93,33 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize("case", CASES, ids=str)
-@pytest.mark.parametrize(("least", "chunk"), [(1, 8), (9, 4)])
-def test_it_is_the_recurrence(kernels, monkeypatch, case, least, chunk):
-    """In one piece, and (at least one chunk a piece) in as many as there are chunks."""
-    monkeypatch.setattr(kernels, "LEAST", least)
-    monkeypatch.setattr(kernels, "CHUNK", chunk)
+def everywhere() -> list[Any]:
+    """Every case alone and fused, in one piece and in as many as there are chunks; few are fast."""
+    fast = {(0, inputs, 8), (1, fused, 4), (3, fused, 4), (4, inputs, 8), (2, fused, 8)}
+    found = []
+    for number, draw, (least, chunk) in product(
+        range(len(CASES)), (inputs, fused), ((1, 8), (9, 4))
+    ):
+        marks = () if (number, draw, chunk) in fast else pytest.mark.slow
+        name = f"{draw.__name__}-{chunk}-{CASES[number]}"
+        found.append(pytest.param(CASES[number], draw, least, chunk, marks=marks, id=name))
+    return found
+
+
+@pytest.mark.parametrize(("case", "draw", "least", "chunk"), everywhere())
+def test_it_is_the_recurrence(kernels, sizes, case, draw, least, chunk):
+    sizes(chunk, least)
     batch, length, width, n, layout, has_state = case
     segments = layouts(length, 4)[layout]
-    args = inputs(batch, length, width, n)
+    args = draw(batch, length, width, n)
     n_docs = batch if segments is None else segments.n_docs
     state = torch.randn(n_docs, width, n) if has_state else None
     found = errors(kernels.scan_triton, args, state, segments, return_state=has_state)
     assert max(found) < SCAN_TRITON, found
 
 
-def test_strong_decay_and_standing_still(kernels, monkeypatch):
-    monkeypatch.setattr(kernels, "LEAST", 1)
-    monkeypatch.setattr(kernels, "CHUNK", 4)
+def test_strong_decay_and_standing_still(kernels, sizes):
+    sizes(4, 1)
     args = inputs(1, 11, 4, 5)
     args[1][:, 3:6] = 1e6
     args[1][:, 8] = 0.0
@@ -99,6 +135,7 @@ def test_views_and_expanded_gradients(kernels):
     dt = torch.rand(7, 2, 9, device=DEVICE).permute(1, 2, 0)
     args = (x, dt, -torch.rand(3, 7, device=DEVICE).t(), b, c, None)
     options = {"chunk_size": 16, "segments": None, "initial_state": None, "return_state": False}
+    options |= PLAIN
     y, none = kernels.scan_triton(*args, **options)
     assert none is None
     (ours,) = torch.autograd.grad(y.sum(), whole)
@@ -112,6 +149,7 @@ def test_only_the_last_state_is_used(kernels):
     """No gradient of y arrives at all."""
     args = [v.to(DEVICE).requires_grad_() for v in inputs(2, 9, 3, 4)]
     options = {"chunk_size": 16, "segments": None, "initial_state": None, "return_state": True}
+    options |= PLAIN
     _, last = kernels.scan_triton(*args, **options)
     _, truth = selective_scan(*args, impl="naive")
     assert truth is not None
@@ -123,11 +161,12 @@ def test_only_the_last_state_is_used(kernels):
 
 @needs_gpu
 @pytest.mark.parametrize("layout", ["rows", "packed", "edges"])
-@pytest.mark.parametrize("sizes", [(2, 200, 64, 16), (2, 600, 96, 16), (2, 300, 40, 64)], ids=str)
-def test_bf16_loses_no_more_than_its_outputs(kernels, sizes, layout):
-    batch, length, width, n = sizes
+@pytest.mark.parametrize("shape", [(2, 200, 64, 16), (2, 600, 96, 16), (2, 300, 40, 64)], ids=str)
+@pytest.mark.parametrize("draw", [inputs, fused])
+def test_bf16_loses_no_more_than_its_outputs(kernels, shape, layout, draw):
+    batch, length, width, n = shape
     segments = layouts(length, 64)[layout]
-    args = inputs(*sizes, dtype=torch.bfloat16)
+    args = draw(*shape, dtype=torch.bfloat16)
     state = torch.randn(batch if segments is None else segments.n_docs, width, n)
     found = errors(kernels.scan_triton, args, state, segments)
     assert max(found) < BF16_L2["selective_scan"], found

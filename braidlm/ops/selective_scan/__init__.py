@@ -26,6 +26,9 @@ def _triton(
     C: Tensor,
     D: Tensor | None,
     *,
+    z: Tensor | None,
+    dt_bias: Tensor | None,
+    dt_softplus: bool,
     chunk_size: int,
     segments: Segments | None,
     initial_state: Tensor | None,
@@ -35,6 +38,9 @@ def _triton(
 
     return scan_triton(
         *(x, dt, A, B, C, D),
+        z=z,
+        dt_bias=dt_bias,
+        dt_softplus=dt_softplus,
         chunk_size=chunk_size,
         segments=segments,
         initial_state=initial_state,
@@ -50,12 +56,15 @@ def _step(
     C: Tensor,
     D: Tensor | None,
     *,
+    z: Tensor | None,
+    dt_bias: Tensor | None,
+    dt_softplus: bool,
     chunk_size: int,
     segments: Segments | None,
     initial_state: Tensor | None,
     return_state: bool,
 ) -> tuple[Tensor, Tensor | None]:
-    y, state = step(x, dt, A, B, C, D, initial_state)
+    y, state = step(x, dt, A, B, C, D, initial_state, z, dt_bias, dt_softplus)
     return y, state if return_state else None
 
 
@@ -78,6 +87,9 @@ def selective_scan(
     C: Tensor,
     D: Tensor | None = None,
     *,
+    z: Tensor | None = None,
+    dt_bias: Tensor | None = None,
+    dt_softplus: bool = False,
     chunk_size: int = 16,
     segments: Segments | None = None,
     initial_state: Tensor | None = None,
@@ -86,16 +98,21 @@ def selective_scan(
 ) -> tuple[Tensor, Tensor | None]:
     """S_t = exp(dt_t A) S_{t-1} + dt_t x_t B_t^T;  y_t = S_t C_t + D x_t, inside each document.
 
+    With what stands around it in Mamba-1: dt_t = softplus(dt_t + dt_bias), y_t = y_t * SiLU(z_t).
+
     Axes: B rows, T tokens, I channels, each with N state columns that decay at rates of their own.
     Everything inside is at least fp32.
 
     Args:
         x: (B, T, I) inputs.
-        dt: (B, T, I) step sizes, already positive (softplus applied), at least 0.
+        dt: (B, T, I) step sizes, at least 0; with `dt_softplus` any numbers.
         A: (I, N) negative rates.
         B: (B, T, N) input projections, shared by the channels.
         C: (B, T, N) output projections.
         D: (I,) factor of the skip from input to output, or None for no skip.
+        z: (B, T, I), what gates the outputs, or None for no gate.
+        dt_bias: (I,), added to `dt`, or None.
+        dt_softplus: whether steps are softplus of that.
         chunk_size: tokens whose states are held at once; it changes speed, not the result. "triton"
             chooses its own.
         segments: where documents lie; None: each row is one document.
@@ -113,9 +130,10 @@ def selective_scan(
 
     Source: Gu and Dao, "Mamba" (arXiv 2312.00752), section 3 and algorithm 2.
     """
-    _check(x, dt, A, B, C, D, chunk_size, segments, initial_state)
+    _check(x, dt, A, B, C, D, z, dt_bias, chunk_size, segments, initial_state)
     sizes = dict(zip("BTI", x.shape, strict=True)) | {"N": B.shape[2]}
-    call = Call.of(x, sizes, (x, dt, A, B, C, D, initial_state), segments, initial_state)
+    tensors = (x, dt, A, B, C, D, initial_state, z, dt_bias)
+    call = Call.of(x, sizes, tensors, segments, initial_state)
     chosen = SCAN.choose(impl, call)
     with dispatch.own_precision(x):
         return chosen.function(
@@ -125,6 +143,9 @@ def selective_scan(
             B,
             C,
             D,
+            z=z,
+            dt_bias=dt_bias,
+            dt_softplus=dt_softplus,
             chunk_size=chunk_size,
             segments=segments,
             initial_state=initial_state,
@@ -160,6 +181,8 @@ def _check(
     B: Tensor,
     C: Tensor,
     D: Tensor | None,
+    z: Tensor | None,
+    dt_bias: Tensor | None,
     chunk_size: int,
     segments: Segments | None,
     initial_state: Tensor | None,
@@ -181,6 +204,10 @@ def _check(
     check_shape("selective_scan", "C", C, (batch, length, d_state))
     if D is not None:
         check_shape("selective_scan", "D", D, (width,))
+    if z is not None:
+        check_shape("selective_scan", "z", z, (batch, length, width))
+    if dt_bias is not None:
+        check_shape("selective_scan", "dt_bias", dt_bias, (width,))
     n_docs = check_segments(segments, batch, length)
     if initial_state is not None:
         check_shape("selective_scan", "initial_state", initial_state, (n_docs, width, d_state))

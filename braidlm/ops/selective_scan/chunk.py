@@ -10,6 +10,7 @@ from torch import Tensor
 from braidlm.ops import dispatch
 from braidlm.ops.dispatch import state_dtype
 from braidlm.ops.selective_scan.edges import Edges, find
+from braidlm.ops.selective_scan.gate import gated, steps
 from braidlm.ops.selective_scan.walk import Inputs, Room, tokens, walk, walk_back
 from braidlm.segments import Segments
 
@@ -22,6 +23,9 @@ def scan_chunk(
     C: Tensor,
     D: Tensor | None,
     *,
+    z: Tensor | None,
+    dt_bias: Tensor | None,
+    dt_softplus: bool,
     chunk_size: int,
     segments: Segments | None,
     initial_state: Tensor | None,
@@ -30,7 +34,7 @@ def scan_chunk(
     """Token by token, the states of one chunk at a time; see `selective_scan`."""
     batch, length, width = x.shape
     wide = state_dtype(x.dtype)
-    dt = dt.to(wide)
+    dt = steps(dt.to(wide), dt_bias, dt_softplus)
     n_docs = batch if segments is None else segments.n_docs
     A = A.to(wide).t().contiguous()
     zeros = A.new_zeros(1, *A.shape)
@@ -45,7 +49,7 @@ def scan_chunk(
         y, final = _Scan.apply(*inputs, edges, chunk_size)  # type: ignore[misc]
     else:
         y, final, _ = _scan(inputs, edges, chunk_size, keep=False)
-    return y, final.transpose(1, 2).contiguous() if return_state else None
+    return gated(y, z), final.transpose(1, 2).contiguous() if return_state else None
 
 
 def _scan(

@@ -4,10 +4,10 @@ One warp carries the states of a few channels over a piece of their row, so that
 and outputs touches the device's memory. A row is one piece, unless there are too few channels to
 fill the machine: then what enters each piece is found first, from what every piece adds to zeros
 and from the sum of its steps. Forward keeps the state before each chunk; back, a chunk is walked
-from there again.
+from there again, and softplus and gate are computed again too.
 
-Layouts: x, dt, y (B, T, I); B, C (B, T, N), made fp32 once, since every program reads them; states
-(n, I, N), fp32 like everything inside. Offsets by tokens and states are 64 bits wide.
+Layouts: x, dt, z, y (B, T, I); B, C (B, T, N), made fp32 once, since every program reads them;
+states (n, I, N), fp32 like everything inside. Offsets by tokens and states are 64 bits wide.
 
 Source: Gu and Dao, "Mamba" (arXiv 2312.00752), section 3.
 """
@@ -20,22 +20,12 @@ import torch
 from torch import Tensor
 
 from braidlm.ops import dispatch
-from braidlm.ops.selective_scan import triton_kernels
+from braidlm.ops.selective_scan import triton_back, triton_call, triton_forward
+from braidlm.ops.selective_scan.triton_call import Call, Inputs, dense, either
 from braidlm.segments import Segments
 
-kernels: Any = triton_kernels  # no type checker knows what a launch takes
-
-CHUNK = 64
-"""Tokens from one kept state to the next."""
-PROGRAMS = 1056
-"""Warps that an H200 holds going back, 8 in each of 132 multiprocessors: rows are cut into pieces
-while there are no more."""
-LEAST = 4
-"""Chunks that a piece has at least: finding what enters it costs a pass of its own."""
-TOKENS = {"forward": 8, "back": 4}
-"""Tokens whose inputs are loaded together; fewer where states have more than 16 columns."""
-LANES, PER_LANE = 8, 2
-"""Lanes that share the channels of a warp, and channels of each; other lanes share the columns."""
+forward: Any = triton_forward  # no type checker knows what a launch takes
+back: Any = triton_back
 
 
 def scan_triton(
@@ -46,6 +36,9 @@ def scan_triton(
     C: Tensor,
     D: Tensor | None,
     *,
+    z: Tensor | None,
+    dt_bias: Tensor | None,
+    dt_softplus: bool,
     chunk_size: int,
     segments: Segments | None,
     initial_state: Tensor | None,
@@ -60,9 +53,9 @@ def scan_triton(
     first = None
     if initial_state is not None:
         first = initial_state.float()
-    tensors = (x, dt, A, B, C, D, begins, ends, first)
-    keep = dispatch.needs_grad(x, dt, A, B, C, D, first)
-    y, last, _ = torch.ops.braidlm.selective_scan(*tensors, n_docs, return_state, keep)
+    tensors = (x, dt, A, B, C, D, z, dt_bias, begins, ends, first)
+    keep = dispatch.needs_grad(x, dt, A, B, C, D, z, dt_bias, first)
+    y, last, _ = torch.ops.braidlm.selective_scan(*tensors, dt_softplus, n_docs, return_state, keep)
     return y, last if return_state else None
 
 
@@ -76,237 +69,155 @@ def _edges(doc: Tensor) -> tuple[Tensor, Tensor]:
     return begins, ends
 
 
-class _Call:
-    """One call in one direction: its sizes, its pieces, and what every kernel is told of them."""
-
-    def __init__(self, x: Tensor, B: Tensor, begins: Tensor | None, way: str) -> None:
-        self.batch, self.length, self.width = x.shape
-        self.d_state, self.like = B.shape[2], x
-        self.has_doc = begins is not None
-        self.columns = max(4, 1 << (self.d_state - 1).bit_length())
-        self.tokens = max(1, min(TOKENS[way], CHUNK, 128 // self.columns))
-        self.n_blocks = -(-self.width // (LANES * PER_LANE))
-        self.n_chunks = -(-self.length // CHUNK)
-        wanted = max(1, PROGRAMS // (self.batch * self.n_blocks))
-        chunks = max(-(-self.n_chunks // wanted), min(LEAST, self.n_chunks))
-        self.per_piece, self.n_pieces = chunks * CHUNK, -(-self.n_chunks // chunks)
-
-    @property
-    def options(self) -> dict[str, int]:
-        """What kernels are compiled for."""
-        return {
-            "HAS_DOC": self.has_doc,
-            "W": self.width,
-            "N": self.d_state,
-            "BN": self.columns,
-            "K": PER_LANE,
-            "L": LANES,
-            "U": self.tokens,
-            "num_warps": 1,
-        }
-
-    def numbers(self, *shape: int) -> Tensor:
-        """Room in fp32."""
-        return self.like.new_empty(shape, dtype=torch.float32)
-
-    def states(self, *shape: int) -> Tensor:
-        """Room for states."""
-        return self.numbers(*shape, self.width, self.d_state)
-
-    def carry(
-        self, last: Tensor, span: Tensor, A: Tensor, first: Tensor | None, back: bool
-    ) -> Tensor:
-        """What enters each piece, from what each adds and how long it is."""
-        into, block = torch.empty_like(last), 256
-        kernels.carry[(-(-self.width * self.d_state // block), self.batch)](
-            *(last, span, A, _or(first, last), into, self.n_pieces),
-            BACK=back,
-            HAS_FIRST=first is not None,
-            W=self.width,
-            N=self.d_state,
-            BLOCK=block,
-        )
-        return into
-
-
+_TENSORS = (
+    "(Tensor x, Tensor dt, Tensor A, Tensor B, Tensor C, Tensor? D, Tensor? z, Tensor? dt_bias, "
+    "Tensor? begins, Tensor? ends, Tensor? first, bool dt_softplus, "
+)
 torch.library.define(
     "braidlm::selective_scan",
-    "(Tensor x, Tensor dt, Tensor A, Tensor B, Tensor C, Tensor? D, Tensor? begins, Tensor? ends, "
-    "Tensor? first, SymInt n_docs, bool return_state, bool keep) -> (Tensor, Tensor, Tensor)",
+    _TENSORS + "SymInt n_docs, bool return_state, bool keep) -> (Tensor, Tensor, Tensor)",
 )
 torch.library.define(
     "braidlm::selective_scan_backward",
-    "(Tensor x, Tensor dt, Tensor A, Tensor B, Tensor C, Tensor? D, Tensor? begins, Tensor? ends, "
-    "Tensor? first, Tensor each, Tensor dy, Tensor? d_last) "
-    "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
+    _TENSORS + "Tensor each, Tensor dy, Tensor? d_last) "
+    "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
 )
 
 
 @torch.library.impl("braidlm::selective_scan", "default")
-def _scan(
-    x: Tensor,
-    dt: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    begins: Tensor | None,
-    ends: Tensor | None,
-    first: Tensor | None,
-    n_docs: int,
-    return_state: bool,
-    keep: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
-    x, dt, B, C, A = _dense(x), _dense(dt), _dense(B.float()), _dense(C.float()), A.contiguous()
-    first = None if first is None else first.contiguous()
-    call = _Call(x, B, begins, "forward")
+def _scan(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
+    """y, the last states and those before each chunk, which are empty if not asked for."""
+    *tensors, is_softplus, n_docs, return_state, keep = arguments
+    call = Call(Inputs(*tensors), "forward")
+    inputs = Inputs(*tensors).prepared(call)
+    x, first = inputs.x, inputs.first
     y = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     each = call.states(call.batch, call.n_chunks) if keep else call.numbers(0)
     last = call.states(n_docs) if return_state else call.numbers(0)
     initial = first if call.has_doc else None
+    rows = (x, inputs.dt, either(inputs.z, x))
 
     def scan(n: int, into: Tensor | None, after: Tensor, span: Tensor, **options: bool) -> None:
-        kernels.scan[(call.n_blocks, n, call.batch)](
-            *(x, dt, A, B, C, _or(D, x), _or(begins, x), _or(ends, x), _or(initial, x)),
-            *(_or(into, x), y, each, after, span, *(v.stride(0) for v in (x, dt, B, C))),
+        forward.scan[(call.n_blocks, n, call.batch)](
+            *(either(v, x) for v in (*inputs[:10], initial, into)),
+            *(y, each, after, span, call.room(n, 4 * triton_call.CHUNK)),
+            *(*(v.stride(0) for v in rows), call.rows),
             *(call.length, call.per_piece, call.n_pieces, call.n_chunks),
-            **{f"S{name}": v.stride(1) for name, v in zip(_ROWS[:4], (x, dt, B, C), strict=True)},
-            HAS_D=D is not None,
+            **{f"S{name}": v.stride(1) for name, v in zip(_ROWS[:3], rows, strict=True)},
+            HAS_D=inputs.D is not None,
             HAS_INTO=into is not None,
             HAS_FIRST=initial is not None,
-            Q=CHUNK,
+            **inputs.around(is_softplus),
             **options,
             **call.options,
         )
 
     into = None if call.has_doc else first
     if call.n_pieces > 1:
-        after = call.states(call.batch, call.n_pieces)
-        span = call.numbers(call.batch, call.n_pieces, call.width)
+        after, span = call.after(), call.span()
         scan(call.n_pieces - 1, None, after, span, HAS_Y=False, HAS_EACH=False, HAS_LAST=False)
-        into = call.carry(after, span, A, into, back=False)
+        into = call.carry(after, span, inputs.A, into, back=False)
     scan(call.n_pieces, into, last, last, HAS_Y=True, HAS_EACH=keep, HAS_LAST=return_state)
     return y, last, each
 
 
 @torch.library.register_fake("braidlm::selective_scan")
-def _(x, dt, A, B, C, D, begins, ends, first, n_docs, return_state, keep):
+def _(x, dt, A, B, C, D, z, bias, begins, ends, first, softplus, n_docs, return_state, keep):
     batch, length, width = x.shape
     states = (width, B.shape[2])
     last = (n_docs, *states) if return_state else (0,)
-    each = (batch, -(-length // CHUNK), *states) if keep else (0,)
+    each = (batch, -(-length // triton_call.CHUNK), *states) if keep else (0,)
     return x.new_empty(x.shape), *(x.new_empty(s, dtype=torch.float32) for s in (last, each))
 
 
 @torch.library.impl("braidlm::selective_scan_backward", "default")
-def _scan_backward(
-    x: Tensor,
-    dt: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    begins: Tensor | None,
-    ends: Tensor | None,
-    first: Tensor | None,
-    each: Tensor,
-    dy: Tensor,
-    d_last: Tensor | None,
-) -> tuple[Tensor, ...]:
-    kinds = (A.dtype, B.dtype, C.dtype)
-    x, dt, B, C, dy = (_dense(v) for v in (x, dt, B.float(), C.float(), dy))
-    A = A.contiguous()
-    first = None if first is None else first.contiguous()
+def _scan_backward(*arguments: Any) -> tuple[Tensor, ...]:
+    """Gradients of x, dt, A, B, C, D, z, dt_bias and the first states; empty of what is missing."""
+    *tensors, is_softplus, each, dy, d_last = arguments
+    given = Inputs(*tensors)
+    call = Call(given, "back")
+    inputs = given.prepared(call)
+    x, dy = inputs.x, dense(dy)
     d_last = None if d_last is None else d_last.contiguous()
-    call = _Call(x, B, begins, "back")
+    rows = (x, inputs.dt, either(inputs.z, x), dy)
+    constants = {f"S{name}": v.stride(1) for name, v in zip(_ROWS, rows, strict=True)}
+    constants |= inputs.around(is_softplus) | call.options
+    constants |= {"R": min(triton_call.ROWS, triton_call.CHUNK), "HAS_LAST": d_last is not None}
     into = None if call.has_doc else d_last
     if call.n_pieces > 1:
-        into = _entering_back(call, dt, A, C, dy, begins, ends, d_last)
-    dx, d_dt = (torch.empty(v.shape, dtype=v.dtype, device=v.device) for v in (x, dt))
-    d_a = call.states(call.batch, call.n_pieces)
-    dB, dC = (call.numbers(call.n_blocks, *v.shape) for v in (B, C))
-    d_D = call.numbers(call.batch, call.n_pieces, call.width if D is not None else 0)
-    d_first = call.numbers(0) if first is None else torch.empty_like(first)
-    programs = call.n_blocks * call.n_pieces * call.batch
-    tile = call.columns * LANES * PER_LANE
-    room = call.numbers(programs, CHUNK // call.tokens, tile)
-    rows = (x, dt, B, C, dy)
-    kernels.gradients[(call.n_blocks, call.n_pieces, call.batch)](
-        *(x, dt, A, B, C, _or(D, x), dy, _or(begins, x), _or(ends, x), _or(first, x), each),
-        *(_or(d_last, x), _or(into, x), room, dx, d_dt, d_a, dB, dC, d_D, d_first),
-        *(*(v.stride(0) for v in rows), call.length, call.per_piece, call.n_chunks),
-        **{f"S{name}": v.stride(1) for name, v in zip(_ROWS, rows, strict=True)},
-        HAS_D=D is not None,
+        into = _entering_back(call, inputs, dy, d_last, constants)
+    dx, d_dt = (torch.empty_like(v, memory_format=_DENSE) for v in rows[:2])
+    dz = call.numbers(0) if inputs.z is None else torch.empty_like(inputs.z, memory_format=_DENSE)
+    d_a = call.after()
+    dB, dC = call.numbers(2, call.n_blocks, call.batch, call.whole, call.columns)
+    d_D, d_bias = call.numbers(2, call.batch, call.n_pieces, call.width)
+    d_first = call.numbers(0) if inputs.first is None else torch.empty_like(inputs.first)
+    tokens = triton_call.CHUNK // call.tokens * call.columns + 4 * triton_call.CHUNK + call.tokens
+    back.gradients[(call.n_blocks, call.n_pieces, call.batch)](
+        *(either(v, x) for v in (*inputs[:8], dy, *inputs[8:], each, d_last, into)),
+        *(call.room(call.n_pieces, tokens), dx, d_dt, d_a, dB, dC, d_D, dz, d_bias, d_first),
+        *(*(v.stride(0) for v in rows), call.rows, call.length, call.per_piece, call.n_chunks),
+        HAS_D=inputs.D is not None,
         HAS_INTO=into is not None,
-        HAS_LAST=d_last is not None,
-        HAS_FIRST=first is not None,
-        Q=CHUNK,
-        **call.options,
+        HAS_FIRST=inputs.first is not None,
+        **constants,
     )
-    d_D = d_D.sum((0, 1)) if D is None else d_D.sum((0, 1)).to(D.dtype)
-    sums = (d_a.sum((0, 1)), dB.sum(0), dC.sum(0))
-    return dx, d_dt, *(v.to(kind) for v, kind in zip(sums, kinds, strict=True)), d_D, d_first
+    dB, dC = (v.sum(0)[:, : call.length, : call.d_state] for v in (dB, dC))
+    sums = (d_a.sum((0, 1)), dB, dC, d_D.sum((0, 1)), d_bias.sum((0, 1)))
+    kept = (given.A, given.B, given.C, given.D, given.dt_bias)
+    d_a, dB, dC, d_D, d_bias = (
+        call.numbers(0) if v is None else d.to(v.dtype) for v, d in zip(kept, sums, strict=True)
+    )
+    return dx, d_dt, d_a, dB, dC, d_D, dz, d_bias, d_first
 
 
-_ROWS = ("X", "DT", "B", "C", "Y")
+_ROWS = ("X", "DT", "Z", "Y")
 """Tensors by token, as kernels call their strides."""
+_DENSE = torch.contiguous_format
 
 
 def _entering_back(
-    call: _Call,
-    dt: Tensor,
-    A: Tensor,
-    C: Tensor,
-    dy: Tensor,
-    begins: Tensor | None,
-    ends: Tensor | None,
-    d_last: Tensor | None,
+    call: Call, inputs: Inputs, dy: Tensor, d_last: Tensor | None, constants: dict[str, int]
 ) -> Tensor:
     """The gradient of the state after each piece, (B, n_pieces, I, N)."""
-    after = call.states(call.batch, call.n_pieces)
-    span = call.numbers(call.batch, call.n_pieces, call.width)
-    kernels.scan_back[(call.n_blocks, call.n_pieces - 1, call.batch)](
-        *(dt, A, C, dy, _or(begins, dy), _or(ends, dy), _or(d_last, dy), after, span),
-        *(dt.stride(0), C.stride(0), dy.stride(0), call.length, call.per_piece, call.n_pieces),
-        SDT=dt.stride(1),
-        SC=C.stride(1),
-        SY=dy.stride(1),
-        HAS_LAST=d_last is not None,
-        **call.options,
+    x, dt, after, span = inputs.x, inputs.dt, call.after(), call.span()
+    z = either(inputs.z, x)
+    room = call.room(call.n_pieces - 1, 2 * triton_call.CHUNK + call.tokens)
+    back.scan_back[(call.n_blocks, call.n_pieces - 1, call.batch)](
+        *(dt, inputs.A, inputs.C, z, either(inputs.dt_bias, x), dy),
+        *(either(v, x) for v in (inputs.begins, inputs.ends, d_last)),
+        *(after, span, room, *(v.stride(0) for v in (dt, z, dy)), call.rows),
+        *(call.length, call.per_piece, call.n_pieces),
+        **{name: value for name, value in constants.items() if name != "SX"},
     )
-    return call.carry(after, span, A, None if call.has_doc else d_last, back=True)
+    return call.carry(after, span, inputs.A, None if call.has_doc else d_last, back=True)
 
 
 @torch.library.register_fake("braidlm::selective_scan_backward")
-def _(x, dt, A, B, C, D, begins, ends, first, each, dy, d_last):
+def _(x, dt, A, B, C, D, z, bias, begins, ends, first, softplus, each, dy, d_last):
     none = x.new_empty(0, dtype=torch.float32)
-    optional = (none if v is None else v.new_empty(v.shape) for v in (D, first))
+    optional = (none if v is None else v.new_empty(v.shape) for v in (D, z, bias, first))
     return (*(v.new_empty(v.shape) for v in (x, dt, A, B, C)), *optional)
 
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
     ctx.set_materialize_grads(False)
-    ctx.save_for_backward(*inputs[:9], output[2])
+    n = len(Inputs._fields)
+    ctx.dt_softplus = inputs[n]
+    ctx.save_for_backward(*inputs[:n], output[2])
 
 
 def _backward(
     ctx: Any, dy: Tensor | None, d_last: Tensor | None, d_each: None
 ) -> tuple[Tensor | None, ...]:
-    saved = ctx.saved_tensors
+    *saved, each = ctx.saved_tensors
     dy = torch.zeros_like(saved[0]) if dy is None else dy
-    *found, d_D, d_first = torch.ops.braidlm.selective_scan_backward(*saved, dy, d_last)
-    d_D, d_first = (None if saved[i] is None else d for i, d in ((5, d_D), (8, d_first)))
-    return (*found, d_D, None, None, d_first, None, None, None)
+    *found, d_D, dz, d_bias, d_first = torch.ops.braidlm.selective_scan_backward(
+        *saved, ctx.dt_softplus, each, dy, d_last
+    )
+    optional = ((5, d_D), (6, dz), (7, d_bias), (10, d_first))
+    d_D, dz, d_bias, d_first = (None if saved[i] is None else d for i, d in optional)
+    return (*found, d_D, dz, d_bias, None, None, d_first, None, None, None, None)
 
 
 torch.library.register_autograd("braidlm::selective_scan", _backward, setup_context=_setup)
-
-
-def _dense(v: Tensor) -> Tensor:
-    """Channels, and columns, lie side by side; other strides are free."""
-    return v if v.stride(-1) == 1 else v.contiguous()
-
-
-def _or(tensor: Tensor | None, other: Tensor) -> Tensor:
-    """A kernel takes some pointer where it reads none."""
-    return other if tensor is None else tensor
