@@ -84,8 +84,9 @@ def ssd_forward(
     if call.n_pieces > 1:
         last, gain = _accumulate(call, x, x, B, B, None, None)
         entering, _ = _carry(call, last, gain, entering)
-    y = new_like(x)
-    last = call.states(call.batch, call.n_pieces) if return_state else None
+    y, last = new_like(x), None
+    if return_state:
+        last = call.numbers(call.batch, call.n_heads, call.head_dim, call.d_state)
     call.launch(
         "forward",
         (call.n_heads, call.n_pieces, call.batch),
@@ -94,7 +95,7 @@ def ssd_forward(
         HAS_FIRST=entering is not None,
         HAS_LAST=return_state,
     )
-    return y, None if last is None else call.from_padded(last[:, -1])
+    return y, last
 
 
 @torch.library.impl("braidlm::ssd", "default")

@@ -115,7 +115,7 @@ def forward(
     WIDE: tl.constexpr, Q: tl.constexpr, P: tl.constexpr, BP: tl.constexpr, N: tl.constexpr,
     BN: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
-    """y of one piece, head and row; the state after it -> last (B, n_pieces, H, BN, BP), if asked.
+    """y of one piece, head and row; the state after the row's last -> last (B, H, P, N), if asked.
 
     first: (B, n_pieces, H, BN, BP), what enters each piece.
     """
@@ -174,7 +174,8 @@ def forward(
         _put_rows(y_ptr, start, q, H * P, p, T, ys.to(kind), P)
         state = _add_product(tl.trans(bs), _scaled(xs, leaves), state * gain)
     if HAS_LAST:
-        tl.store(last_ptr + mine + square, state)
+        ok = (n < N)[:, None] & (p < P)[None, :] & (piece == tl.num_programs(1) - 1)
+        tl.store(last_ptr + ((b * H + h) * P + p[None, :]) * N + n[:, None], state, mask=ok)
 
 
 @triton.jit
