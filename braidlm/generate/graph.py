@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from braidlm import state as states
@@ -45,17 +47,22 @@ class GraphStep:
         model: on a GPU, in evaluation mode whenever a step runs.
         compiled: whether the step is compiled before it is recorded, see `CompiledStep`.
         record: how a step is recorded; None: as a CUDA graph.
+        dtype: the precision of its steps, see `inference`.
 
     Raises:
         InputError: a model that is not on a GPU.
     """
 
     def __init__(
-        self, model: HybridLM, compiled: bool = False, record: Record | None = None
+        self,
+        model: HybridLM,
+        compiled: bool = False,
+        record: Record | None = None,
+        dtype: str = "fp32",
     ) -> None:
         if record is None and device_of(model).type != "cuda":
             raise InputError("a step is recorded on a GPU: move the model, or leave out `step`")
-        self.model = model
+        self.model, self.dtype = model, dtype
         self.weights = versions(model)
         self._step = CompiledStep(model) if compiled else self._as_it_stands
         asks = (
@@ -98,7 +105,7 @@ class GraphStep:
         Raises:
             InputError: a step that asks the host for numbers, which no graph can.
         """
-        with inference(self.model):
+        with self._mode():
             state = plain(self.model.reserve(state, n_steps))
             running = self._running_for(state, len(tokens), sampling)
             running.begin(tokens, state)
@@ -109,10 +116,23 @@ class GraphStep:
         def start(n: int) -> Told:
             if number != self._n_runs:
                 raise InputError("a recorded step has one state: end one text before the next one")
-            with inference(self.model):
+            with self._mode():
                 return running.start(n, draws)
 
         yield from columns(start, n_steps)
+
+    @contextlib.contextmanager
+    def _mode(self) -> Iterator[None]:
+        """Steps as they stand but for one thing: weights that are cast are not kept.
+
+        A recording would read them where they no longer are.
+        """
+        kind, is_narrow = device_of(self.model).type, self.dtype == "bf16"
+        with (
+            inference(self.model, self.dtype),
+            torch.autocast(kind, torch.bfloat16, enabled=is_narrow, cache_enabled=False),
+        ):
+            yield
 
     def _running_for(self, state: Any, n_rows: int, sampling: Sampling) -> Running:
         form = [(t.shape, t.dtype) for t in states.tensors(state)]

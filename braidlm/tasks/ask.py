@@ -17,6 +17,7 @@ from braidlm.generate.mode import inference
 from braidlm.ops import dispatch
 from braidlm.tasks.families import make_ready
 from braidlm.tasks.filtering import Filtering, told
+from braidlm.tasks.greedy import steps_kept
 from braidlm.tasks.partial import Partial, Scored
 from braidlm.tasks.scoring import Progress
 from braidlm.tasks.work import Row, Work
@@ -81,20 +82,21 @@ def ask(
     Without `filtering` the model reads every token, whatever its task says.
     """
     done, total = 0, sum(map(len, batches))
-    for number, batch in enumerate(batches):
-        if number not in partial.batches:
-            asked = model()
-            filtered = nullcontext(dict) if filtering is None else filtering.on(asked, dtype)
-            with filtered as kept:
-                dispatch.reset()
-                began = time.perf_counter()
-                with inference(asked, dtype):
-                    rows = work.score(asked, batch)
-                taken = time.perf_counter() - began
-                partial.add(number, Scored(rows, taken, dispatch.used(), kept()))
-        done += len(batch)
-        if progress is not None:
-            progress(done, total)
+    with steps_kept():
+        for number, batch in enumerate(batches):
+            if number not in partial.batches:
+                asked = model()
+                filtered = nullcontext(dict) if filtering is None else filtering.on(asked, dtype)
+                with filtered as kept:
+                    dispatch.reset()
+                    began = time.perf_counter()
+                    with inference(asked, dtype):
+                        rows = work.score(asked, batch)
+                    taken = time.perf_counter() - began
+                    partial.add(number, Scored(rows, taken, dispatch.used(), kept()))
+            done += len(batch)
+            if progress is not None:
+                progress(done, total)
     return [partial.batches[number] for number in range(len(batches))]
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from contextvars import ContextVar
 from typing import Any
 
 import numpy as np
@@ -10,11 +13,31 @@ import torch
 from torch import Tensor, nn
 
 from braidlm import state as states
+from braidlm.errors import InputError
 from braidlm.generate.decode import prefill
-from braidlm.generate.mode import precise_logits
+from braidlm.generate.filters import Sampling
+from braidlm.generate.graph import GraphStep
+from braidlm.generate.mode import device_of, precise_logits
 from braidlm.model import HybridLM
+from braidlm.ops.greedy import BROKEN
 from braidlm.segments import Segments
 from braidlm.tasks.scoring import LOGITS_AT_ONCE
+
+LEAST_RECORDED = 6
+"""Tokens from which on recording their steps takes less than running them as they stand."""
+
+_steps: ContextVar[list[GraphStep | None] | None] = ContextVar("_steps", default=None)
+"""What `steps_kept` keeps: nothing yet, a recorded step, or that steps cannot be recorded."""
+
+
+@contextlib.contextmanager
+def steps_kept() -> Iterator[None]:
+    """Record the steps of one model's batches once while inside, where they have one form."""
+    before = _steps.set([])
+    try:
+        yield
+    finally:
+        _steps.reset(before)
 
 
 def answer(
@@ -62,6 +85,10 @@ def _continued(
     is_done: Callable[[list[int]], bool] | None,
 ) -> list[list[int]]:
     """Return `tokens` (n,) and what follows them greedily, row by row."""
+    if isinstance(model, HybridLM) and is_recorded(tokens, n_new):
+        found = _ahead(model, tokens, state, n_new, is_done)
+        if found is not None:
+            return found
     if tokens.is_cuda and isinstance(model, HybridLM):
         # With a place for every token no attention asks the GPU how many it holds.
         state = model.reserve(state, n_new)
@@ -77,6 +104,61 @@ def _continued(
         tokens, state = precise_logits(model, out.hidden[:, 0]).argmax(-1), out.state
         given.append(tokens)
     return torch.stack(given, 1).tolist()
+
+
+def is_recorded(tokens: Tensor, n_new: int) -> bool:
+    """Whether the steps behind `tokens` (n,) are recorded, if they can be."""
+    return tokens.is_cuda and n_new >= LEAST_RECORDED
+
+
+def _ahead(
+    model: HybridLM,
+    tokens: Tensor,
+    state: Any,
+    n_new: int,
+    is_done: Callable[[list[int]], bool] | None,
+) -> list[list[int]] | None:
+    """Do what `_continued` does by recorded steps, some of them ahead; the state stays as it is.
+
+    None: they cannot be recorded, or logits are not finite, of which no choice is told.
+    """
+    step = _step_for(model)
+    if step is None:
+        return None
+    first = tokens.tolist()
+    further = step.run(first, state, n_new - 1, Sampling(temperature=0.0), [])
+    rows: list[list[int]] = [[] for _ in first]
+    going = set(range(len(rows)))
+    try:
+        for column in itertools.chain([first], further):
+            if BROKEN in column:
+                return None
+            for row, token in zip(rows, column, strict=True):
+                row.append(token)
+            if is_done is not None:
+                going -= {row for row in going if is_done(rows[row])}
+                if not going:
+                    break
+    except InputError:
+        if (kept := _steps.get()) is not None:
+            kept[:] = [None]
+        return None
+    return rows
+
+
+def _step_for(model: HybridLM) -> GraphStep | None:
+    """Return what records the steps of this model under this autocast; None: nothing can."""
+    narrow = torch.is_autocast_enabled(device_of(model).type)
+    dtype = "bf16" if narrow else "fp32"
+    kept = _steps.get()
+    if kept == [None]:
+        return None
+    if kept and kept[0] is not None and kept[0].model is model and kept[0].dtype == dtype:
+        return kept[0]
+    step = GraphStep(model, dtype=dtype)
+    if kept is not None:
+        kept[:] = [step]
+    return step
 
 
 def _forced(

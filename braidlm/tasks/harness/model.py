@@ -23,6 +23,7 @@ from braidlm.data.tokenizer import Tokenizer, load_tokenizer
 from braidlm.device import choose_device
 from braidlm.errors import InputError
 from braidlm.generate.mode import choose_dtype, inference
+from braidlm.tasks.greedy import steps_kept
 from braidlm.tasks.harness import harness
 from braidlm.tasks.harness.requests import Asking, generated, loglikelihood, rolling
 from braidlm.tasks.opening import choose_checkpoint, load_asked, open_run
@@ -123,7 +124,11 @@ class RunModel:
     def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[str]:
         """Return how each context goes on, up to its stop."""
         asked = [request.args for request in requests]
-        with inference(self.model, self.dtype), Bar(len(asked), disable_tqdm) as told:
+        with (
+            inference(self.model, self.dtype),
+            steps_kept(),
+            Bar(len(asked), disable_tqdm) as told,
+        ):
             found = generated(self.model, self.text_tokenizer, asked, self.asking, told)
         self._keep("generate_until", requests, found)
         return found
