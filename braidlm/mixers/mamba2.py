@@ -29,7 +29,7 @@ from braidlm.ops.mamba2 import Shape, Weights, joined, joins
 from braidlm.ops.norm import gated_rms_norm
 from braidlm.ops.rows import ConvStep, Ending, Read, product
 from braidlm.ops.ssd import ssd, ssd_step
-from braidlm.ops.ssd.projected import Rates, projected_step
+from braidlm.ops.ssd.projected import Gate, Rates, projected_step
 from braidlm.segments import Segments
 
 
@@ -246,10 +246,12 @@ class Mamba2(nn.Module):
         p = product(read, self.in_proj.weight, self.in_proj.bias, ending, dtype=wide)
         z, xbcdt = p.split([self.widths[0], self.widths[1] + self.widths[2]], dim=-1)
         rates = Rates(own.dt_bias, own.A_log, own.D, self.dt_limits, self.n_groups)
-        y = projected_step(xbcdt, rates, state.ssm)
+        narrow = torch.bfloat16  # as wide in its range as fp32, which the norm may need
+        dtype = narrow if self.conv_weight.dtype == narrow else wide
+        gate = Gate(z, self.norm_weight, self.norm_first, dtype)
+        u, squares = projected_step(xbcdt, rates, state.ssm, gate)
         has_norm = self.norm_weight is not None
-        u = Read(y, has_norm, self.norm_weight, 0.0, self.norm_eps, z, self.norm_first)
-        return u, state
+        return Read(u, has_norm, None, 0.0, self.norm_eps, squares if has_norm else None), state
 
     def _scan(
         self,

@@ -34,8 +34,17 @@ def after_launch(EARLY: tl.constexpr):
     """Wait for all launches in front; then let the next one begin to wait.
 
     In this order at most two launches overlap, so that what the one before the last wrote may be
-    read before the wait.
+    read before the wait. To let the next one begin first gains nothing (docs/log.md).
     """
     if EARLY:
         gdc.gdc_wait()
         gdc.gdc_launch_dependents()
+
+
+@triton_jit
+def to_cache(at):
+    """Have the lines of memory at these addresses brought near, whatever they will hold."""
+    tl.inline_asm_elementwise(
+        "prefetch.global.L2 [$1]; mov.b32 $0, 0;", "=r,l", [at.to(tl.int64)],
+        dtype=tl.int32, is_pure=False, pack=1,
+    )  # fmt: skip

@@ -11,11 +11,12 @@ from torch import Tensor
 
 from braidlm.ops.attention import KVCache, attention, reserve
 from braidlm.ops.attention.kernel import Scoring
+from braidlm.ops.dispatch import Call
 from braidlm.ops.greedy import BROKEN, GREEDY
 from braidlm.ops.norm import gated_rms_norm, rms_norm
-from braidlm.ops.rows import ConvStep, Ending, Read, product
+from braidlm.ops.rows import ROWS, ConvStep, Ending, Read, product
 from braidlm.ops.rows.naive import product_naive
-from braidlm.ops.ssd.projected import PROJECTED, Rates, projected_step
+from braidlm.ops.ssd.projected import PROJECTED, Gate, Rates, projected_step
 from tests.ops.compare import relative_l2
 from tests.ops.kernels import DEVICE, HAS_GPU, checked
 from tests.tolerances import TRITON_SMALL
@@ -74,14 +75,14 @@ def drawn(n: int, dtype: torch.dtype, n_out: int = 70, width: int = 90):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("n", N_ROWS)
-@pytest.mark.parametrize("gate", [None, "first", "last"])
-def test_a_product_begins_with_any_norm(n, gate, dtype):
+@pytest.mark.parametrize("is_summed", [False, True])
+def test_a_product_begins_with_any_norm(n, is_summed, dtype):
     x, weight = drawn(n, dtype)
-    wide = torch.randn(n, 200)[:, 30:120] if gate else None
-    scale = torch.randn(90)
-    read = Read(x, True, scale, 1.0, 1e-5, wide, norm_first=gate == "last")
+    squares = torch.rand(n, 5) + 1.0 if is_summed else None
+    read = Read(x, True, torch.randn(90), 1.0, 1e-5, squares)
     compare(read, weight, torch.randn(70), Ending())
-    compare(Read(x, gate=wide), weight, None, Ending())
+    wide = torch.randn(n, 200)[:, 30:120]
+    compare(Read(wide.to(dtype)), weight, None, Ending())
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -111,36 +112,62 @@ def test_a_product_ends_with_a_convolution(n, width, dtype):
 def test_the_formulas_are_those_of_the_operators():
     """What a sublayer computes without `ops.rows`."""
     x, weight = (v.double() for v in drawn(3, torch.float32))
-    scale, gate, old = (
-        torch.randn(90).double(),
-        torch.randn(3, 90).double(),
-        torch.randn(3, 35).double(),
-    )
-    read = Read(x, True, scale, 0.0, 1e-5, gate)
-    expected = gated_rms_norm(x, gate, scale, 1e-5) @ weight.T
-    torch.testing.assert_close(product(read, weight), expected)
+    scale, old = torch.randn(90).double(), torch.randn(3, 35).double()
     plain = Read(x, True, scale, 1.0, 1e-5)
     a, b = (rms_norm(x, scale, 1e-5, offset=1.0) @ weight.T).chunk(2, -1)
     ending = Ending("silu", True, residual=old, factor=0.5)
     torch.testing.assert_close(product(plain, weight, None, ending), old + 0.5 * F.silu(a) * b)
 
 
+@pytest.mark.parametrize(
+    ("n", "dtype", "expected"),
+    [
+        (1, torch.bfloat16, "triton"),
+        (1, torch.float32, "triton"),
+        (2, torch.bfloat16, "blas"),
+        (512, torch.float32, "blas"),
+        (2, torch.float64, "naive"),
+    ],
+)
+def test_the_number_of_rows_and_the_dtype_choose_the_form(n, dtype, expected):
+    assert ROWS.choose("auto", Call("cuda", dtype, {"n": n}, False)).name == expected
+
+
+@pytest.mark.parametrize("norm_first", [False, True])
 @pytest.mark.parametrize("n", [1, 3])
 @pytest.mark.parametrize(("groups", "limits"), [(1, (0.0, None)), (2, (0.02, 0.4))])
-def test_the_projected_step_is_the_recurrence(n, groups, limits):
+def test_the_projected_step_is_the_recurrence(n, groups, limits, norm_first):
     h, p, width = 4, 10, 12
     own = Rates(torch.randn(h), torch.randn(h), torch.randn(h), limits, groups)
     wide = torch.randn(n, h * p + 2 * groups * width + h + 5)
     wide[:, -1] = 30.0  # where softplus is the identity
-    state = torch.randn(n, h, p, width)
-    truth = moved((wide[:, 5:], own, state), torch.float64, "cpu")
-    expected = projected_step(*truth, impl="naive")
+    state, z = torch.randn(n, h, p, width), torch.randn(n, h * p + 3)
+    scale = torch.randn(h * p) if groups == 1 else None
+    gate = Gate(z[:, 3:], scale, norm_first, torch.float32)
+    truth = moved((wide[:, 5:], own, state, gate), torch.float64, "cpu")
+    gate_there = truth[3]._replace(dtype=torch.float64)
+    expected, squares = projected_step(truth[0], truth[1], truth[2], gate_there, impl="naive")
     there = wide.to(DEVICE)
     ours, held = moved(own, None, DEVICE), state.to(DEVICE).clone()
-    found = PROJECTED.implementations[0].function(there[:, 5:], ours, held)
+    gate = gate._replace(z=z.to(DEVICE)[:, 3:], scale=moved(scale, None, DEVICE))
+    run = PROJECTED.implementations[0].function
+    found, sums = run(there[:, 5:], ours, held, gate)
     near(found, expected, torch.float32)
+    near(sums.sum(-1, keepdim=True), squares, torch.float32)
     near(held, truth[2], torch.float32)
     assert not torch.equal(held.cpu(), state)
+
+
+@pytest.mark.parametrize("norm_first", [False, True])
+def test_a_gated_norm_is_a_factor_of_the_next_product(norm_first):
+    """What a sublayer computes without `ops.rows`."""
+    y, z, scale = torch.randn(3, 40).double(), torch.randn(3, 40).double(), torch.randn(40).double()
+    weight = torch.randn(70, 40).double()
+    u = y * F.silu(z)
+    squares = (y if norm_first else u).square().view(3, 8, 5).sum(-1)
+    found = product(Read(u * scale, True, None, 0.0, 1e-5, squares), weight)
+    expected = gated_rms_norm(y, z, scale, 1e-5, norm_before_gate=norm_first)
+    torch.testing.assert_close(found, expected @ weight.T)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

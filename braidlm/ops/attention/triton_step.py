@@ -66,11 +66,16 @@ def attention_step_triton(
         num_warps=4,
         **early(q),
     )
+    length = torch.empty_like(cache.length)
     _join[(n * n_heads,)](
-        *(part, sums, o), DV=v_width, BV=triton.next_power_of_2(v_width), SHARES=shares,
-        num_warps=2, **early(q),
-    )  # fmt: skip
-    return o, (Reserved(cache.k, cache.v, cache.length + 1) if return_state else None)
+        *(part, sums, o, cache.length, length, n_heads),
+        DV=v_width,
+        BV=triton.next_power_of_2(v_width),
+        SHARES=shares,
+        num_warps=2,
+        **early(q),
+    )
+    return o, (Reserved(cache.k, cache.v, length) if return_state else None)
 
 
 def _rows(x: Tensor) -> Tensor:
@@ -142,11 +147,15 @@ def _share(
 
 @triton_jit
 def _join(
-    part_ptr, sums_ptr, o_ptr, DV: tl.constexpr, BV: tl.constexpr, SHARES: tl.constexpr,
-    EARLY: tl.constexpr,
+    part_ptr, sums_ptr, o_ptr, length_ptr, after_ptr, n_heads,
+    DV: tl.constexpr, BV: tl.constexpr, SHARES: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
+    """The sum over programs, one head of a row each; a row's first head counts its new token."""
     i, e = tl.arange(0, SHARES), tl.arange(0, BV)
     after_launch(EARLY)
+    row = tl.program_id(0) // n_heads
+    if tl.program_id(0) % n_heads == 0:
+        tl.store(after_ptr + row, tl.load(length_ptr + row) + 1)
     at = tl.program_id(0) * SHARES + i
     m = tl.load(sums_ptr + at * 2)
     weight = tl.exp(m - tl.max(m, 0))

@@ -98,7 +98,7 @@ def product(
     """
     n_rows, width = read.x.shape
     check_shape("rows", "weight", weight, (weight.shape[0], width))
-    inputs = (read.x, read.gate, read.scale, weight, bias, ending.residual)
-    call = Call.of(read.x, {"n": n_rows, "K": width, "N": weight.shape[0]}, inputs)
+    inputs = (read.x, read.scale, weight, bias, ending.residual)
+    call = Call.of(weight, {"n": n_rows, "K": width, "N": weight.shape[0]}, inputs)
     chosen = ROWS.choose(impl, call)
     return chosen.function(read, weight, bias, ending, dtype or read.x.dtype)

@@ -32,19 +32,19 @@ def product_blas(
 
 def opened(read: Read, dtype: torch.dtype) -> Tensor:
     """Return what the product reads, (n, K) in `dtype`."""
-    if not read.has_norm and read.gate is None and read.scale is None and read.x.dtype == dtype:
+    if not read.has_norm and read.scale is None and read.x.dtype == dtype:
         return read.x
     n_rows, width = read.x.shape
     y = torch.empty(n_rows, width, dtype=dtype, device=read.x.device)
-    gate = y if read.gate is None else read.gate
+    squares = y if read.squares is None else read.squares
     scale = y if read.scale is None else read.scale
     known = options(read, None, PLAIN)
     open_kernel[(n_rows,)](
-        *(read.x, gate, scale, y, read.x.stride(0), gate.stride(0), read.eps, read.offset),
-        **{name: known[name] for name in ("NORM", "SCALE", "GATE")},
+        *(read.x, squares, scale, y, read.x.stride(0), read.eps, read.offset),
+        **{name: known[name] for name in ("NORM", "SCALE", "SQUARES")},
         K=width,
         BK=triton.next_power_of_2(width),
-        num_warps=8,
+        num_warps=max(1, min(8, triton.next_power_of_2(width) // 512)),
         **early(y),
     )
     return y

@@ -32,14 +32,10 @@ def product_naive(
 def normed(read: Read, wide: torch.dtype) -> Tensor:
     """Return what the product reads, (n, K)."""
     v = read.x.to(wide)
-    gate = None if read.gate is None else F.silu(read.gate.to(wide))
-    if gate is not None and not read.norm_first:
-        v = v * gate
     if read.has_norm:
-        v = v * torch.rsqrt(v.square().mean(-1, keepdim=True) + read.eps)
-    if read.scale is not None:
-        v = v * (read.scale.to(wide) + read.offset)
-    return v * gate if gate is not None and read.norm_first else v
+        squares = v.square() if read.squares is None else read.squares.to(wide)
+        v = v * torch.rsqrt(squares.sum(-1, keepdim=True) / v.shape[-1] + read.eps)
+    return v if read.scale is None else v * (read.scale.to(wide) + read.offset)
 
 
 def _convolved(p: Tensor, conv: ConvStep) -> Tensor:

@@ -20,10 +20,9 @@ class Read(NamedTuple):
     """Added to the weight."""
     eps: float = 0.0
     """Added to the mean square."""
-    gate: Tensor | None = None
-    """(n, K), rows may be slices of wider ones: SiLU of it multiplies x; None: no gate."""
-    norm_first: bool = False
-    """Whether the gate multiplies what is normed already."""
+    squares: Tensor | None = None
+    """(n, S): sums of squares that together are those of what the norm averages; x then is that
+    times whatever stands behind the norm. None: x is averaged."""
 
 
 class ConvStep(NamedTuple):
