@@ -1,11 +1,12 @@
 """What does little but move numbers, on one GPU, beside a copy of as many bytes.
 
-The convolution with its SiLU, the gated norm and the norm in front of a sublayer, at the sizes of
-the 401.7M hybrid: 8 rows of 4096 tokens. An operation must read each input once and write each
-output once, and so its backward pass with the gradient that it is given and those that it gives;
-a device copy of half of these bytes moves as many. Both are recorded as CUDA graphs, so that no
-host is waited for, and run in turn; medians over rounds of `triton.testing.do_bench`, which clears
-the second cache. Beside them what the GPU works in each kernel of both passes. One JSON line last.
+The convolution with its SiLU, the gated norm, and the norm in front of a sublayer, alone and with
+the residual sum before it, at the sizes of the 401.7M hybrid: 8 rows of 4096 tokens. An operation
+must read each input once and write each output once, and so its backward pass with the gradients
+that it is given and those that it gives (of a residual sum it needs the sum alone); a device copy
+of half of these bytes moves as many. Both are recorded as CUDA graphs, so that no host is waited
+for, and run in turn; medians over rounds of `triton.testing.do_bench`, which clears the second
+cache. Beside them what the GPU works in each kernel of both passes. One JSON line last.
 
     python benchmarks/pointwise_on_gpu.py [--rows 8x4096] [--rounds 5] [--limit 1.5]
 """
@@ -23,6 +24,7 @@ import torch
 from torch import Tensor
 
 from braidlm.ops import dispatch
+from braidlm.ops.add_norm import add_rms_norm
 from braidlm.ops.conv import causal_conv
 from braidlm.ops.norm import gated_rms_norm, rms_norm
 
@@ -35,8 +37,10 @@ class Operation(NamedTuple):
     """A function of tensors that all want a gradient."""
 
     name: str
-    function: Callable[..., Tensor]
+    function: Callable[..., tuple[Tensor, ...]]
     inputs: list[Tensor]
+    reads: tuple[int, ...]
+    """Which inputs, or what has their size, the backward pass cannot do without."""
 
 
 def drawn(*shape: int, dtype: torch.dtype = torch.bfloat16) -> Tensor:
@@ -55,20 +59,25 @@ def operations(batch: int, length: int) -> list[Operation]:
     y, scale = drawn(batch, length, D_INNER), drawn(D_INNER, dtype=torch.float32)
     stream, norm = drawn(batch, length, D_MODEL, dtype=torch.float32), scale[:D_MODEL].clone()
 
-    def conv(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        return causal_conv(x, weight, bias, activation="silu", return_state=False)[0]
+    def conv(x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor]:
+        return (causal_conv(x, weight, bias, activation="silu", return_state=False)[0],)
 
-    def gated(x: Tensor, gate: Tensor, weight: Tensor) -> Tensor:
-        return gated_rms_norm(x, gate, weight, EPS)
+    def gated(x: Tensor, gate: Tensor, weight: Tensor) -> tuple[Tensor]:
+        return (gated_rms_norm(x, gate, weight, EPS),)
 
-    def normed(x: Tensor, weight: Tensor) -> Tensor:
-        return rms_norm(x, weight, EPS)
+    def normed(x: Tensor, weight: Tensor) -> tuple[Tensor]:
+        return (rms_norm(x, weight, EPS),)
 
+    def summed(x: Tensor, added: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+        return add_rms_norm(x, added, weight, EPS, dtype=torch.bfloat16)
+
+    half = stream.bfloat16()
     found = [
-        Operation("conv + SiLU", conv, [xbc, *weights]),
-        Operation("gated norm", gated, [y, z, scale]),
-        Operation("norm, bf16", normed, [stream.bfloat16(), norm]),
-        Operation("norm, fp32", normed, [stream, norm]),
+        Operation("conv + SiLU", conv, [xbc, *weights], (0, 1, 2)),
+        Operation("gated norm", gated, [y, z, scale], (0, 1, 2)),
+        Operation("residual sum + norm", summed, [stream, half, norm], (0, 2)),
+        Operation("norm, bf16", normed, [half, norm], (0, 1)),
+        Operation("norm, fp32", normed, [stream, norm], (0, 1)),
     ]
     return [o._replace(inputs=[v.detach().requires_grad_() for v in o.inputs]) for o in found]
 
@@ -88,31 +97,37 @@ def recorded(function: Callable[[], Any], stream: torch.cuda.Stream) -> Callable
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph, stream=stream):
         function()
-    return graph.replay
+    return partial(_replay, graph, function)
+
+
+def _replay(graph: torch.cuda.CUDAGraph, function: Callable[[], Any]) -> None:
+    """`function` is held for the tensors that it reads and writes: the graph knows addresses."""
+    del function
+    graph.replay()
 
 
 def passes(operation: Operation) -> dict[str, tuple[Callable[[], None], int]]:
     """Each pass as one call, and the bytes that it must move."""
-    _, function, inputs = operation
+    _, function, inputs, reads = operation
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):  # a gradient is found on the stream of its forward pass
-        y = function(*inputs)
-        dy = torch.randn_like(y)
+        outputs = function(*inputs)
+        given = [torch.randn_like(y) for y in outputs]
     torch.cuda.synchronize()
 
-    def forward() -> Tensor:
+    def forward() -> tuple[Tensor, ...]:
         with torch.no_grad():
             return function(*inputs)
 
     def backward() -> tuple[Tensor, ...]:
-        return torch.autograd.grad(y, inputs, dy, retain_graph=True)
+        return torch.autograd.grad(outputs, inputs, given, retain_graph=True)
 
     def both() -> tuple[Tensor, ...]:
-        return torch.autograd.grad(function(*inputs), inputs, dy)
+        return torch.autograd.grad(function(*inputs), inputs, given)
 
-    one = n_bytes(inputs) + n_bytes([y])
-    back = 2 * n_bytes(inputs) + n_bytes([dy])
+    one = n_bytes(inputs) + n_bytes(outputs)
+    back = n_bytes(inputs[i] for i in reads) + n_bytes(given) + n_bytes(inputs)
     calls = (("forward", forward, one), ("backward", backward, back), ("both", both, one + back))
     return {name: (recorded(call, stream), moved) for name, call, moved in calls}
 
@@ -128,11 +143,11 @@ def kernels(operation: Operation, repeats: int = 8) -> dict[str, float]:
     """Milliseconds that the GPU works in each kernel of both passes, the slowest first."""
     from torch.profiler import ProfilerActivity, profile
 
-    _, function, inputs = operation
-    dy = torch.randn_like(function(*inputs))
+    _, function, inputs, _ = operation
+    given = [torch.randn_like(y) for y in function(*inputs)]
     with profile(activities=[ProfilerActivity.CUDA]) as seen:
         for _ in range(repeats):
-            torch.autograd.grad(function(*inputs), inputs, dy)
+            torch.autograd.grad(function(*inputs), inputs, given)
         torch.cuda.synchronize()
     found = {e.key[:48]: e.device_time_total / 1e3 / repeats for e in seen.key_averages()}
     slowest = sorted(found.items(), key=lambda item: -item[1])

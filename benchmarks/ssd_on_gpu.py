@@ -4,8 +4,8 @@ Medians of `triton.testing.do_bench` in bf16, milliseconds, forward and forward 
 one process, the forms in turn; beside them the fewest bytes (inputs read once, outputs written
 once) over the rate of a device copy measured in the same run. For our kernels also what the GPU
 works in both passes, kernel by kernel, and what the host does for them, which is all that one sees
-where rows are short. Errors are relative, against fp64 on a short cut of the same shape. Writes one
-JSON line last.
+where rows are short, and how long the GPU works for the others. Errors are relative, against fp64
+on a short cut of the same shape. Writes one JSON line last.
 
     python benchmarks/ssd_on_gpu.py [--shapes 8x4096x32x64x1x128 ...] [--packed] [--skip chunk]
 """
@@ -186,14 +186,15 @@ def main() -> None:
         for name, ms in measured.items():
             words = (f"{one} {m:.3f} [{low:.3f}, {high:.3f}]" for one, (m, low, high) in ms.items())
             print(f"{text}: {name} {', '.join(words)} ms", flush=True)
-        works = kernels(found["triton"], args)
+        works = kernels(wanted.pop("triton"), args)
+        others = {name: sum(kernels(form, args).values()) for name, form in wanted.items()}
         waits = host(forms(None)["triton"], shape)
         wrong = errors(shape, options.packed, options.skip)
         row = {"shape": text, "floor_ms": floor, "ms": measured, "kernels_ms": works}
-        rows.append(row | {"host_ms": waits, "errors": wrong})
+        rows.append(row | {"others_ms": others, "host_ms": waits, "errors": wrong})
         parts = ", ".join(f"{name} {ms:.3f}" for name, ms in works.items())
         print(f"  floor forward {floor:.3f}; kernels {sum(works.values()):.3f}: {parts}")
-        print(f"  host {waits:.3f}; errors {wrong}", flush=True)
+        print(f"  host {waits:.3f}; kernels of others {others}; errors {wrong}", flush=True)
     print(json.dumps(card | {"packed": options.packed, "rows": rows}))
 
 
