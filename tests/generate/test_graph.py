@@ -177,8 +177,9 @@ def test_a_graph_gives_the_same_tokens(name, dtype):
 
 
 @needs_gpu
-def test_a_graph_of_a_new_room_and_of_narrow_weights():
-    model = _model("sequential hybrid", "cuda", torch.bfloat16)
+@pytest.mark.parametrize("name", ["sequential hybrid", "hybrid of experts"])
+def test_a_graph_of_a_new_room_and_of_narrow_weights(name):
+    model = _model(name, "cuda", torch.bfloat16)
     step = GraphStep(model)
     for n in (20, 300):
         settings: dict[str, Any] = {"max_new_tokens": n, "temperature": 0.0}
