@@ -94,6 +94,7 @@ def _share(
     row, h = tl.program_id(0) // n_kv, tl.program_id(0) % n_kv
     share, shares = tl.program_id(1), tl.num_programs(1)
     g, d, e, s = tl.arange(0, BG), tl.arange(0, BD), tl.arange(0, BV), tl.arange(0, BS)
+    scale = tl.cast(scale, tl.float32)  # torch's compiler hands over fp64
     after_launch(EARLY)
     length = tl.load(length_ptr + row).to(tl.int32)
     held = tl.minimum(length, n_places)
