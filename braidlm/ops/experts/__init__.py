@@ -21,6 +21,8 @@ _COPIED_BYTES = 2**26
 """Weights whose copy takes a GPU less time than sorting: 45 microseconds at 4 TB/s."""
 _MOST_TOKENS = 512
 """As many as a step has rows: beyond it a GPU is faster at asking which experts are idle."""
+_MOST_BESIDE_GROUPED = 64
+"""Where grouped products run: one kernel that multiplies in vain is faster than sorting."""
 
 
 def _why_not_grouped_mm(call: Call) -> str | None:
@@ -57,8 +59,9 @@ def _why_not_gathered(call: Call) -> str | None:
 def _why_not_batched(call: Call) -> str | None:
     if call.device != "cuda":
         return "on a CPU it would multiply by experts that nobody chose"
-    if call.shapes["N"] > _MOST_TOKENS:
-        return f"it takes every expert over every token, of which it allows {_MOST_TOKENS}"
+    most = _MOST_TOKENS if _why_not_grouped_mm(call) else _MOST_BESIDE_GROUPED
+    if call.shapes["N"] > most:
+        return f"it takes every expert over every token, of which it allows {most}"
     return None
 
 
@@ -66,8 +69,8 @@ EXPERTS = Operator(
     "experts",
     (
         Implementation("gathered", experts_gathered, _why_not_gathered),
-        Implementation("grouped_mm", experts_grouped_mm, _why_not_grouped_mm),
         Implementation("batched", experts_batched, _why_not_batched),
+        Implementation("grouped_mm", experts_grouped_mm, _why_not_grouped_mm),
         Implementation("sorted", experts_sorted, _why_not_sorted),
         Implementation("dense", experts_dense, dispatch.always),
     ),
@@ -101,7 +104,7 @@ def experts(
         w_out: (E, D, F).
         activation: "silu", "gelu" or "relu2".
         gated: whether the first half of each W_in^e gates the second.
-        impl: "auto", "gathered", "grouped_mm", "batched", "sorted" or "dense". dense computes every
+        impl: "auto", "gathered", "batched", "grouped_mm", "sorted" or "dense". dense computes every
             expert for every token: the truth, and the form in which a token's bits depend on no
             other token.
 
