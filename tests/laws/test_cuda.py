@@ -38,13 +38,38 @@ def hidden(model, device: str, dtype: torch.dtype) -> torch.Tensor:
         return there(row, return_state=False).hidden.double().cpu()
 
 
+def nearby(model, seed: int):
+    """Return a copy with weights that differ by up to 1e-5 of themselves."""
+    there, draw = copy.deepcopy(model), torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for p in there.parameters():
+            p.mul_(1 + 1e-5 * (2 * torch.rand(p.shape, generator=draw) - 1))
+    return there
+
+
 @pytest.mark.parametrize("name", ALL)
-def test_fp32_is_near_the_truth(name):
-    """Measured: at most 1.6e-5, and 2.4e-14 in fp64."""
+def test_fp32_is_as_near_to_the_truth_as_on_a_cpu(name):
+    """The root mean square of four models. Seen on an H200: at most 1.2 times what a CPU loses.
+
+    A fixed bound fits no two models: weights rounded to fp32, and all else in fp64, move Zamba2 by
+    4e-6 to 1.1e-5, a CPU in fp32 by 6e-6 to 2.9e-5, small changes of its weights apart.
+    """
     model = build(name, torch.float32)
-    truth = hidden(model, "cpu", torch.float64)
-    assert float((hidden(model, "cuda", torch.float32) - truth).abs().max()) < 2e-5
-    assert float((hidden(model, "cuda", torch.float64) - truth).abs().max()) < 1e-12
+    lost = torch.zeros(2, dtype=torch.float64)
+    for seed in range(4):
+        one = nearby(model, seed)
+        truth = hidden(one, "cpu", torch.float64)
+        found = [hidden(one, device, torch.float32) for device in ("cpu", "cuda")]
+        lost += torch.tensor([relative_l2(h, truth) ** 2 for h in found])
+    assert float((lost[1] / lost[0]).sqrt()) < 1.5
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_fp64_is_the_truth(name):
+    """Measured: at most 2.4e-14."""
+    model = build(name, torch.float32)
+    found, truth = (hidden(model, device, torch.float64) for device in ("cuda", "cpu"))
+    assert float((found - truth).abs().max()) < 1e-12
 
 
 @pytest.mark.parametrize("name", ALL)
