@@ -221,7 +221,7 @@ class Block(nn.Module):
         if stream.due is None:
             x = norm(hidden)
         else:
-            reads = stream.due.dtype if getattr(self.mix, "projects_first", False) else None
+            reads = stream.due.dtype if self.mix.projects_first else None
             hidden, x = norm.after_sum(hidden, stream.due, reads)
         y, state = self.mix(x, segments, state, return_state)
         due = scaled(y, self.residual_multiplier)

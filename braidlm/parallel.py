@@ -12,6 +12,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from braidlm import combine, mixers
@@ -24,6 +25,7 @@ from braidlm.mixers.room import reserve
 from braidlm.mixers.shorten import shorten
 from braidlm.mixers.telemetry import real, rms, telemetry
 from braidlm.ops.attention import KVCache, Lent
+from braidlm.ops.norm import gated_rms_norm, rms_norm
 from braidlm.ops.rows import Ending, Read, product
 from braidlm.ops.scaled import scaled
 from braidlm.segments import Segments
@@ -56,6 +58,9 @@ class Parallel(nn.Module):
         )
         self.shares_keys = any(shares_keys(branch) for branch in self.branches)
         self.in_multipliers = tuple(b.in_multiplier for b in sublayer.branches)
+        are_first = all(getattr(branch, "projects_first", False) for branch in self.branches)
+        # A fusion reads x by a product, too, or not at all.
+        self.projects_first = are_first and all(m == 1.0 for m in self.in_multipliers)
         groups = [b.n_norm_groups if fusion.norm == "group" else 1 for b in sublayer.branches]
         self.has_norm = has_norm = fusion.norm != "none"
         self.norms = nn.ModuleList(
@@ -126,9 +131,7 @@ class Parallel(nn.Module):
 
     def reads_rows(self, is_step: bool, state: ParallelState | None) -> bool:
         """Whether `from_rows` can go on from this state; `is_step`: one token of each document."""
-        is_known = not (self.has_norm or len(self.scales) or self.shares_keys)
-        is_read_as_it_is = all(factor == 1.0 for factor in self.in_multipliers)
-        if state is None or not (is_known and is_read_as_it_is and self._summands):
+        if state is None or self.shares_keys or any(m != 1.0 for m in self.in_multipliers):
             return False
         asked = [getattr(branch, "reads_rows", None) for branch in self.branches]
         pairs = zip(asked, state.branches, strict=True)
@@ -140,16 +143,27 @@ class Parallel(nn.Module):
         """Add the sublayer's output for each row, times `factor`, to what it reads."""
         pairs = zip(self.branches, state.branches, strict=True)
         calls = [partial(branch.from_rows, read, old) for branch, old in pairs]  # pyright: ignore
-        found = self._run(calls, (read, state.branches))
-        hidden = read.x
-        for (u, _), (proj, share) in zip(found, self._summands, strict=True):
-            ending = Ending(residual=hidden, factor=factor * share)
-            hidden = product(u, proj.weight, proj.bias, ending, dtype=read.x.dtype)
-        return hidden, ParallelState(tuple(new for _, new in found), None)
+        u, after = zip(*self._run(calls, (read, state.branches)), strict=True)
+        hidden, cache = read.x, state.fusion
+        summands = self.combine.summands if isinstance(self.combine, Weighted) else []
+        if summands:
+            for one, (proj, share) in zip(self._voiced_rows(u), summands, strict=True):
+                ending = Ending(residual=hidden, factor=factor * share)
+                hidden = product(one, proj.weight, proj.bias, ending, dtype=hidden.dtype)
+        else:
+            v = self.voiced([_value(one).to(hidden.dtype) for one in u])
+            rows = [one[:, None] for one in v]
+            y, cache = self.combine(rows, _value(read)[:, None], None, cache, True)
+            hidden = hidden + scaled(y[:, 0], factor)
+        return hidden, ParallelState(after, cache)
 
-    @property
-    def _summands(self) -> list[tuple[nn.Linear, float]]:
-        return self.combine.summands if isinstance(self.combine, Weighted) else []
+    def _voiced_rows(self, u: Sequence[Read]) -> Sequence[Read]:
+        """`voiced` of rows; a norm over all channels is left to the product behind it."""
+        if not self.has_norm and not len(self.scales):
+            return u
+        if len(self.scales) or any(norm.n_groups > 1 for norm in self.norms):  # pyright: ignore
+            return [Read(one) for one in self.voiced([_value(one) for one in u])]
+        return [_normed(one, norm) for one, norm in zip(u, self.norms, strict=True)]  # pyright: ignore
 
     def _run(self, calls: Sequence[Callable[[], Any]], inputs: Any) -> list[Any]:
         if self.overlaps and not self.shares_keys and not torch.compiler.is_compiling():
@@ -213,6 +227,22 @@ class Parallel(nn.Module):
             silenced = [u if j != i else torch.zeros_like(u) for j, u in enumerate(v)]
             found.append(whole - self.combine(silenced, x, segments, None, False)[0])
         return found
+
+
+def _value(read: Read) -> Tensor:
+    """What a product makes of its rows before it multiplies them, (n, K)."""
+    if not read.has_norm:
+        return read.x if read.gate is None else read.x * F.silu(read.gate)
+    if read.gate is None:
+        return rms_norm(read.x, read.scale, read.eps, offset=read.offset)
+    scale = read.scale if read.scale is None or not read.offset else read.scale + read.offset
+    return gated_rms_norm(read.x, read.gate, scale, read.eps, norm_before_gate=read.norm_first)
+
+
+def _normed(read: Read, norm: RMSNorm) -> Read:
+    """What `norm` makes of rows: a norm of their own comes first, a gate goes with it."""
+    x, gate = (_value(read), None) if read.has_norm else (read.x, read.gate)
+    return Read(x, True, norm.weight, norm.offset, norm.eps, gate)
 
 
 @contextlib.contextmanager

@@ -111,12 +111,12 @@ def test_a_model_whose_sublayers_owe_their_sums_is_the_same(pattern, autocast, m
     model = HybridLM(spec(pattern))
     tokens = torch.randint(model.spec.vocab_size, (2, 19))
 
-    def run() -> list[torch.Tensor]:
+    def run(autocast: bool = autocast) -> list[torch.Tensor]:
         with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
             loss = model.loss(tokens, tokens.roll(-1, 1))
         return [loss, *torch.autograd.grad(loss, list(model.parameters()))]
 
-    plain, seen = run(), []
+    truth, plain, seen = run(False), run(), []
     monkeypatch.setattr("braidlm.model.pays", lambda hidden: True)
     inner = add_norm._torch
     operator = add_norm.ADD_NORM
@@ -128,6 +128,10 @@ def test_a_model_whose_sublayers_owe_their_sums_is_the_same(pattern, autocast, m
     owed = run()
     assert len(seen) >= 2  # the next norm did make the sums
     assert (torch.bfloat16 in seen) is autocast
-    for a, b in zip(owed, plain, strict=True):
-        torch.testing.assert_close(a, b, rtol=2e-5, atol=1e-6)
+    for a, b, exact in zip(owed, plain, truth, strict=True):
+        if autocast and "{" in pattern:  # branches read, and add up their gradients, in bf16
+            found, allowed = ((v - exact).detach().norm() for v in (a, b))
+            assert float(found) <= 1.2 * float(allowed) + 1e-4
+        else:
+            torch.testing.assert_close(a, b, rtol=2e-5, atol=1e-6)
     monkeypatch.undo()
