@@ -12,7 +12,6 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from braidlm import combine, mixers
@@ -25,8 +24,10 @@ from braidlm.mixers.room import reserve
 from braidlm.mixers.shorten import shorten
 from braidlm.mixers.telemetry import real, rms, telemetry
 from braidlm.ops.attention import KVCache, Lent
-from braidlm.ops.norm import gated_rms_norm, rms_norm
+from braidlm.ops.dispatch import state_dtype
+from braidlm.ops.norm import rms_norm
 from braidlm.ops.rows import Ending, Read, product
+from braidlm.ops.rows.naive import normed
 from braidlm.ops.scaled import scaled
 from braidlm.segments import Segments
 
@@ -163,7 +164,8 @@ class Parallel(nn.Module):
             return u
         if len(self.scales) or any(norm.n_groups > 1 for norm in self.norms):  # pyright: ignore
             return [Read(one) for one in self.voiced([_value(one) for one in u])]
-        return [_normed(one, norm) for one, norm in zip(u, self.norms, strict=True)]  # pyright: ignore
+        pairs = zip(u, self.norms, strict=True)
+        return [Read(_value(one), True, norm.weight, norm.offset, norm.eps) for one, norm in pairs]  # pyright: ignore
 
     def _run(self, calls: Sequence[Callable[[], Any]], inputs: Any) -> list[Any]:
         if self.overlaps and not self.shares_keys and not torch.compiler.is_compiling():
@@ -231,18 +233,11 @@ class Parallel(nn.Module):
 
 def _value(read: Read) -> Tensor:
     """What a product makes of its rows before it multiplies them, (n, K)."""
+    if read.squares is not None:
+        return normed(read, state_dtype(read.x.dtype))
     if not read.has_norm:
-        return read.x if read.gate is None else read.x * F.silu(read.gate)
-    if read.gate is None:
-        return rms_norm(read.x, read.scale, read.eps, offset=read.offset)
-    scale = read.scale if read.scale is None or not read.offset else read.scale + read.offset
-    return gated_rms_norm(read.x, read.gate, scale, read.eps, norm_before_gate=read.norm_first)
-
-
-def _normed(read: Read, norm: RMSNorm) -> Read:
-    """What `norm` makes of rows: a norm of their own comes first, a gate goes with it."""
-    x, gate = (_value(read), None) if read.has_norm else (read.x, read.gate)
-    return Read(x, True, norm.weight, norm.offset, norm.eps, gate)
+        return read.x
+    return rms_norm(read.x, read.scale, read.eps, offset=read.offset)
 
 
 @contextlib.contextmanager

@@ -30,6 +30,11 @@ def test_steps_follow_the_full_forward(name, everywhere):
         "sequential hybrid",
         "mamba2 no norm, no bias",
         "mean of what is said",
+        "scaled add",
+        "subtract (Bae)",
+        "concat (Falcon-H1)",
+        "gate per channel",
+        "cross-attention (Lee)",
         "biases of branches without norms",
     ],
 )

@@ -64,6 +64,7 @@ class Trained:
 
     def __init__(self, setting: Setting, model: HybridLM) -> None:
         recipe, device = setting.recipe, setting.device
+        check_launches(recipe, model, device)
         self.faults = counted(model)
         self.allocated: dict[str, int] = {}
         self._stack = contextlib.ExitStack()
@@ -74,7 +75,6 @@ class Trained:
         recipe = recipe.model_copy(
             update={"train": train, "data": recipe.data.model_copy(update={"replay": None})}
         )
-        check_launches(recipe, model, device)
         self.is_compiled = train.compile or setting.plan.is_compiled
         try:
             self._stack.enter_context(compiled(model, self.is_compiled, train.activation_budget))

@@ -13,7 +13,7 @@ import torch
 
 from braidlm import checkpoint
 from braidlm.arch import Recipe
-from braidlm.arch.recipe import load_declaration
+from braidlm.arch.recipe import load_declaration, override
 from braidlm.bench import peers
 from braidlm.bench.ceiling import Ceiling, Probe, Sizes
 from braidlm.bench.contender import Library, Setting
@@ -186,7 +186,10 @@ def _opened(
         return _of_run(path, overrides, out)
     if (path.suffix == "" and "/" in str(source)) or path.is_dir():
         Run.open(path)  # says what is missing
-    recipe = _recipe(load_declaration(str(source), overrides).to_dict())
+    # A file that declares a model alone has no training to change: it gets the plain one first.
+    training = [change for change in overrides if change.startswith("train.")]
+    declared = load_declaration(str(source), [c for c in overrides if c not in training])
+    recipe = _recipe(override(declared.to_dict(), training))
     run = None
     if out is not None:
         is_same = (Path(out) / "config.json").is_file() and Run(out).config == recipe.to_dict()

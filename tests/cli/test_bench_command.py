@@ -101,6 +101,9 @@ def test_nothing_that_fits_is_bad_input(braid, model):
         (("--dtype", "fp8"), "dtype = 'fp8'"),
         (("--set", "model.d_modle=3"), "did you mean 'd_model'?"),
         (("--peer",), "did you mean '--peers'?"),
+        (("--set", "train.cuda_grap=true"), "did you mean 'cuda_graph'?"),
+        (("--set", "train.cuda_graph=true", "--device", "cpu"), "needs an NVIDIA GPU; device is"),
+        (("--set", "train.overlap_branches=true", "--device", "cpu"), "needs an NVIDIA GPU"),
     ],
 )
 def test_wrong_values_are_one_sentence(refused, model, words, says):
