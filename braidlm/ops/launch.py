@@ -49,6 +49,19 @@ class Launcher:
         self.kernel = kernel
         self.known: dict[Hashable, tuple[Any, tuple[Any, ...]]] = {}
 
+    def run(
+        self,
+        key: Hashable,
+        grid: tuple[int, int, int],
+        args: tuple[Any, ...],
+        constants: Mapping[str, Any],
+        num_warps: int,
+    ) -> None:
+        """`again`, or `first` where nothing is known by this key and these constants."""
+        key = (key, num_warps, *constants.values())
+        if not self.again(key, grid, args):
+            self.first(key, grid, args, constants, num_warps)
+
     def again(self, key: Hashable, grid: tuple[int, int, int], args: tuple[Any, ...]) -> bool:
         """Run what is known by this key on the current device and stream; False if nothing is."""
         found = self.known.get(key)

@@ -19,6 +19,8 @@ import triton.language as tl
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from braidlm.ops.launch import Launcher, described, known_as
+
 triton_jit: Any = triton.jit  # no type checker knows what a launch takes
 
 WIDEST = 2**14
@@ -48,10 +50,10 @@ class _AddNorm(torch.autograd.Function):
         hidden, added = hidden.contiguous(), added.contiguous()
         total = torch.empty_like(hidden)
         y = torch.empty_like(hidden, dtype=dtype)
-        n_rows, shape = _plan(hidden)
-        _add_norm_forward[(-(-n_rows // shape["ROWS"]),)](
-            hidden, added, scale, total, y, n_rows, eps, **shape
-        )
+        n_rows, shape, warps = _plan(hidden)
+        grid = (-(-n_rows // shape["ROWS"]), 1, 1)
+        args = (hidden, added, scale, total, y, n_rows, eps)
+        _FORWARD.run(_key(hidden, added, scale, y), grid, args, shape, warps)
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(total, scale)
         ctx.eps, ctx.added_dtype = eps, added.dtype
@@ -68,28 +70,31 @@ class _AddNorm(torch.autograd.Function):
         d_added = d_hidden
         if ctx.added_dtype != total.dtype:
             d_added = torch.empty_like(total, dtype=ctx.added_dtype)
-        n_rows, shape = _plan(total)
+        n_rows, shape, warps = _plan(total)
         n_blocks = -(-n_rows // shape["ROWS"])
         each = -(-n_blocks // min(n_blocks, PROGRAMS))
         shares = scale.new_empty(-(-n_blocks // each), shape["W"])
         d_sum = total if d_total is None else d_total.contiguous()
-        _add_norm_backward[(len(shares),)](
-            *(total, scale, d_y.contiguous(), d_sum, d_hidden, d_added, shares),
-            *(n_rows, each, ctx.eps),
-            HAS_SUM=d_total is not None,
-            TWICE=d_added is not d_hidden,
-            **shape,
-        )
+        d_y = d_y.contiguous()
+        args = (total, scale, d_y, d_sum, d_hidden, d_added, shares, n_rows, each, ctx.eps)
+        options = {"HAS_SUM": d_total is not None, "TWICE": d_added is not d_hidden, **shape}
+        key = _key(total, scale, d_y, d_sum, d_added)
+        _BACKWARD.run((key, each), (len(shares), 1, 1), args, options, warps)
         return d_hidden, d_added, shares.sum(0), None, None
 
 
-def _plan(x: Tensor) -> tuple[int, dict[str, int]]:
-    """Rows, and what kernels are compiled for."""
+def _key(*tensors: Tensor) -> int:
+    """Stands for everything that compiled kernels depend on but their constants."""
+    return known_as((tensors[0].device.index, described(*tensors)))
+
+
+def _plan(x: Tensor) -> tuple[int, dict[str, int], int]:
+    """Rows, what kernels are compiled for, and warps."""
     width = x.shape[-1]
     padded = 1 << (width - 1).bit_length()
     rows = max(1, BLOCK // padded)
     warps = max(WARPS, min(16, padded // 512))
-    return x.numel() // width, {"W": width, "BW": padded, "ROWS": rows, "num_warps": warps}
+    return x.numel() // width, {"W": width, "BW": padded, "ROWS": rows}, warps
 
 
 @triton_jit
@@ -138,3 +143,6 @@ def _add_norm_backward(
         if TWICE:
             tl.store(da_ptr + place, d, mask=ok)
     tl.store(shares_ptr + tl.program_id(0) * W + column, share, mask=column < W)
+
+
+_FORWARD, _BACKWARD = Launcher(_add_norm_forward), Launcher(_add_norm_backward)

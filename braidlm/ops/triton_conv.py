@@ -19,6 +19,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from braidlm.ops.launch import Launcher, described, known_as
 from braidlm.segments import Segments
 
 triton_jit: Any = triton.jit  # no type checker knows what a launch takes
@@ -56,10 +57,11 @@ def conv_forward(
     y = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     batch, length, width = x.shape
     per_row = -(-length // WALK)
-    _conv_forward[(per_row * batch, -(-width // CHANNELS))](
-        *(x, weight.contiguous(), _or(bias, x), _or(position, x), y),
-        *(*x.stride()[:2], length, width, per_row),
-        **_options(weight, bias, position, silu),
+    args = (x, weight.contiguous(), _or(bias, x), _or(position, x), y)
+    args += (*x.stride()[:2], length, width, per_row)
+    grid = (per_row * batch, -(-width // CHANNELS), 1)
+    _FORWARD.run(
+        _key(x, weight, bias, position), grid, args, _options(weight, bias, position, silu), 1
     )
     return y
 
@@ -89,11 +91,11 @@ def conv_backward(
     if d_x is None:
         d_x = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     shares = x.new_empty(per_row * batch, columns + 1, width, dtype=torch.float32)
-    _conv_backward[(per_row * batch, -(-width // CHANNELS))](
-        *(x, weight.contiguous(), _or(bias, x), _or(position, x), dy, d_x, shares),
-        *(*x.stride()[:2], *dy.stride()[:2], *d_x.stride()[:2], length, width, per_row),
-        **_options(weight, bias, position, silu),
-    )
+    args = (x, weight.contiguous(), _or(bias, x), _or(position, x), dy, d_x, shares)
+    args += (*x.stride()[:2], *dy.stride()[:2], *d_x.stride()[:2], length, width, per_row)
+    grid = (per_row * batch, -(-width // CHANNELS), 1)
+    key = _key(x, weight, bias, position, dy, d_x)
+    _BACKWARD.run(key, grid, args, _options(weight, bias, position, silu), 1)
     sums = shares.sum(0)
     d_bias = sums.new_empty(0) if bias is None else sums[columns].to(bias.dtype)
     return d_x, sums[:columns].flip(0).t().to(weight.dtype).contiguous(), d_bias
@@ -134,8 +136,13 @@ def _options(
         "HAS_POSITION": position is not None,
         "WALK": WALK,
         "CB": CHANNELS,
-        "num_warps": 1,
     }
+
+
+def _key(*tensors: Tensor | None) -> int:
+    """Stands for everything that compiled kernels depend on but their constants."""
+    first = tensors[0]
+    return known_as((first if first is None else first.device.index, WALK, described(*tensors)))
 
 
 def _or(tensor: Tensor | None, other: Tensor) -> Tensor:
@@ -276,3 +283,6 @@ def _conv_backward(
     tl.store(to + 2 * D, sum2, mask=(c < D) & (K > 2))
     tl.store(to + 3 * D, sum3, mask=(c < D) & (K > 3))
     tl.store(to + K * D, sums, mask=c < D)
+
+
+_FORWARD, _BACKWARD = Launcher(_conv_forward), Launcher(_conv_backward)

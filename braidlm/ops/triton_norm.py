@@ -20,6 +20,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from braidlm.ops.launch import Launcher, described, known_as
+
 triton_jit: Any = triton.jit  # no type checker knows what a launch takes
 
 WIDEST = 2**14
@@ -70,12 +72,10 @@ def norm_forward(
     """y; the operator without its gradients."""
     rows, gates = _rows(x), None if gate is None else _rows(gate)
     y = torch.empty(x.shape, dtype=x.dtype, device=x.device)
-    sizes, shape, grid = _plan(rows, gates, n_groups)
-    _norm_forward[grid](
-        *(rows, _or(gates, rows), _or(scale, rows), y, *sizes, eps),
-        **_options(gate, scale, norm_first, is_silu),
-        **shape,
-    )
+    sizes, shape, grid, warps = _plan(rows, gates, n_groups)
+    args = (rows, _or(gates, rows), _or(scale, rows), y, *sizes, eps)
+    options = _options(gate, scale, norm_first, is_silu) | shape
+    _FORWARD.run(_key(sizes, rows, gates, scale), grid, args, options, warps)
     return y
 
 
@@ -100,18 +100,17 @@ def norm_backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of x, gate and scale; that of a gate is written into `d_gate` if it is given."""
     rows, gates = _rows(x), None if gate is None else _rows(gate)
-    sizes, shape, grid = _plan(rows, gates, n_groups)
+    sizes, shape, grid, warps = _plan(rows, gates, n_groups)
     d_x = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     if d_gate is None:
         d_gate = x.new_empty(0) if gate is None else torch.empty_like(d_x, dtype=gate.dtype)
     into = d_gate if gate is None else d_gate.view(-1, d_gate.shape[-1])
     shares = x.new_empty(grid[0] if scale is not None else 0, x.shape[-1], dtype=torch.float32)
-    _norm_backward[grid](
-        *(rows, _or(gates, rows), _or(scale, rows), dy.contiguous(), d_x, into, shares),
-        *(*sizes, into.stride(0), eps),
-        **_options(gate, scale, norm_first, is_silu),
-        **shape,
-    )
+    args = (rows, _or(gates, rows), _or(scale, rows), dy.contiguous(), d_x, into, shares)
+    args += (*sizes, into.stride(0), eps)
+    options = _options(gate, scale, norm_first, is_silu) | shape
+    key = _key(sizes, rows, gates, scale, dy, into)
+    _BACKWARD.run(key, grid, args, options, warps)
     return d_x, d_gate, shares.sum(0) if scale is not None else shares.new_empty(0)
 
 
@@ -148,6 +147,11 @@ def _rows(v: Tensor) -> Tensor:
     return v.flatten(0, -2) if v.dim() > 1 else v[None]
 
 
+def _key(sizes: tuple[int, ...], x: Tensor, *others: Tensor | None) -> int:
+    """Stands for everything that compiled kernels depend on but their constants."""
+    return known_as((x.device.index, sizes, described(x, *others)))
+
+
 def _or(tensor: Tensor | None, other: Tensor) -> Tensor:
     """A kernel takes some pointer where it reads none."""
     return other if tensor is None else tensor
@@ -163,17 +167,17 @@ def _options(
 
 def _plan(
     x: Tensor, gate: Tensor | None, n_groups: int
-) -> tuple[tuple[int, ...], dict[str, int], tuple[int, int]]:
-    """Row strides, rows, and blocks of rows per program; compiled sizes; programs and groups."""
+) -> tuple[tuple[int, ...], dict[str, int], tuple[int, int, int], int]:
+    """Row strides, rows, blocks of rows per program; compiled sizes; programs, groups; warps."""
     n_rows, width = x.shape[0], x.shape[1] // n_groups
     padded = 1 << (width - 1).bit_length()
     rows = max(1, min(BLOCK // padded, 1 << max(n_rows - 1, 0).bit_length()))
     n_blocks = -(-n_rows // rows)
     each = -(-n_blocks // max(1, min(n_blocks, PROGRAMS // n_groups)))
     warps = max(4, min(16, padded // PER_WARP))
-    shape = {"W": width, "BW": padded, "ROWS": rows, "num_warps": warps}
+    shape = {"W": width, "BW": padded, "ROWS": rows}
     strides = x.stride(0), 0 if gate is None else gate.stride(0)
-    return (*strides, n_rows, each), shape, (max(1, -(-n_blocks // each)), n_groups)
+    return (*strides, n_rows, each), shape, (max(1, -(-n_blocks // each)), n_groups, 1), warps
 
 
 @triton_jit
@@ -260,3 +264,6 @@ def _norm_backward(
     if HAS_SCALE:
         to = shares_ptr + tl.program_id(0) * width + group * W + column
         tl.store(to, share, mask=column < W)
+
+
+_FORWARD, _BACKWARD = Launcher(_norm_forward), Launcher(_norm_backward)

@@ -17,6 +17,8 @@ import triton.language as tl
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from braidlm.ops.launch import Launcher, described, known_as
+
 triton_jit: Any = triton.jit  # no type checker knows what a launch takes
 
 BLOCK = 1024
@@ -38,7 +40,8 @@ def swiglu_forward(p: Tensor, multiplier: float) -> Tensor:
     """y; the operator without its gradients."""
     y = torch.empty((*p.shape[:-1], p.shape[-1] // 2), dtype=p.dtype, device=p.device)
     rows = _rows(p)
-    _swiglu_forward[_grid(y)](rows, y, rows.stride(0), y.shape[-1], multiplier, BLOCK=BLOCK)
+    args = (rows, y, rows.stride(0), y.shape[-1], multiplier)
+    _FORWARD.run(_key(rows), _grid(y), args, {"BLOCK": BLOCK}, 4)
     return y
 
 
@@ -54,10 +57,9 @@ def swiglu_backward(p: Tensor, dy: Tensor, multiplier: float, y: Tensor | None =
     """The gradient of p; y is written once more into `y` where it is given."""
     d_p = torch.empty(p.shape, dtype=p.dtype, device=p.device)
     rows, d_rows, again = _rows(p), _rows(dy), d_p if y is None else y
-    sizes = (rows.stride(0), d_rows.stride(0), dy.shape[-1], multiplier)
-    _swiglu_backward[_grid(dy)](
-        *(rows, d_rows, d_p, again, *sizes), AGAIN=y is not None, BLOCK=BLOCK
-    )
+    args = (rows, d_rows, d_p, again, rows.stride(0), d_rows.stride(0), dy.shape[-1], multiplier)
+    options = {"AGAIN": y is not None, "BLOCK": BLOCK}
+    _BACKWARD.run(_key(rows, d_rows), _grid(dy), args, options, 4)
     return d_p
 
 
@@ -111,8 +113,13 @@ def _rows(x: Tensor) -> Tensor:
     return rows if rows.stride(-1) == 1 else rows.contiguous()
 
 
-def _grid(y: Tensor) -> tuple[int, int]:
-    return max(1, y.numel() // y.shape[-1]), -(-y.shape[-1] // BLOCK)
+def _key(*tensors: Tensor) -> int:
+    """Stands for everything that compiled kernels depend on but their constants."""
+    return known_as((tensors[0].device.index, described(*tensors)))
+
+
+def _grid(y: Tensor) -> tuple[int, int, int]:
+    return max(1, y.numel() // y.shape[-1]), -(-y.shape[-1] // BLOCK), 1
 
 
 @triton_jit
@@ -147,3 +154,6 @@ def _swiglu_backward(
     tl.store(at + W, dy * gate * s, mask=c < W)
     if AGAIN:
         tl.store(y_ptr + row * W + c, gate * s * up, mask=c < W)
+
+
+_FORWARD, _BACKWARD = Launcher(_swiglu_forward), Launcher(_swiglu_backward)
