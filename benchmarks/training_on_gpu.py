@@ -4,7 +4,7 @@ The model is by default a hybrid of 401.7M parameters: 20 Mamba-2 and 4 attentio
 followed by a SwiGLU MLP. fp32 weights, bf16 autocast, fused AdamW; random tokens, one document a
 row. The median over updates after those that warm up; one JSON line last.
 
-    python benchmarks/training_on_gpu.py [--compile sublayers] [--profile 30]
+    python benchmarks/training_on_gpu.py [--compile sublayers] [--cuda-graph] [--profile 30]
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ from braidlm.arch.experiment import TrainConfig
 from braidlm.segments import Segments
 from braidlm.train.compile import compiled
 from braidlm.train.optimizer import Optimizer, build_optimizer
-from braidlm.train.precision import resolve_precision
+from braidlm.train.precision import Precision, resolve_precision
+from braidlm.train.record import Recorder
 from braidlm.train.step import Place, accumulate
 
 PATTERN = "(M-M-M-M-M-*-)4"
@@ -40,23 +41,32 @@ class Rows(NamedTuple):
     segments: Segments | None
 
 
-def update(model: HybridLM, optimizer: Optimizer, rows: Rows, step: int) -> None:
+class Trained(NamedTuple):
+    """What an update changes, and how."""
+
+    model: HybridLM
+    optimizer: Optimizer
+    recorder: Recorder | None
+    place: Place
+    precision: Precision
+
+
+def update(trained: Trained, rows: Rows, step: int) -> None:
     """One step as `braid train` makes it, clipping included."""
-    place = Place(torch.device("cuda"))
-    precision = resolve_precision("bf16", place.device)
+    model, optimizer, recorder, place, precision = trained
     optimizer.zero_grad()
-    accumulate(model, rows, 0, precision, place, 0, step)
+    accumulate(model, rows, 0, precision, place, 0, step, recorder=recorder)
     torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
     optimizer.step()
 
 
-def timed(model: HybridLM, optimizer: Optimizer, rows: Rows, n: int) -> list[float]:
+def timed(trained: Trained, rows: Rows, n: int) -> list[float]:
     """Seconds of each update."""
     found = []
     for step in range(n):
         torch.cuda.synchronize()
         began = time.perf_counter()
-        update(model, optimizer, rows, step)
+        update(trained, rows, step)
         torch.cuda.synchronize()
         found.append(time.perf_counter() - began)
     return found
@@ -70,6 +80,7 @@ def main() -> None:
     parser.add_argument("--length", type=int, default=4096)
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--compile", choices=["none", "sublayers", "loss"], default="none")
+    parser.add_argument("--cuda-graph", action="store_true", help="record passes as a CUDA graph")
     parser.add_argument("--activation-budget", type=float, default=1.0)
     parser.add_argument("--profile", type=int, default=0, metavar="N", help="rows of a profile")
     options = parser.parse_args()
@@ -79,28 +90,35 @@ def main() -> None:
     torch.set_float32_matmul_precision("high")
     with torch.device("cuda"):
         model = HybridLM(spec)
-    optimizer = build_optimizer(model, TrainConfig())
+    place = Place(torch.device("cuda"))
+    precision = resolve_precision("bf16", place.device)
+    recorder = Recorder(model, precision, place.device) if options.cuda_graph else None
+    trained = Trained(model, build_optimizer(model, TrainConfig()), recorder, place, precision)
     tokens = torch.randint(spec.vocab_size, (options.batch, options.length), device="cuda")
     rows = Rows(tokens, tokens.roll(-1, 1), None)
     if options.compile == "loss":  # attention of rows that are one document each
         model.loss = torch.compile(model.loss, fullgraph=True)
     with compiled(model, options.compile == "sublayers", options.activation_budget):
-        timed(model, optimizer, rows, 3)
+        timed(trained, rows, 3)
+        torch.cuda.empty_cache()  # what is reserved from here on is what updates take
         torch.cuda.reset_peak_memory_stats()
-        seconds = statistics.median(timed(model, optimizer, rows, options.steps))
+        seconds = statistics.median(timed(trained, rows, options.steps))
         if options.profile:
             with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as prof:
-                timed(model, optimizer, rows, 2)
+                timed(trained, rows, 2)
             print(prof.key_averages().table("cuda_time_total", row_limit=options.profile))
     about = cost(spec, options.length)
     found = {
         "pattern": options.pattern,
         "n_params": about.n_params,
         "compile": options.compile,
+        "cuda_graph": options.cuda_graph,
         "activation_budget": options.activation_budget,
         "ms": seconds * 1e3,
         "tokens_per_sec": tokens.numel() / seconds,
+        # A graph's activations are no tensors: it keeps the memory that was reserved for them.
         "peak_gib": torch.cuda.max_memory_allocated() / 2**30,
+        "reserved_gib": torch.cuda.max_memory_reserved() / 2**30,
         "model_tflops": options.batch * about.training_flops / seconds / 1e12,
     }
     print(json.dumps(found | {"device": torch.cuda.get_device_name(), "torch": torch.__version__}))
