@@ -45,6 +45,15 @@ def test_a_key_is_looked_at_once():
     assert kernel.ran == [((4, 1, 1), ("y", 5, 8, True))]
 
 
+def test_one_key_serves_for_all_constants_and_warps():
+    kernel = Kernel()
+    run = Launcher(kernel)
+    for constants, warps in (({"WIDTH": 8}, 4), ({"WIDTH": 16}, 4), ({"WIDTH": 8}, 8)) * 2:
+        run.run("a", (1, 1, 1), ("x", 5), {**constants, "IS_NEW": False}, warps)
+    assert [(args[2], warps) for _, args, warps in kernel.looked] == [(8, 4), (16, 4), (8, 8)]
+    assert [args[2] for _, args in kernel.ran] == [8, 16, 8]
+
+
 def test_what_compiles_nothing_is_looked_at_every_time():
     kernel = Kernel(compiles=False)
     run = Launcher(kernel)

@@ -7,6 +7,7 @@ from safetensors.torch import load_file
 from braidlm import checkpoint
 from braidlm.arch import Recipe
 from braidlm.model import HybridLM
+from braidlm.ops import dispatch
 from braidlm.parallel import overlapped
 from braidlm.runs import Run
 from braidlm.train import train
@@ -87,6 +88,26 @@ def test_compiled_code_has_the_gradients_of_eager_code(pattern):
     unpacked = update(model, tokens, None)
     whole = update(model, tokens, None, torch.compile(model.loss, fullgraph=True))
     for one, other in [*zip(found, expected, strict=True), *zip(whole, unpacked, strict=True)]:
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("pattern", ["M*-", "M-{M*}-"])
+def test_joined_operators_are_their_parts(pattern, monkeypatch):
+    """Sums with norms, Mamba-2 between its projections, SwiGLU with its product."""
+    torch.manual_seed(0)
+    model = HybridLM(spec(pattern)).cuda()
+    tokens, segments = packed()
+    tokens, segments = tokens.cuda(), segments.to("cuda")
+    dispatch.reset()
+    found = update(model, tokens, segments)
+    assert dispatch.used()["add_norm"] == "triton"
+    monkeypatch.setattr("braidlm.model.pays", lambda hidden: False)
+    monkeypatch.setattr("braidlm.mixers.mamba2.joins", lambda *call: False)
+    monkeypatch.setattr("braidlm.mixers.mlp.MLP.through", lambda *call: None)
+    dispatch.reset()
+    expected = update(model, tokens, segments)
+    assert "add_norm" not in dispatch.used()
+    for one, other in zip(found, expected, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
 
 
