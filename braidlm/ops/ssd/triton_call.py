@@ -23,7 +23,7 @@ LAUNCH = {
     "forward": (4, 2),
     "accumulate": (4, 3),
     "carry": (4, 1),
-    "d_inputs": (4, 2),
+    "d_inputs": (4, 3),
     "d_projections": (8, 3),
     "finish": (4, 1),
 }
