@@ -117,7 +117,8 @@ def test_joined_operators_are_their_parts(pattern, monkeypatch):
 def test_recorded_passes_are_those_that_are_not(pattern, precision, overlaps):
     gpu = torch.device("cuda")
     torch.manual_seed(0)
-    model = HybridLM(spec(pattern)).to(gpu)
+    heads = {"n_heads": 2, "n_kv_heads": 1, "head_dim": 8}  # what attends to packed rows in bf16
+    model = HybridLM(spec(pattern, mixers={"*": heads})).to(gpu)
     how = resolve_precision(precision, gpu)
     recorder = Recorder(model, how, gpu)
     packings = [None, None] if precision == "fp32" else [None, packed()[1], packed()[1], None]
@@ -136,7 +137,7 @@ def test_recorded_passes_are_those_that_are_not(pattern, precision, overlaps):
         expected = passes(batch, None)
         with overlapped(model, overlaps):
             found = passes(batch, recorder)
-        limit = 1e-5 if precision == "fp32" else 2e-2
+        limit = 1e-4 if precision == "fp32" else 5e-2
         for one, other in zip(found, expected, strict=True):
             assert float((one - other).norm()) <= limit * float(other.norm()) + 1e-6
 
