@@ -159,6 +159,18 @@ def test_only_the_last_state_is_used(kernels):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("is_full", [True, False])
+def test_the_operator_is_what_a_compiler_is_told_of_it(kernels, is_full):
+    """Its schema, the shapes of its results, and its gradients under tracing."""
+    draw = fused if is_full else inputs
+    leaves = [v.to(DEVICE).requires_grad_() for v in draw(2, 9, 20, 5)]
+    first = torch.randn(2, 20, 5, device=DEVICE, requires_grad=True)
+    tensors = (*leaves, None, None, first) if is_full else (*leaves[:5], *[None] * 6)
+    options = (is_full, 2, True, True)
+    torch.library.opcheck(torch.ops.braidlm.selective_scan.default, (*tensors, *options))
+
+
 @needs_gpu
 @pytest.mark.parametrize("layout", ["rows", "packed", "edges"])
 @pytest.mark.parametrize("shape", [(2, 200, 64, 16), (2, 600, 96, 16), (2, 300, 40, 64)], ids=str)
@@ -196,11 +208,14 @@ def test_more_numbers_than_32_bits_count():
 
 @needs_gpu
 @pytest.mark.filterwarnings("ignore")  # the compiler's own
-def test_a_compiled_graph_holds_it_whole():
-    args = [v.cuda().requires_grad_() for v in inputs(2, 100, 32, 16)]
+@pytest.mark.parametrize("draw", [inputs, fused])
+def test_a_compiled_graph_holds_it_whole(draw):
+    args = [v.cuda().requires_grad_() for v in draw(2, 100, 32, 16)]
 
     def loss(*tensors):
-        y, last = selective_scan(*tensors)
+        z, bias = (*tensors[6:], None, None)[:2]
+        around = {"z": z, "dt_bias": bias, "dt_softplus": bias is not None}
+        y, last = selective_scan(*tensors[:6], **around)
         assert last is not None
         return (y**2).sum() + last.sum()
 

@@ -142,27 +142,27 @@ def _scan_backward(*arguments: Any) -> tuple[Tensor, ...]:
     rows = (x, inputs.dt, either(inputs.z, x), dy)
     constants = {f"S{name}": v.stride(1) for name, v in zip(_ROWS, rows, strict=True)}
     constants |= inputs.around(is_softplus) | call.options
-    constants |= {"R": min(triton_call.ROWS, triton_call.CHUNK), "HAS_LAST": d_last is not None}
+    constants["HAS_LAST"] = d_last is not None
     into = None if call.has_doc else d_last
     if call.n_pieces > 1:
         into = _entering_back(call, inputs, dy, d_last, constants)
     dx, d_dt = (torch.empty_like(v, memory_format=_DENSE) for v in rows[:2])
     dz = call.numbers(0) if inputs.z is None else torch.empty_like(inputs.z, memory_format=_DENSE)
     d_a = call.after()
-    dB, dC = call.numbers(2, call.n_blocks, call.batch, call.whole, call.columns)
+    d_BC = call.numbers(2, call.n_blocks, call.batch, call.whole, call.columns)
     d_D, d_bias = call.numbers(2, call.batch, call.n_pieces, call.width)
     d_first = call.numbers(0) if inputs.first is None else torch.empty_like(inputs.first)
     tokens = triton_call.CHUNK // call.tokens * call.columns + 4 * triton_call.CHUNK + call.tokens
     back.gradients[(call.n_blocks, call.n_pieces, call.batch)](
         *(either(v, x) for v in (*inputs[:8], dy, *inputs[8:], each, d_last, into)),
-        *(call.room(call.n_pieces, tokens), dx, d_dt, d_a, dB, dC, d_D, dz, d_bias, d_first),
+        *(call.room(call.n_pieces, tokens), dx, d_dt, d_a, d_BC, d_D, dz, d_bias, d_first),
         *(*(v.stride(0) for v in rows), call.rows, call.length, call.per_piece, call.n_chunks),
         HAS_D=inputs.D is not None,
         HAS_INTO=into is not None,
         HAS_FIRST=inputs.first is not None,
         **constants,
     )
-    dB, dC = (v.sum(0)[:, : call.length, : call.d_state] for v in (dB, dC))
+    dB, dC = d_BC.sum(1)[:, :, : call.length, : call.d_state]
     sums = (d_a.sum((0, 1)), dB, dC, d_D.sum((0, 1)), d_bias.sum((0, 1)))
     kept = (given.A, given.B, given.C, given.D, given.dt_bias)
     d_a, dB, dC, d_D, d_bias = (

@@ -17,16 +17,40 @@ from braidlm.ops.selective_scan.triton_tokens import begun, decay_of, edges_of, 
 
 
 @triton.jit
-def _ungated(
-    dy_ptr, z_ptr, t, stop, c,
-    HAS_Z: tl.constexpr, SY: tl.constexpr, SZ: tl.constexpr, W: tl.constexpr, R: tl.constexpr,
-):  # fmt: skip
+def _ungated(dy, z, HAS_Z: tl.constexpr):
     """A tile of the gradient of what the gate multiplies."""
-    dy = tile_of(dy_ptr, t, stop, c, SY, W, R).to(tl.float32)
+    dy = dy.to(tl.float32)
     if HAS_Z:
-        z = tile_of(z_ptr, t, stop, c, SZ, W, R).to(tl.float32)
+        z = z.to(tl.float32)
         dy *= z * sigmoid(z)
     return dy
+
+
+@triton.jit
+def _exchanged(low, high, axis: tl.constexpr, is_low):
+    """Of two lanes across `axis`, the sum of both's `low` in the one and of both's `high` in the
+    other. What another lane hands over is a sum by "exclusive or" without one's own part."""
+    handed = tl.where(is_low, high, low).to(tl.int32, bitcast=True)
+    got = tl.xor_sum(handed, axis, keep_dims=True) ^ handed
+    return tl.where(is_low, low, high) + got.to(tl.float32, bitcast=True)
+
+
+@triton.jit
+def _summed(b, c, BN: tl.constexpr):
+    """Sums of b and of c (8, BN) over the 8: (2, 2, 2, BN / 4), b or c, column's bits 0, 1.
+
+    Each half of the lanes hands the other what that one sums, and sums the rest: one exchange for
+    both, three times over, each with half of the numbers of the one before.
+    """
+    b, c = tl.reshape(b, (2, 4, BN)), tl.reshape(c, (2, 4, BN))
+    is_low = (tl.arange(0, 2) == 0)[:, None, None]
+    found = tl.reshape(_exchanged(b, c, 0, is_low), (2, 2, 2, BN // 2, 2))
+    low, high = tl.split(found)
+    is_low = (tl.arange(0, 2) == 0)[None, :, None, None]
+    found = tl.reshape(_exchanged(low, high, 1, is_low), (2, 2, 2, BN // 4, 2))
+    low, high = tl.split(found)
+    is_low = (tl.arange(0, 2) == 0)[None, None, :, None]
+    return _exchanged(low, high, 2, is_low)
 
 
 @triton.jit
@@ -37,7 +61,7 @@ def scan_back(
     HAS_Z: tl.constexpr, HAS_BIAS: tl.constexpr, SOFTPLUS: tl.constexpr,
     HAS_LAST: tl.constexpr, HAS_DOC: tl.constexpr,
     W: tl.constexpr, N: tl.constexpr, BN: tl.constexpr, K: tl.constexpr, L: tl.constexpr,
-    Q: tl.constexpr, U: tl.constexpr, R: tl.constexpr,
+    Q: tl.constexpr, U: tl.constexpr,
 ):  # fmt: skip
     """One piece from its last token to its first, as if none followed: the gradient of the state
     before it -> last (B, n_pieces, W, N), and `span` as `scan` gives it."""
@@ -66,17 +90,24 @@ def scan_back(
     program = (b * tl.num_programs(1) + piece - 1) * tl.num_programs(0) + tl.program_id(0)
     dt_room = room_ptr + program * ((2 * Q + U) * K * L) + U * K * L
     dy_room = dt_room + Q * K * L
-    place = staged(R, K * L)
+    place = staged(Q, K * L)
     n_here = tl.cdiv((stop - begin).to(tl.int32), Q)
+    chunk = begin + (n_here - 1) * Q
+    next_raw = tile_of(dt_ptr, chunk, stop, c, SDT, W, Q)
+    next_dy = tile_of(dy_ptr, chunk, stop, c, SY, W, Q)
+    next_z = tile_of(z_ptr, chunk, stop, c, SZ, W, Q) if HAS_Z else next_dy
     for j in range(n_here):
         chunk = begin + (n_here - 1 - j) * Q
+        dt = steps_of(next_raw, chunk, stop, c, bias, SOFTPLUS, W, Q)
+        dy = _ungated(next_dy, next_z, HAS_Z)
         tl.debug_barrier()  # nobody reads what the chunk before left
-        for i in range(0, Q, R):
-            at = i * K * L + place
-            raw = tile_of(dt_ptr, chunk + i, stop, c, SDT, W, R)
-            tl.store(dt_room + at, steps_of(raw, chunk + i, stop, c, bias, SOFTPLUS, W, R))
-            tl.store(dy_room + at, _ungated(dy_ptr, z_ptr, chunk + i, stop, c, HAS_Z, SY, SZ, W, R))
+        tl.store(dt_room + place, dt)
+        tl.store(dy_room + place, dy)
         tl.debug_barrier()
+        there = tl.where(j + 1 < n_here, stop, chunk - Q)
+        next_raw = tile_of(dt_ptr, chunk - Q, there, c, SDT, W, Q)
+        next_dy = tile_of(dy_ptr, chunk - Q, there, c, SY, W, Q)
+        next_z = tile_of(z_ptr, chunk - Q, there, c, SZ, W, Q) if HAS_Z else next_dy
         n_steps = tl.cdiv(tl.minimum(stop - chunk, Q).to(tl.int32), U)
         end = (n_steps - 1) * U
         next_dts = rows_of(dt_room + end * (K * L) + local, K * L, U)
@@ -110,20 +141,20 @@ def scan_back(
 def gradients(
     x_ptr, dt_ptr, A_ptr, B_ptr, C_ptr, D_ptr, z_ptr, bias_ptr, dy_ptr, begins_ptr, ends_ptr,
     first_ptr, each_ptr, d_last_ptr, into_ptr, room_ptr,
-    dx_ptr, d_dt_ptr, d_A_ptr, dB_ptr, dC_ptr, d_D_ptr, dz_ptr, d_bias_ptr, d_first_ptr,
+    dx_ptr, d_dt_ptr, d_A_ptr, d_BC_ptr, d_D_ptr, dz_ptr, d_bias_ptr, d_first_ptr,
     sxb, sdb, szb, syb, rows, T, per_piece, n_chunks,
     SX: tl.constexpr, SDT: tl.constexpr, SZ: tl.constexpr, SY: tl.constexpr,
     HAS_D: tl.constexpr, HAS_Z: tl.constexpr, HAS_BIAS: tl.constexpr, SOFTPLUS: tl.constexpr,
     HAS_INTO: tl.constexpr, HAS_LAST: tl.constexpr, HAS_DOC: tl.constexpr,
     HAS_FIRST: tl.constexpr, W: tl.constexpr, N: tl.constexpr, BN: tl.constexpr,
-    K: tl.constexpr, L: tl.constexpr, Q: tl.constexpr, U: tl.constexpr, R: tl.constexpr,
+    K: tl.constexpr, L: tl.constexpr, Q: tl.constexpr, U: tl.constexpr,
 ):  # fmt: skip
     """Every gradient of one piece, from its last chunk to its first.
 
     A chunk is walked from the state before it (`each`), leaving every U-th state in `room`; then,
     from its end, U tokens at a time are walked again and then back. Shares of sums: dA (B,
-    n_pieces, W, N), dD and d bias (B, n_pieces, W); dB and dC (n_blocks, B, n_chunks Q, BN), one
-    of each program's channels.
+    n_pieces, W, N), dD and d bias (B, n_pieces, W); dB and dC together (2, n_blocks, B, n_chunks Q,
+    BN), one of each program's channels.
     """
     b = tl.program_id(2).to(tl.int64)
     piece = tl.program_id(1).to(tl.int64)
@@ -137,8 +168,10 @@ def gradients(
     inner = local[:, None, :] * BN + n[None, :, None]
     ok = (n < N)[None, :, None] & (d < W)[:, None, :]
     # What lanes of several channels all hold is written by those of the first, from where it is.
-    shared = tl.arange(0, L)[:, None] * 0 + n[None, :]
-    is_first = (tl.arange(0, L) == 0)[:, None]
+    both = (tl.num_programs(0) * tl.num_programs(2)).to(tl.int64) * n_chunks * (Q * BN)
+    two = tl.arange(0, 2)
+    shared = two[:, None, None, None] * both + two[None, :, None, None]
+    shared += 2 * two[None, None, :, None] + 4 * tl.arange(0, BN // 4)[None, None, None, :]
     begin = piece * per_piece
     stop = tl.minimum(begin + per_piece, T)
     a = rates_of(A_ptr, n, d, ok, N)
@@ -156,31 +189,36 @@ def gradients(
     dx_ptr += b * T * W
     d_dt_ptr += b * T * W
     dz_ptr += b * T * W
-    dB_ptr += (block * tl.num_programs(2) + b) * n_chunks * (Q * BN)
-    dC_ptr += (block * tl.num_programs(2) + b) * n_chunks * (Q * BN)
+    d_BC_ptr += (block * tl.num_programs(2) + b) * n_chunks * (Q * BN)
     begins_ptr += b * T
     ends_ptr += b * T
-    each_ptr += (b * n_chunks + begin // Q) * (W * N)
+    each_ptr += b * n_chunks * (W * N)
     room_ptr += (mine * tl.num_programs(0) + block) * ((Q // U * BN + 4 * Q + U) * K * L)
     dt_room = room_ptr + (Q // U * BN + U) * K * L
     x_room, dy_room = dt_room + Q * K * L, dt_room + 2 * Q * K * L
     rate_room = dt_room + 3 * Q * K * L
     # A token's x and dy are in registers when they are written over: less is under way.
     d_u_room, y_room = x_room, dy_room
-    place = staged(R, K * L)
+    place = staged(Q, K * L)
     n_here = tl.cdiv((stop - begin).to(tl.int32), Q)
+    chunk = begin + (n_here - 1) * Q
+    # What is stored may be what is loaded next, for all that the compiler knows: loads come first.
+    next_raw = tile_of(dt_ptr, chunk, stop, c, SDT, W, Q)
+    next_x = tile_of(x_ptr, chunk, stop, c, SX, W, Q)
+    next_dy = tile_of(dy_ptr, chunk, stop, c, SY, W, Q)
+    next_z = tile_of(z_ptr, chunk, stop, c, SZ, W, Q) if HAS_Z else next_dy
+    next_each = tl.load(each_ptr + chunk // Q * (W * N) + cell, mask=ok, other=0.0)
     for j in range(n_here):
         chunk = begin + (n_here - 1 - j) * Q
         n_steps = tl.cdiv(tl.minimum(stop - chunk, Q).to(tl.int32), U)
-        state = tl.load(each_ptr + (n_here - 1 - j) * (W * N) + cell, mask=ok, other=0.0)
+        end = (n_steps - 1) * U
+        state = next_each
+        dt = steps_of(next_raw, chunk, stop, c, bias, SOFTPLUS, W, Q)
+        dy = _ungated(next_dy, next_z, HAS_Z)
         tl.debug_barrier()  # nobody reads what the chunk before left
-        for i in range(0, Q, R):
-            at = i * K * L + place
-            raw = tile_of(dt_ptr, chunk + i, stop, c, SDT, W, R)
-            x = tile_of(x_ptr, chunk + i, stop, c, SX, W, R)
-            tl.store(dt_room + at, steps_of(raw, chunk + i, stop, c, bias, SOFTPLUS, W, R))
-            tl.store(x_room + at, x.to(tl.float32))
-            tl.store(dy_room + at, _ungated(dy_ptr, z_ptr, chunk + i, stop, c, HAS_Z, SY, SZ, W, R))
+        tl.store(dt_room + place, dt)
+        tl.store(x_room + place, next_x.to(tl.float32))
+        tl.store(dy_room + place, dy)
         tl.debug_barrier()
         next_dts = rows_of(dt_room + local, K * L, U)
         next_xs = rows_of(x_room + local, K * L, U)
@@ -201,7 +239,6 @@ def gradients(
                 decay = decay_of(dts[k], a, cut, HAS_DOC and not HAS_FIRST)
                 state = decay * state + (dts[k] * xs[k])[:, None, :] * bs[k][None, :, None]
         tl.debug_barrier()
-        end = (n_steps - 1) * U
         next_state = tl.load(room_ptr + (n_steps - 1) * (BN * K * L) + inner)
         next_dts = rows_of(dt_room + end * (K * L) + local, K * L, U)
         next_xs = rows_of(x_room + end * (K * L) + local, K * L, U)
@@ -244,8 +281,8 @@ def gradients(
                     if closes[k] >= 0:
                         at_last = d_last_ptr + closes[k].to(tl.int64) * (W * N) + cell
                         g += tl.load(at_last, mask=ok, other=0.0)
-                d_c = tl.sum(tl.sum(dys[k][:, None, :] * afters[k], 2), 0)
-                d_b = tl.sum(tl.sum(g * u, 2), 0)
+                d_c = tl.sum(dys[k][:, None, :] * afters[k], 2)
+                d_bc = _summed(tl.sum(g * u, 2), d_c, BN)
                 d_u = tl.sum(g * bs[k][None, :, None], 1)
                 flow = decays[k] * g
                 rate = flow * befores[k]
@@ -255,37 +292,43 @@ def gradients(
                     tl.store(y_room + here, tl.sum(afters[k] * cs[k][None, :, None], 1))
                 tl.store(d_u_room + here, d_u)
                 tl.store(rate_room + here, tl.sum(rate * a, 1))
-                token = (chunk + now + k) * BN + shared
-                tl.store(dB_ptr + token, d_b[None, :] + is_first * 0.0, mask=is_first)
-                tl.store(dC_ptr + token, d_c[None, :] + is_first * 0.0, mask=is_first)
+                tl.store(d_BC_ptr + (chunk + now + k) * BN + shared, d_bc)
                 if HAS_DOC and HAS_FIRST:
                     if opens[k] >= 0:
                         at_first = d_first_ptr + opens[k].to(tl.int64) * (W * N) + cell
                         tl.store(at_first, flow, mask=ok)
                     flow = tl.where(opens[k] > -2, 0.0, flow)
         tl.debug_barrier()
-        for i in range(0, Q, R):
-            at, t = i * K * L + place, chunk + i
-            dt, d_u, rate = tl.load(dt_room + at), tl.load(d_u_room + at), tl.load(rate_room + at)
-            x = tile_of(x_ptr, t, stop, c, SX, W, R).to(tl.float32)
-            d_dt = rate * 0.6931471805599453 + d_u * x
-            if SOFTPLUS:
-                raw = tile_of(dt_ptr, t, stop, c, SDT, W, R).to(tl.float32)
-                d_dt *= sigmoid(raw + bias[None, :])
-            put_tile(d_dt_ptr, t, stop, c, d_dt, W, R)
-            if HAS_BIAS:
-                there = (t + tl.arange(0, R) < stop)[:, None]
-                d_bias += tl.sum(tl.where(there, d_dt, 0.0), 0)
-            dy = tile_of(dy_ptr, t, stop, c, SY, W, R).to(tl.float32)
-            if HAS_Z:
-                z = tile_of(z_ptr, t, stop, c, SZ, W, R).to(tl.float32)
-                s = sigmoid(z)
-                y = tl.load(y_room + at) + skip[None, :] * x
-                put_tile(dz_ptr, t, stop, c, dy * y * s * (1.0 + z * (1.0 - s)), W, R)
-                dy *= z * s
-            put_tile(dx_ptr, t, stop, c, d_u * dt + skip[None, :] * dy, W, R)
-            if HAS_D:
-                d_skip += tl.sum(dy * x, 0)
+        d_u, rate = tl.load(d_u_room + place), tl.load(rate_room + place)
+        dt, y = tl.load(dt_room + place), tl.load(y_room + place)
+        raw = tile_of(dt_ptr, chunk, stop, c, SDT, W, Q)
+        x = tile_of(x_ptr, chunk, stop, c, SX, W, Q)
+        dy = tile_of(dy_ptr, chunk, stop, c, SY, W, Q)
+        z = tile_of(z_ptr, chunk, stop, c, SZ, W, Q) if HAS_Z else dy
+        there = tl.where(j + 1 < n_here, stop, chunk - Q)
+        next_raw = tile_of(dt_ptr, chunk - Q, there, c, SDT, W, Q)
+        next_x = tile_of(x_ptr, chunk - Q, there, c, SX, W, Q)
+        next_dy = tile_of(dy_ptr, chunk - Q, there, c, SY, W, Q)
+        next_z = tile_of(z_ptr, chunk - Q, there, c, SZ, W, Q) if HAS_Z else next_dy
+        before = each_ptr + (chunk // Q - 1) * (W * N)
+        next_each = tl.load(before + cell, mask=ok & (j + 1 < n_here), other=0.0)
+        x, dy = x.to(tl.float32), dy.to(tl.float32)
+        d_dt = rate * 0.6931471805599453 + d_u * x
+        if SOFTPLUS:
+            d_dt *= sigmoid(raw.to(tl.float32) + bias[None, :])
+        put_tile(d_dt_ptr, chunk, stop, c, d_dt, W, Q)
+        if HAS_BIAS:
+            is_real = (chunk + tl.arange(0, Q) < stop)[:, None]
+            d_bias += tl.sum(tl.where(is_real, d_dt, 0.0), 0)
+        if HAS_Z:
+            z = z.to(tl.float32)
+            s = sigmoid(z)
+            d_z = dy * (y + skip[None, :] * x) * s * (1.0 + z * (1.0 - s))
+            put_tile(dz_ptr, chunk, stop, c, d_z, W, Q)
+            dy *= z * s
+        put_tile(dx_ptr, chunk, stop, c, d_u * dt + skip[None, :] * dy, W, Q)
+        if HAS_D:
+            d_skip += tl.sum(dy * x, 0)
     if HAS_FIRST and not HAS_DOC:  # noqa: SIM102
         if begin == 0:
             tl.store(d_first_ptr + b * (W * N) + cell, flow, mask=ok)

@@ -20,10 +20,9 @@ LEAST = 4
 """Chunks that a piece has at least: finding what enters it costs a pass of its own."""
 TOKENS = {"forward": 8, "back": 4}
 """Tokens whose numbers are loaded together; fewer where states have more than 16 columns."""
-ROWS = 32
-"""Tokens of a tile going back, where registers are few."""
 LANES, PER_LANE = 8, 2
-"""Lanes that share the channels of a warp, and channels of each; other lanes share the columns."""
+"""Lanes that share the channels of a warp, and channels of each; other lanes share the columns.
+Sums going back are written for 8."""
 PAD = max(TOKENS.values())
 """Tokens around B and C: what is loaded too early, or too late, is there."""
 

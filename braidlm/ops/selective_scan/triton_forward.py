@@ -66,7 +66,7 @@ def scan(
     y_ptr += b * T * W
     begins_ptr += b * T
     ends_ptr += b * T
-    each_ptr += (b * n_chunks + begin // Q) * (W * N)
+    each_ptr += b * n_chunks * (W * N)
     program = (b * tl.num_programs(1) + piece) * tl.num_programs(0) + tl.program_id(0)
     dt_room = room_ptr + program * (4 * Q * K * L)
     x_room, y_room = dt_room + Q * K * L, dt_room + 2 * Q * K * L
@@ -76,12 +76,14 @@ def scan(
     for j in range(tl.cdiv((stop - begin).to(tl.int32), Q)):
         chunk = begin + j * Q
         if HAS_EACH:
-            tl.store(each_ptr + j * (W * N) + cell, state, mask=ok)
+            tl.store(each_ptr + chunk // Q * (W * N) + cell, state, mask=ok)
         x = next_x.to(tl.float32)
+        dt = steps_of(next_dt, chunk, stop, c, bias, SOFTPLUS, W, Q)
         tl.debug_barrier()  # nobody reads what the chunk before left
-        tl.store(dt_room + place, steps_of(next_dt, chunk, stop, c, bias, SOFTPLUS, W, Q))
+        tl.store(dt_room + place, dt)
         tl.store(x_room + place, x)
         tl.debug_barrier()
+        z = tile_of(z_ptr, chunk, stop, c, SZ, W, Q) if HAS_Z and HAS_Y else next_x
         next_dt = tile_of(dt_ptr, chunk + Q, stop, c, SDT, W, Q)
         next_x = tile_of(x_ptr, chunk + Q, stop, c, SX, W, Q)
         next_dts = rows_of(dt_room + local, K * L, U)
@@ -119,7 +121,7 @@ def scan(
             tl.debug_barrier()
             y = tl.load(y_room + place) + skip[None, :] * x
             if HAS_Z:
-                z = tile_of(z_ptr, chunk, stop, c, SZ, W, Q).to(tl.float32)
+                z = z.to(tl.float32)
                 y *= z * sigmoid(z)
             put_tile(y_ptr, chunk, stop, c, y, W, Q)
     if HAS_Y:
