@@ -50,14 +50,18 @@ def near(ours: Tensor, truth: Tensor, dtype: torch.dtype) -> None:
 
 
 def compare(read: Read, weight: Tensor, bias: Tensor | None, ending: Ending) -> None:
-    """The kernel against the formulas in fp64, the convolution's state included."""
+    """The kernels against the formulas in fp64, the convolution's state included."""
     from braidlm.ops.rows.blas import product_blas
+    from braidlm.ops.rows.few import product_few
     from braidlm.ops.rows.triton import product_triton
 
+    forms = [product_triton, product_blas]
+    if weight.shape[1] % 8 == 0 and (not HAS_GPU or torch.cuda.get_device_capability()[0] >= 9):
+        forms.append(product_few)
     dtype = weight.dtype
     truth = moved((read, weight, bias, ending), torch.float64, "cpu")
     expected = product_naive(truth[0], truth[1], truth[2], truth[3], torch.float64)
-    for form in (product_triton, product_blas):
+    for form in forms:
         ours = moved((read, weight, bias, ending), None, DEVICE)
         for wanted in {torch.float32, dtype}:
             state = ours[3].conv and ours[3].conv.state.clone()
@@ -109,6 +113,22 @@ def test_a_product_ends_with_a_convolution(n, width, dtype):
     compare(Read(x, True, torch.randn(90), 0.0, 1e-5), weight, None, Ending(conv=conv))
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("n", [3, *([64, 70] if HAS_GPU else [])])
+def test_few_rows_meet_tiles_of_the_weights(n, dtype):
+    """Every tile but the last is full, of rows, of inputs and of outputs."""
+    n_out, width = (136, 200) if HAS_GPU else (40, 40)
+    x, weight = drawn(n, dtype, n_out, width)
+    old = torch.randn(n, n_out).to(dtype)
+    read = Read(x, True, None, 0.0, 1e-5, torch.rand(n, 5) + 1.0)
+    compare(read, weight, None, Ending(residual=old, factor=0.7))
+    bias, half = torch.randn(n_out), n_out // 2
+    compare(Read(x, True, torch.randn(width), 1.0, 1e-5), weight, bias, Ending())
+    compare(Read(x), weight, bias, Ending("silu", True, residual=old[:, half:]))
+    conv = ConvStep(5, torch.randn(33, 4), torch.randn(33), torch.randn(n, 3, 33))
+    compare(Read(x), weight, None, Ending(conv=conv))
+
+
 def test_the_formulas_are_those_of_the_operators():
     """What a sublayer computes without `ops.rows`."""
     x, weight = (v.double() for v in drawn(3, torch.float32))
@@ -120,17 +140,24 @@ def test_the_formulas_are_those_of_the_operators():
 
 
 @pytest.mark.parametrize(
-    ("n", "dtype", "expected"),
+    ("n", "dtype", "hopper", "sizes", "expected"),
     [
-        (1, torch.bfloat16, "triton"),
-        (1, torch.float32, "triton"),
-        (2, torch.bfloat16, "blas"),
-        (512, torch.float32, "blas"),
-        (2, torch.float64, "naive"),
+        (1, torch.bfloat16, True, {}, "triton"),
+        (1, torch.float32, True, {}, "triton"),
+        (2, torch.bfloat16, True, {}, "few"),
+        (64, torch.float16, True, {}, "few"),
+        (65, torch.bfloat16, True, {}, "blas"),
+        (2, torch.bfloat16, False, {}, "blas"),
+        (2, torch.bfloat16, True, {"K": 68}, "blas"),
+        (2, torch.bfloat16, True, {"at": 8}, "blas"),
+        (2, torch.float32, True, {}, "blas"),
+        (2, torch.float64, True, {}, "naive"),
     ],
 )
-def test_the_number_of_rows_and_the_dtype_choose_the_form(n, dtype, expected):
-    assert ROWS.choose("auto", Call("cuda", dtype, {"n": n}, False)).name == expected
+def test_rows_dtype_and_machine_choose_the_form(n, dtype, hopper, sizes, expected, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9 if hopper else 8, 0))
+    sizes = {"n": n, "K": 64, "at": 512} | sizes
+    assert ROWS.choose("auto", Call("cuda", dtype, sizes, False)).name == expected
 
 
 @pytest.mark.parametrize("norm_first", [False, True])

@@ -48,10 +48,35 @@ def _blas(
     return product_blas(read, weight, bias, ending, dtype)
 
 
+FEW = 64
+"""Rows that one tile of the matrix units holds."""
+
+
+def _why_not_few(call: Call) -> str | None:
+    if reason := _why_not_blas(call):
+        return reason
+    if call.shapes["n"] > FEW:
+        return f"more than {FEW} rows are many"
+    if call.shapes["K"] % 8 or call.shapes["at"] % 16:
+        return "a row of W does not begin where 16 bytes do"
+    if torch.cuda.get_device_capability()[0] < 9:
+        return "before Hopper the memory brings no tiles by itself"
+    return "matrix units take numbers of two bytes" if call.dtype.itemsize > 2 else None
+
+
+def _few(
+    read: Read, weight: Tensor, bias: Tensor | None, ending: Ending, dtype: torch.dtype
+) -> Tensor:
+    from braidlm.ops.rows.few import product_few  # a CPU does without triton
+
+    return product_few(read, weight, bias, ending, dtype)
+
+
 ROWS = Operator(
     "rows",
     (
         Implementation("triton", _triton, _why_not_triton),
+        Implementation("few", _few, _why_not_few),
         Implementation("blas", _blas, _why_not_blas),
         Implementation("naive", product_naive, dispatch.always),
     ),
@@ -87,7 +112,7 @@ def product(
         bias: (N,) or (2 N,), or None.
         ending: what is done to the product.
         dtype: of the result; None: that of x.
-        impl: "auto", "triton", "blas" or "naive".
+        impl: "auto", "triton", "few", "blas" or "naive".
 
     Returns:
         y (n, N).
@@ -99,6 +124,7 @@ def product(
     n_rows, width = read.x.shape
     check_shape("rows", "weight", weight, (weight.shape[0], width))
     inputs = (read.x, read.scale, weight, bias, ending.residual)
-    call = Call.of(weight, {"n": n_rows, "K": width, "N": weight.shape[0]}, inputs)
+    sizes = {"n": n_rows, "K": width, "N": weight.shape[0], "at": weight.data_ptr()}
+    call = Call.of(weight, sizes, inputs)
     chosen = ROWS.choose(impl, call)
     return chosen.function(read, weight, bias, ending, dtype or read.x.dtype)
