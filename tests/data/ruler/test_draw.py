@@ -5,7 +5,7 @@ from typing import get_args
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from braidlm.arch.tasks.ruler import ONE_NEEDLE, RulerTask
@@ -61,13 +61,16 @@ def test_a_reader_by_rule_answers_everything_and_a_constant_nothing(name, length
 
 @settings(max_examples=25, deadline=None)
 @given(st.sampled_from(HIDDEN), st.integers(800, 9000), st.integers(0, 2**32))
+@example("cwe", 8585, 0)
 def test_lengths_are_filled_and_never_exceeded(essay, name, length, seed):
     item = items_of(name, length, essay, n=1, seed=seed)[0]
     n_tokens = COUNT(item.prompt) + item.n_new
     # From 4096 on a text grows by 25 lines or 500 words.
     step = 100 if length < 4096 else 800
-    # The built-in list has 701 words, and each of them comes once there.
-    is_all = name == "cwe" and length < 4096 and "701. " in item.prompt
+    # The built-in list has 701 words. Each of them comes once, from 4096 on ten of them 30 times
+    # and the others 3 times; a longer item is as long as that.
+    n_words = 701 if length < 4096 else 10 * 30 + 691 * 3
+    is_all = name == "cwe" and f" {n_words}. " in item.prompt
     assert n_tokens <= length
     assert n_tokens > length - step or is_all
     assert score(item, answer(name, item.prompt)) == 1
