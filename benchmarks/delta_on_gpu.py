@@ -1,13 +1,15 @@
 """The gated delta rule on one GPU: our kernels, our chunked form and, if installed, fla-core.
 
 Medians of `triton.testing.do_bench` in bf16, milliseconds, forward and forward with backward, in
-one process, the forms in turn. Beside them two floors of the forward pass: the fewest bytes (inputs
-read once, outputs written once) over the rate of a device copy, and the products of chunks of 64
-over the rate of a large product of matrices, both measured in the same run. Errors are relative,
-against fp64 on a short cut of the same shape. Prints each form when it is through, and one JSON
-line last. What tries its own settings out first may take long: `--skip` leaves it out.
+one process, the forms in turn, ours first. Beside them two floors of the forward pass: the fewest
+bytes (inputs read once, outputs written once) over the rate of a device copy, and the products of
+chunks of 64 over the rate of a large product of matrices, both measured in the same run. Errors are
+relative, against fp64 on a short cut of the same shape. Prints each form when it is through, and
+one JSON line last. fla's kernels try all of their settings out in the first call; `--tuning-ms`
+says for how long each, `--skip` leaves a form out.
 
     python benchmarks/delta_on_gpu.py [--shapes 8x4096x8x256x8x128 ...] [--packed] [--skip chunk]
+        [--tuning-ms 15]
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache, partial
 from typing import Any
@@ -108,19 +111,36 @@ def times(name: str, form: Form, args: list[Tensor]) -> tuple[float, float | Non
         return forward, None
 
 
+def tune_for(ms: int) -> None:
+    """Have Triton time each setting of a kernel that chooses among several for so long."""
+    from triton.runtime import driver
+    from triton.testing import do_bench
+
+    active: Any = driver.active
+    active.get_benchmarker = lambda: partial(do_bench, warmup=max(1, ms // 4), rep=ms)
+
+
 def in_turn(
     found: Mapping[str, Form], args: list[Tensor], rounds: int
-) -> dict[str, list[float | None]]:
-    """Milliseconds of the forward pass and of both of each form, medians over rounds."""
+) -> dict[str, list[list[float] | None]]:
+    """Milliseconds of the forward pass and of both of each form: median, least, most of rounds."""
     taken: dict[str, list[tuple[float, float | None]]] = {name: [] for name in found}
     for turn in range(rounds):
         for name, form in found.items():
+            began = time.perf_counter()
             taken[name].append(times(name, form, args))
-            print(f"  round {turn}: {name} {taken[name][-1]} ms", flush=True)
+            sec = time.perf_counter() - began
+            print(f"  round {turn}: {name} {taken[name][-1]} ms ({sec:.1f} s)", flush=True)
     return {
-        name: [None if None in ms else statistics.median(ms) for ms in zip(*pairs, strict=True)]
+        name: [spread(passes) for passes in zip(*pairs, strict=True)]
         for name, pairs in taken.items()
     }
+
+
+def spread(ms: Sequence[float | None]) -> list[float] | None:
+    """Median, least and most; None of what a form refused."""
+    known = [t for t in ms if t is not None]
+    return [statistics.median(known), min(known), max(known)] if known else None
 
 
 def errors(shape: tuple[int, ...], skip: Sequence[str]) -> dict[str, list[float]]:
@@ -166,7 +186,10 @@ def main() -> None:
     parser.add_argument("--packed", action="store_true", help="documents of about 800 tokens")
     parser.add_argument("--skip", nargs="+", default=(), metavar="FORM")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--tuning-ms", type=int, metavar="MS", help="default: Triton's own 100")
     options = parser.parse_args()
+    if options.tuning_ms is not None:
+        tune_for(options.tuning_ms)
     rate = rates()
     card = {"device": torch.cuda.get_device_name(), "torch": torch.__version__} | rate
     rows = []
