@@ -71,7 +71,7 @@ def forms(segments: Segments | None) -> dict[str, Form]:
 
     found: dict[str, Form] = {n: partial(ours, n) for n in ("triton", "chunk")}
     try:
-        from fla.ops.gated_delta_rule import chunk_gated_delta_rule
+        from fla.ops.gated_delta_rule import chunk_gated_delta_rule  # pyright: ignore
     except ImportError as error:
         print(f"fla-core is left out: {error}")
         return found
