@@ -111,7 +111,8 @@ def stream_tokens(
     if not starts or max_new_tokens == 0:
         return
     stops = frozenset(stop_ids)
-    draws = [generator(sampling.seed, "sampling", first_row + i) for i in range(len(starts))]
+    n_drawn = len(starts) if sampling.temperature > 0 else 0
+    draws = [generator(sampling.seed, "sampling", first_row + i) for i in range(n_drawn)]
     with inference(model):
         rows = prefill(model, starts)
         if step is not None:
@@ -188,16 +189,17 @@ def prefill(model: nn.Module, prompts: Sequence[Sequence[int] | np.ndarray]) -> 
         model: called as `HybridLM` is; in evaluation mode, see `generate.mode.inference`.
         prompts: token ids, at least one each.
     """
-    longest = max(map(len, prompts))
-    tokens = torch.zeros(len(prompts), longest, dtype=torch.int64)
-    mask = torch.zeros(len(prompts), longest, dtype=torch.bool)
+    # By numpy: torch shares so few numbers among threads, and waits for those that have no core.
+    lengths = np.array([len(ids) for ids in prompts])
+    tokens = np.zeros((len(prompts), lengths.max()), dtype=np.int64)
     for row, ids in enumerate(prompts):
-        tokens[row, : len(ids)] = torch.as_tensor(ids)
-        mask[row, : len(ids)] = True
-    device = device_of(model)
-    segments = None if bool(mask.all()) else Segments.from_mask(mask).to(device)
-    last = mask.sum(1).to(device) - 1
-    out = model(tokens.to(device), segments)
+        tokens[row, : len(ids)] = ids
+    device, segments = device_of(model), None
+    if lengths.min() < lengths.max():
+        mask = np.arange(lengths.max()) < lengths[:, None]
+        segments = Segments.from_mask(torch.from_numpy(mask)).to(device)
+    out = model(torch.from_numpy(tokens).to(device), segments)
+    last = torch.from_numpy(lengths - 1).to(device)
     hidden = out.hidden[torch.arange(len(prompts), device=device), last]
     return Rows(list(range(len(prompts))), precise_logits(model, hidden), out.state)
 
