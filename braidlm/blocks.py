@@ -16,6 +16,7 @@ from braidlm.mixers.norm import RMSNorm
 from braidlm.mixers.room import reserve
 from braidlm.mixers.shorten import shorten
 from braidlm.mixers.telemetry import telemetry
+from braidlm.mixers.untouched import is_untouched
 from braidlm.ops import rows
 from braidlm.ops.attention import Lent
 from braidlm.ops.dispatch import needs_grad
@@ -138,7 +139,8 @@ class Single(nn.Module):
         if adapters is not None or not (x.is_cuda and hasattr(self.mixer, "through")):
             return False
         is_bare = self.out_proj is not None and self.out_proj.bias is None
-        return is_bare and needs_grad(x) and not torch.compiler.is_compiling()
+        pays = is_bare and needs_grad(x) and not torch.compiler.is_compiling()
+        return pays and is_untouched(*self.children())
 
 
 class Block(nn.Module):
@@ -192,7 +194,7 @@ class Block(nn.Module):
         """Return the stream after this sublayer and the sublayer's new state."""
         if rows.pays(stream.hidden) and self._reads_rows(stream, segments, state):
             return self._from_rows(stream, state)
-        if stream.may_owe and self.may_owe:
+        if stream.may_owe and self.may_owe and is_untouched(*self.children()):
             return self._owing(stream, segments, state, return_state)
         stream = stream.settled()
         aux: dict[str, Tensor] | None = None if stream.aux is None else {}
@@ -233,7 +235,8 @@ class Block(nn.Module):
         if not (self.may_owe and is_bare):
             return False
         is_step = rows.is_step(stream.hidden, segments)
-        return self.mix.reads_rows(is_step, state)  # pyright: ignore[reportCallIssue]
+        reads = self.mix.reads_rows(is_step, state)  # pyright: ignore[reportCallIssue]
+        return reads and is_untouched(*self.children())
 
     def _from_rows(self, stream: Stream, state: Any) -> tuple[Stream, Any]:
         """Take each token by itself, in few launches, see `ops.rows`."""

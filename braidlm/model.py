@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple, overload
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from braidlm.arch import Spec
 from braidlm.blocks import Block, Stream
+from braidlm.errors import InputError
 from braidlm.meta import MetaTokens
 from braidlm.mixers.norm import RMSNorm
 from braidlm.mixers.room import reserve
 from braidlm.mixers.shorten import shorten
+from braidlm.mixers.untouched import is_untouched
 from braidlm.ops.add_norm import pays
 from braidlm.ops.loss import linear_cross_entropy
 from braidlm.ops.scaled import scaled
@@ -118,7 +119,7 @@ class HybridLM(nn.Module):
             stream, new = block(stream, segments, old, return_state)
             aux |= {f"blocks.{index}.{name}": value for name, value in (stream.aux or {}).items()}
             after.append(new)
-        if stream.due is not None and meta is None:
+        if stream.due is not None and meta is None and is_untouched(self.norm):
             hidden = self.norm.after_sum(stream.hidden, stream.due)[1]
         else:
             hidden = stream.settled().hidden
@@ -161,7 +162,7 @@ class HybridLM(nn.Module):
 
     def head(self, hidden: Tensor) -> Tensor:
         """Return logits (..., vocab_size) of hidden states (..., d_model)."""
-        return F.linear(self._for_head(hidden), self.lm_head.weight)
+        return self.lm_head(self._for_head(hidden))
 
     @overload
     def loss(
@@ -221,6 +222,11 @@ class HybridLM(nn.Module):
     def _cross_entropy(
         self, out: Output, targets: Tensor, reduction: Literal["mean", "sum", "none"]
     ) -> Tensor:
+        if not is_untouched(self.lm_head):
+            raise InputError(
+                "the loss reads the weight of lm_head and never calls it: "
+                "its hooks and adapters would be passed by, so take them off"
+            )
         hidden = self._for_head(out.hidden)
         return linear_cross_entropy(hidden, self.lm_head.weight, targets, reduction=reduction)
 

@@ -29,7 +29,7 @@ class CompiledStep:
 
     def __init__(self, model: HybridLM, backend: str | Callable[..., Any] = "inductor") -> None:
         self.model = model
-        self.weights = versions(model)
+        self.versions = versions(model)
         self.is_frozen = device_of(model).type == "cpu"
 
         def step(tokens: Tensor, state: Any) -> tuple[Tensor, Any]:
@@ -46,13 +46,15 @@ class CompiledStep:
         )
 
     def check(self, model: HybridLM) -> None:
-        """Refuse another model, and weights that are no longer those in the graph.
+        """Refuse another model, and weights and hooks that are no longer those in the graph.
 
         Raises:
             InputError: make a new `CompiledStep`.
         """
-        if model is not self.model or versions(model) != self.weights:
-            raise InputError("the compiled step holds other weights than the model: make a new one")
+        if model is not self.model or versions(model) != self.versions:
+            raise InputError(
+                "the compiled step holds other weights or hooks than the model: make a new one"
+            )
 
     def __call__(self, tokens: Tensor, state: Any) -> tuple[Tensor, Any]:
         """Return the logits (n, V) after tokens (n, 1), and the state, written in place.
@@ -98,6 +100,8 @@ def _apart(function: FunctionType) -> FunctionType:
     return FunctionType(code, function.__globals__, closure=function.__closure__)
 
 
-def versions(model: HybridLM) -> list[tuple[int, int]]:
-    """Tell where each weight lies and how often it was written."""
-    return [(p.data_ptr(), p._version) for p in (*model.parameters(), *model.buffers())]
+def versions(model: HybridLM) -> tuple[list[tuple[int, int]], list[int]]:
+    """Tell where each weight lies and how often it was written, and which hooks there are."""
+    weights = [(p.data_ptr(), p._version) for p in (*model.parameters(), *model.buffers())]
+    parts = [(m._forward_hooks, m._forward_pre_hooks) for m in model.modules()]
+    return weights, [number for both in parts for hooks in both for number in hooks]

@@ -63,7 +63,7 @@ class GraphStep:
         if record is None and device_of(model).type != "cuda":
             raise InputError("a step is recorded on a GPU: move the model, or leave out `step`")
         self.model, self.dtype = model, dtype
-        self.weights = versions(model)
+        self.versions = versions(model)
         self._step = CompiledStep(model) if compiled else self._as_it_stands
         asks = (
             f"the step of '{model.spec.pattern}' cannot be recorded: "
@@ -74,13 +74,15 @@ class GraphStep:
         self._n_runs = 0
 
     def check(self, model: HybridLM) -> None:
-        """Refuse another model, and weights that have changed since this was made.
+        """Refuse another model, and weights and hooks that have changed since this was made.
 
         Raises:
             InputError: make a new `GraphStep`.
         """
-        if model is not self.model or versions(model) != self.weights:
-            raise InputError("the recorded step holds other weights than the model: make a new one")
+        if model is not self.model or versions(model) != self.versions:
+            raise InputError(
+                "the recorded step holds other weights or hooks than the model: make a new one"
+            )
 
     def run(
         self,

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from braidlm.errors import InputError
+from braidlm.mixers.untouched import is_untouched
 from braidlm.model import HybridLM
 from braidlm.ops import rows
 from braidlm.ops.scaled import scaled
@@ -82,7 +83,8 @@ def precise_logits(model: nn.Module, hidden: Tensor) -> Tensor:
     tie, which would hide the choice. Few rows on a GPU are not even rounded to it.
     """
     dtype = next(model.parameters()).dtype
-    if isinstance(model, HybridLM) and hidden.dim() == 2 and rows.pays(hidden):
+    pays = hidden.dim() == 2 and rows.pays(hidden)
+    if pays and isinstance(model, HybridLM) and is_untouched(model.lm_head):
         read = rows.Read(scaled(hidden, model.logits_scale))
         return rows.product(read, model.lm_head.weight, dtype=torch.float32)
     with torch.autocast(hidden.device.type, enabled=False):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -98,12 +100,24 @@ def test_room_is_made_once_and_its_end_is_told():
 def test_changed_weights_and_other_models_are_refused():
     model = _model("mamba2")
     step = CompiledStep(model, backend="eager")
-    with pytest.raises(InputError, match="other weights than the model"):
+    with pytest.raises(InputError, match="other weights or hooks than the model"):
         generate(_model("mamba2"), [[1]], max_new_tokens=2, step=step)
     with torch.no_grad():
         model.norm.weight.mul_(1.5)
-    with pytest.raises(InputError, match="other weights than the model"):
+    with pytest.raises(InputError, match="other weights or hooks than the model"):
         generate(model, [[1]], max_new_tokens=2, step=step)
+
+
+def test_a_hook_that_came_later_is_refused_and_one_that_went_again_is_not():
+    model = _model("mamba2")
+    step = CompiledStep(model, backend="eager")
+    before = generate(model, [[1, 2]], max_new_tokens=3, step=step)
+    norm: Any = model.blocks[0].norm
+    hook = norm.register_forward_hook(lambda module, given, x: 2 * x)
+    with pytest.raises(InputError, match="other weights or hooks than the model"):
+        generate(model, [[1, 2]], max_new_tokens=3, step=step)
+    hook.remove()
+    assert generate(model, [[1, 2]], max_new_tokens=3, step=step) == before
 
 
 def test_what_is_no_graph_is_said():

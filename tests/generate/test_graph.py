@@ -141,12 +141,24 @@ def test_a_row_that_breaks_is_named_after_what_was_sound():
 def test_changed_weights_and_other_models_are_refused():
     model = _model("mamba2")
     step = GraphStep(model, record=as_it_stands)
-    with pytest.raises(InputError, match="other weights than the model"):
+    with pytest.raises(InputError, match="other weights or hooks than the model"):
         generate(_model("mamba2"), [[1]], max_new_tokens=2, step=step)
     with torch.no_grad():
         model.norm.weight.mul_(1.5)
-    with pytest.raises(InputError, match="other weights than the model"):
+    with pytest.raises(InputError, match="other weights or hooks than the model"):
         generate(model, [[1]], max_new_tokens=2, step=step)
+
+
+def test_a_hook_that_came_later_is_refused_and_one_that_went_again_is_not():
+    model = _model("mamba2")
+    step = GraphStep(model, record=as_it_stands)
+    before = generate(model, [[1, 2]], max_new_tokens=3, step=step)
+    norm: Any = model.blocks[0].norm
+    hook = norm.register_forward_hook(lambda module, given, x: 2 * x)
+    with pytest.raises(InputError, match="other weights or hooks than the model"):
+        generate(model, [[1, 2]], max_new_tokens=3, step=step)
+    hook.remove()
+    assert generate(model, [[1, 2]], max_new_tokens=3, step=step) == before
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
