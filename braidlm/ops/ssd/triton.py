@@ -76,14 +76,16 @@ def ssd_forward(
     first: Tensor | None,
     chunk_size: int,
     return_state: bool,
-) -> tuple[Tensor, Tensor | None]:
-    """y, and the last state if it is asked for; the operator without its gradients."""
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """y; the last state if it is asked for; what enters each piece of a row, if there are several.
+
+    It is the operator without its gradients.
+    """
     x, B, C = dense(x), dense(B), dense(C)
     call = KernelCall(x, dt, A, B, C, D, doc, position, None, chunk_size, n_slots=3)
     entering = call.to_padded(first)
     if call.n_pieces > 1:
-        last, gain = _accumulate(call, x, x, B, B, None, None)
-        entering, _ = _carry(call, last, gain, entering)
+        entering, _ = _enter(call, x, x, B, B, entering, back=False)
     y, last = new_like(x), None
     if return_state:
         last = call.numbers(call.batch, call.n_heads, call.head_dim, call.d_state)
@@ -95,12 +97,12 @@ def ssd_forward(
         HAS_FIRST=entering is not None,
         HAS_LAST=return_state,
     )
-    return y, last
+    return y, last, entering if call.n_pieces > 1 else None
 
 
 @torch.library.impl("braidlm::ssd", "default")
 def _(*inputs):
-    y, last = ssd_forward(*inputs)
+    y, last, _ = ssd_forward(*inputs)
     return y, y.new_empty(0, dtype=torch.float32) if last is None else last
 
 
@@ -125,12 +127,16 @@ def ssd_backward(
     d_last: Tensor | None,
     chunk_size: int,
     into: tuple[Tensor, Tensor, Tensor] | None = None,
+    entering: Tensor | None = None,
 ) -> tuple[Tensor | None, ...]:
-    """Gradients of all inputs; those of x, B and C are written into `into` where it is given."""
+    """Gradients of all inputs; those of x, B and C are written into `into` where it is given.
+
+    What enters each piece is found again where the forward pass did not keep it.
+    """
     x, B, C, dy = dense(x), dense(B), dense(C), dense(dy)
     n_slots = 7 if D is None else 8
     call = KernelCall(x, dt, A, B, C, D, doc, position, dy, chunk_size, n_slots)
-    each, after = _each(call, x, dy, B, C, call.to_padded(first, d_last), first is not None)
+    each, after = _each(call, x, dy, B, C, first, d_last, entering)
     if into is None:
         into = (new_like(x), new_like(B), new_like(C))
     else:
@@ -159,7 +165,7 @@ def ssd_backward(
     call.launch("finish", call.by_heads, *tensors, call.length, call.n_heads)
     d_A, d_D = shares[1:].sum((1, 2)).unbind()
     d_D = None if D is None else d_D.to(D.dtype)
-    d_first = None if first is None else call.from_padded(after[call.batch :]).to(first.dtype)
+    d_first = None if first is None else call.from_padded(after).to(first.dtype)
     return dx, d_dt, d_A.to(A.dtype), dB, dC, d_D, d_first
 
 
@@ -176,15 +182,16 @@ def _(x, dt, A, B, C, D, doc, position, first, dy, d_last, chunk_size):
     return (*(v.new_empty(v.shape) for v in (x, dt, A, B, C)), *optional)
 
 
-def _setup(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+def _setup(ctx: Any, inputs: tuple[Any, ...], output: Any, entering: Tensor | None = None) -> None:
     *tensors, ctx.chunk_size, ctx.returns_state = inputs
-    ctx.save_for_backward(*tensors)
+    ctx.save_for_backward(*tensors, entering)
 
 
 def _gradients(form: Any, ctx: Any, dy: Tensor, d_last: Tensor) -> tuple[Tensor | None, ...]:
-    tensors = ctx.saved_tensors
+    *tensors, entering = ctx.saved_tensors
     d_end = d_last if ctx.returns_state else None
-    *found, d_D, d_first = form(*tensors, dy, d_end, ctx.chunk_size)
+    more = {} if entering is None else {"entering": entering}
+    *found, d_D, d_first = form(*tensors, dy, d_end, ctx.chunk_size, **more)
     d_D, d_first = (None if tensors[i] is None else d for i, d in ((5, d_D), (8, d_first)))
     return (*found, d_D, None, None, d_first, None, None)
 
@@ -201,8 +208,9 @@ class _Eager(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, *inputs: Any) -> tuple[Tensor, Tensor | None]:
-        _setup(ctx, inputs, None)
-        return ssd_forward(*inputs)
+        y, last, entering = ssd_forward(*inputs)
+        _setup(ctx, inputs, None, entering)
+        return y, last
 
     @staticmethod
     @once_differentiable
@@ -217,16 +225,22 @@ def _each(
     B: Tensor,
     C: Tensor,
     first: Tensor | None,
-    has_last: bool,
+    d_last: Tensor | None,
+    entering: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
-    """What stands before each chunk in both directions, in the dtype of x, and after all."""
-    each = call.states(2 * call.batch, call.n_chunks, x.dtype)
+    """What stands before each chunk in both directions, in the dtype of x; and the gradient of
+    what stood before the first."""
     tensors = (x, dy, B, C)
+    each = call.states(2 * call.batch, call.n_chunks, x.dtype)
     if call.n_pieces == 1:
-        return each, _accumulate(call, *tensors, first, each, has_last)[0][:, 0]
-    last, gain = _accumulate(call, *tensors, None, None, both=True)
-    entering, after = _carry(call, last, gain, first)
-    _accumulate(call, *tensors, entering, each, has_last=False)
+        given = call.to_padded(first, d_last)
+        ends = (None, None) if given is None else given.split(call.batch)
+        after, _ = _accumulate(call, *tensors, *ends, each, has_last=first is not None)
+        return each, after[call.batch :, 0] if first is not None else after
+    if entering is None:
+        entering, _ = _enter(call, *tensors, call.to_padded(first), back=False)
+    arriving, after = _enter(call, *tensors, call.to_padded(d_last), back=True)
+    _accumulate(call, *tensors, entering, arriving, each, has_last=False)
     return each, after
 
 
@@ -237,43 +251,56 @@ def _accumulate(
     B: Tensor,
     C: Tensor,
     entering: Tensor | None,
+    arriving: Tensor | None,
     each: Tensor | None,
     has_last: bool = True,
-    both: bool = False,
+    back: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """What stands after each piece, and what is left there of what entered it; back too if `both`
-    or if each is asked for."""
-    rows = call.batch * (1 + (both or each is not None))
+    """What stands after each piece, and what is left there of what entered it: in both directions
+    if each is asked for, else in one."""
+    rows, turn = 2 * call.batch, call.batch
+    if each is None:
+        rows, turn = call.batch, 0 if back else call.batch
     last = gain = x
     if has_last:
         last = call.states(rows, call.n_pieces)
         gain = call.numbers(rows, call.n_pieces, call.n_heads)
-    tensors = (either(entering, x), either(each, x), last, gain)
+    states = (either(entering, x), either(arriving, x), either(each, x))
     call.launch(
         "accumulate",
         (call.n_heads, call.n_pieces, rows),
-        *(x, dy, call.tokens, B, C, call.opens, *tensors),
+        *(x, dy, call.tokens, B, C, call.opens, *states, last, gain),
         *(s for v in (x, dy, B, C) for s in v.stride()[:3]),
-        *(*call.lengths, call.n_chunks, call.per_piece, call.batch),
+        *(*call.lengths, call.n_chunks, call.per_piece, call.batch, turn),
         HAS_FIRST=entering is not None,
         HAS_EACH=each is not None,
         HAS_LAST=has_last,
+        NEAR=triton_call.NEAR if each is None else 0,
+        BACK=back,
     )
     return last, gain
 
 
-def _carry(
-    call: KernelCall, last: Tensor, gain: Tensor, first: Tensor | None
+def _enter(
+    call: KernelCall,
+    x: Tensor,
+    dy: Tensor,
+    B: Tensor,
+    C: Tensor,
+    first: Tensor | None,
+    back: bool,
 ) -> tuple[Tensor, Tensor]:
-    """What enters each piece, from what each adds and keeps; and what leaves the last."""
+    """What enters each piece in one direction, where `first` enters the row; what leaves it."""
+    last, gain = _accumulate(call, x, dy, B, C, None, None, None, back=back)
     entering, after = torch.empty_like(last), torch.empty_like(last[:, 0])
     size, block = after[0, 0].numel(), 1024
     call.launch(
         "carry",
-        (call.n_heads, len(last), -(-size // block)),
+        (call.n_heads, call.batch, -(-size // block)),
         *(last, gain, either(first, last), entering, after),
-        *(call.n_pieces, call.n_heads, size, call.batch),
+        *(call.n_pieces, call.n_heads, size, 0 if back else call.batch),
         HAS_FIRST=first is not None,
+        BACK=back,
         BLOCK=block,
     )
     return entering, after

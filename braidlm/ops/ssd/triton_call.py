@@ -14,6 +14,8 @@ CHUNK = 64
 """Tokens of a chunk at most, in dtypes of two bytes; half of that in wider ones."""
 LEAST = 8
 """Chunks that a piece has at least: finding what enters it costs a pass of its own."""
+NEAR = 256
+"""Chunks of a piece at most whose decays are looked at, to pass by what leaves nothing."""
 HEADS = 16
 """Heads that `prepare` and `finish` treat together."""
 SHARED = 16

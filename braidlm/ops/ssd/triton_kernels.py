@@ -21,6 +21,8 @@ import triton.language as tl
 LOG2_E = tl.constexpr(1.4426950408889634)
 LEAST = tl.constexpr(1.1754943508222875e-38)
 """The smallest number of fp32 that is not subnormal: a shorter step is none."""
+LEAST_LEFT = tl.constexpr(-149.0)
+"""The log2 of the smallest number of fp32 at all: what leaves less leaves nothing."""
 
 
 @triton.jit
@@ -179,34 +181,59 @@ def forward(
 
 
 @triton.jit
+def _near(
+    cum_ptr, opens_ptr, begin, stop, back,
+    HAS_DOC: tl.constexpr, Q: tl.constexpr, NEAR: tl.constexpr,
+):  # fmt: skip
+    """How many of these chunks, from where the walk ends, still leave something there.
+
+    All of them, where more than NEAR do. What is left of the others is below the smallest number of
+    fp32, or belongs to another document.
+    """
+    i = tl.arange(0, NEAR)
+    k = tl.where(back, begin + i, stop - 1 - i)
+    ok = i < stop - begin
+    left = tl.load(cum_ptr + k * Q + Q - 1, mask=ok, other=0.0)
+    if HAS_DOC:
+        opens = tl.load(opens_ptr + k * Q + Q - 1, mask=ok, other=-1)
+        left = tl.where(opens < 0, left, float("-inf"))
+    beyond = tl.sum((tl.cumsum(left, 0) > LEAST_LEFT).to(tl.int32), 0)
+    return tl.where(beyond < NEAR, tl.minimum(beyond + 1, stop - begin), stop - begin)
+
+
+@triton.jit
 def accumulate(
-    x_ptr, dy_ptr, tokens_ptr, B_ptr, C_ptr, opens_ptr, first_ptr, each_ptr, last_ptr, gain_ptr,
+    x_ptr, dy_ptr, tokens_ptr, B_ptr, C_ptr, opens_ptr, first_ptr, arrives_ptr, each_ptr, last_ptr,
+    gain_ptr,
     sxb, sxt, sxh, syb, syt, syh, sbb, sbt, sbg, scb, sct, scg,
-    T, H, R, Tp, n_chunks, per_piece, batch,
-    HAS_FIRST: tl.constexpr, HAS_EACH: tl.constexpr, HAS_LAST: tl.constexpr,
+    T, H, R, Tp, n_chunks, per_piece, batch, turn,
+    HAS_FIRST: tl.constexpr, HAS_EACH: tl.constexpr, HAS_LAST: tl.constexpr, NEAR: tl.constexpr,
     HAS_DOC: tl.constexpr, WIDE: tl.constexpr, Q: tl.constexpr, P: tl.constexpr, BP: tl.constexpr,
     N: tl.constexpr, BN: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
-    """S <- gain S + K^T v over the chunks of one piece, forward in time, and then back.
+    """S <- gain S + K^T v over the chunks of one piece, forward in time, or back.
 
-    The first `batch` programs of the last axis walk forward, with x as v and B as K: the state, on
+    The first `turn` programs of the last axis walk forward, with x as v and B as K: the state, on
     its way to the end. The others walk back, with dy and C: its gradient, on its way to the
-    beginning. What stood before each chunk -> each (2 B, n_chunks, H, BN, BP) in the dtype of v;
-    after all -> last (2 B, n_pieces, H, BN, BP); product of gains -> gain (2 B, n_pieces, H); both
-    only if asked for.
+    beginning. What enters pieces: first, arrives (B, n_pieces, H, BN, BP). What stood before each
+    chunk -> each (2 B, n_chunks, H, BN, BP) in the dtype of v; after all -> last (rows, n_pieces,
+    H, BN, BP); product of gains -> gain (rows, n_pieces, H); these only if asked for. Where NEAR is
+    given, chunks that leave nothing at the end are passed by; no more than it are looked at.
     """
     h = tl.program_id(0)
     piece = tl.program_id(1)
     z = tl.program_id(2).to(tl.int64)
-    back = z >= batch
-    b = tl.where(back, z - batch, z)
+    back = z >= turn
+    b = tl.where(back, z - turn, z)
     q, p, n = tl.arange(0, Q), tl.arange(0, BP), tl.arange(0, BN)
     kind = x_ptr.dtype.element_ty
     square = n[:, None] * BP + p[None, :]
     mine = (z * tl.num_programs(1) + piece) * H + h
     state = tl.zeros((BN, BP), tl.float32)
     if HAS_FIRST:
-        state += tl.load(first_ptr + mine * (BN * BP) + square)
+        enters_ptr = tl.where(back, arrives_ptr, first_ptr)
+        place = (b * tl.num_programs(1) + piece) * H + h
+        state += tl.load(enters_ptr + place * (BN * BP) + square)
     v_ptr = tl.where(back, dy_ptr + b * syb + h * syh, x_ptr + b * sxb + h * sxh)
     K_ptr = tl.where(back, C_ptr + b * scb + h // R * scg, B_ptr + b * sbb + h // R * sbg)
     svt, skt = tl.where(back, syt, sxt), tl.where(back, sct, sbt)
@@ -217,6 +244,11 @@ def accumulate(
     begin = piece * per_piece
     stop = tl.minimum(begin + per_piece, n_chunks)
     total = 1.0
+    if NEAR > 0:
+        walked = _near(cum_ptr, opens_ptr, begin, stop, back, HAS_DOC, Q, NEAR)
+        total = tl.where(walked < stop - begin, 0.0, 1.0)
+        begin = tl.where(back, begin, stop - walked)
+        stop = begin + walked
     for i in tl.range(begin, stop, num_stages=STAGES):
         k = tl.where(back, begin + stop - 1 - i, i)
         start = k * Q
@@ -249,13 +281,13 @@ def accumulate(
 
 @triton.jit
 def carry(
-    last_ptr, gain_ptr, first_ptr, into_ptr, out_ptr, n_pieces, H, size, batch,
+    last_ptr, gain_ptr, first_ptr, into_ptr, out_ptr, n_pieces, H, size, turn,
     HAS_FIRST: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """What enters each piece, from what each adds (both (2 B, n_pieces, H, size)) and keeps.
+    """What enters each piece, from what each adds (both (rows, n_pieces, H, size)) and keeps.
 
-    first: (2 B, H, size), what enters the first of them; after the last -> out, alike. The second
-    half of the last axis of programs goes back in time, as in `accumulate`.
+    first: (rows, H, size), what enters the first of them; after the last -> out, alike. From
+    program `turn` of the last axis but one on they go back in time, as in `accumulate`.
     """
     h = tl.program_id(0)
     z = tl.program_id(1).to(tl.int64)
@@ -265,7 +297,7 @@ def carry(
     if HAS_FIRST:
         state += tl.load(first_ptr + (z * H + h) * size + cell, mask=ok, other=0.0)
     for i in range(n_pieces):
-        piece = z * n_pieces + tl.where(z < batch, i, n_pieces - 1 - i)
+        piece = z * n_pieces + tl.where(z < turn, i, n_pieces - 1 - i)
         place = (piece * H + h) * size + cell
         tl.store(into_ptr + place, state, mask=ok)
         added = tl.load(last_ptr + place, mask=ok, other=0.0)
