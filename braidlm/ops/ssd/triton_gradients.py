@@ -55,13 +55,24 @@ def d_inputs(
     d_scores = tl.zeros((Q, Q), tl.float32)
     slot = tl.num_programs(2).to(tl.int64) * H * Tp
     ds_ptr = each_ptr + tl.num_programs(2).to(tl.int64) * n_chunks * H * (BN * BP)
+    row = (b * H + h0) * Tp + start
+    dt_next = tl.load(tokens_ptr + row + q)
+    cum_next = tl.load(tokens_ptr + row + q + slot)
+    end_next = tl.load(tokens_ptr + slot + row + Q - 1)
     for r in tl.range(0, HB, num_stages=STAGES):
         h = h0 + r
         row = (b * H + h) * Tp + start
         mine_ptr = tokens_ptr + row + q
-        dt = tl.load(mine_ptr)
-        cum = tl.load(mine_ptr + slot)
-        end = tl.load(tokens_ptr + slot + row + Q - 1)
+        if HAS_D:
+            dt = tl.load(mine_ptr)
+            cum = tl.load(mine_ptr + slot)
+            end = tl.load(tokens_ptr + slot + row + Q - 1)
+        else:  # one head early, past shared memory: without D only so do two programs fit
+            dt, cum, end = dt_next, cum_next, end_next
+            far = tl.where(r + 1 < HB, Tp, 0)
+            dt_next = tl.load(mine_ptr + far)
+            cum_next = tl.load(mine_ptr + slot + far)
+            end_next = tl.load(tokens_ptr + slot + row + Q - 1 + far)
         leaves = end - cum
         decay = cum[None, :] - cum[:, None]
         if WIDE:
