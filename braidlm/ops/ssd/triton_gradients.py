@@ -17,7 +17,6 @@ from braidlm.ops.ssd.triton_kernels import (
     _product,
     _put_rows,
     _rows,
-    _scaled,
 )
 
 
@@ -152,10 +151,11 @@ def d_projections(
         leaves = tl.where(q >= last, tl.exp2(_left(end, end_key, cum, key, WIDE)), 0.0)
         if WIDE:
             leaves *= tl.load(mine_ptr)
-        by_state = _product(_scaled(ys, enters), tl.trans(state))
-        tl.store(mine_ptr + 6 * slot, tl.sum(by_state * cs.to(tl.float32), 1))
-        d_c += by_state
-        d_b = _add_product(_scaled(xs, leaves), tl.trans(ds), d_b)
+        # Rows are scaled after their products, which so take them as they lie in shared memory.
+        by_state = _product(ys, tl.trans(state))
+        d_b += _product(xs, tl.trans(ds)) * leaves[:, None]
+        tl.store(mine_ptr + 6 * slot, tl.sum(by_state * cs.to(tl.float32), 1) * enters)
+        d_c += by_state * enters[:, None]
     inside = tl.zeros((Q, Q), tl.float32)
     d_scores_ptr += ((b * n_chunks + k) * tl.num_programs(1) + g) * n_shared * (Q * Q)
     for part in range(n_shared):
