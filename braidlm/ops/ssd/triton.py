@@ -234,8 +234,8 @@ def _each(
     each = call.states(2 * call.batch, call.n_chunks, x.dtype)
     if call.n_pieces == 1:
         given = call.to_padded(first, d_last)
-        ends = (None, None) if given is None else given.split(call.batch)
-        after, _ = _accumulate(call, *tensors, *ends, each, has_last=first is not None)
+        before, behind = (None, None) if given is None else given.split(call.batch)
+        after, _ = _accumulate(call, *tensors, before, behind, each, first is not None)
         return each, after[call.batch :, 0] if first is not None else after
     if entering is None:
         entering, _ = _enter(call, *tensors, call.to_padded(first), back=False)
