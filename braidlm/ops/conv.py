@@ -51,8 +51,9 @@ def causal_conv(
     call = Call.of(x, sizes, (x, weight, bias, initial_state), segments, initial_state)
     chosen = CONV.choose(impl, call)
     with dispatch.own_precision(x):
-        weight = weight.to(x.dtype)
-        bias = None if bias is None else bias.to(x.dtype)
+        if chosen.function is not _triton:  # its kernels read weights in their own dtype
+            weight = weight.to(x.dtype)
+            bias = None if bias is None else bias.to(x.dtype)
         y = chosen.function(x, weight, bias, segments, initial_state, activation == "silu")
         state = None
         if return_state:

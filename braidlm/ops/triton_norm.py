@@ -21,6 +21,7 @@ import triton.language as tl
 from torch import Tensor
 
 from braidlm.ops.launch import Launcher, described, known_as
+from braidlm.ops.triton_activation import sigmoid
 
 triton_jit: Any = triton.jit  # no type checker knows what a launch takes
 
@@ -32,6 +33,9 @@ PER_WARP = 512
 """Channels of a row for which a program has a warp."""
 PROGRAMS = 1024
 """Programs that share the rows: enough for any machine, few enough to add up their d_s."""
+STAGES, IN_ADVANCE = 3, 2**16
+"""Going back, blocks on their way and the one that is worked on, where those on their way take no
+more bytes than this."""
 NO_GATE, GATE_FIRST, NORM_FIRST = 0, 1, 2
 
 
@@ -109,6 +113,7 @@ def norm_backward(
     args = (rows, _or(gates, rows), _or(scale, rows), dy.contiguous(), d_x, into, shares)
     args += (*sizes, into.stride(0), eps)
     options = _options(gate, scale, norm_first, is_silu) | shape
+    options["STAGES"] = _stages(shape, x, gate, dy)
     key = _key(sizes, rows, gates, scale, dy, into)
     _BACKWARD.run(key, grid, args, options, warps)
     return d_x, d_gate, shares.sum(0) if scale is not None else shares.new_empty(0)
@@ -180,10 +185,16 @@ def _plan(
     return (*strides, n_rows, each), shape, (max(1, -(-n_blocks // each)), n_groups, 1), warps
 
 
+def _stages(shape: dict[str, int], *read: Tensor | None) -> int:
+    """Blocks of these tensors that a program holds or waits for; 1: it loads what it needs next."""
+    n_bytes = shape["ROWS"] * shape["BW"] * sum(v.itemsize for v in read if v is not None)
+    return STAGES if n_bytes * (STAGES - 1) <= IN_ADVANCE else 1
+
+
 @triton_jit
 def _opening(z, IS_SILU: tl.constexpr):
     """f(z) and f'(z)."""
-    s = tl.sigmoid(z)
+    s = sigmoid(z)
     if IS_SILU:
         return z * s, s * (1.0 + z * (1.0 - s))
     return s, s * (1.0 - s)
@@ -225,7 +236,7 @@ def _norm_forward(
 def _norm_backward(
     x_ptr, z_ptr, scale_ptr, dy_ptr, dx_ptr, dz_ptr, shares_ptr, sx, sz, n_rows, each, sdz, eps,
     GATE: tl.constexpr, IS_SILU: tl.constexpr, HAS_SCALE: tl.constexpr,
-    W: tl.constexpr, BW: tl.constexpr, ROWS: tl.constexpr,
+    W: tl.constexpr, BW: tl.constexpr, ROWS: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     """dx, dz and, of every program, the sum over its rows of d_scale -> shares (programs, D)."""
     group = tl.program_id(1)
@@ -235,7 +246,7 @@ def _norm_backward(
     if HAS_SCALE:
         scale = tl.load(scale_ptr + group * W + column, mask=column < W, other=0.0)
     share = tl.zeros((BW,), tl.float32)
-    for i in range(each):
+    for i in tl.range(each, num_stages=STAGES):  # type: ignore[reportGeneralTypeIssues]
         row = (tl.program_id(0) * each + i) * ROWS + tl.arange(0, ROWS)
         ok = (row < n_rows)[:, None] & (column < W)[None, :]
         row = row.to(tl.int64)[:, None]

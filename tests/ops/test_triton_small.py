@@ -84,17 +84,20 @@ def test_the_gate_is_inside(n_groups, norm_first, activation, dtype):
     )
 
 
-def test_a_norm_adds_up_its_scale_over_many_blocks(monkeypatch):
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("norm_first", [False, True])
+@pytest.mark.parametrize("width", [5, 64])  # 64: loads of 16 bytes, and those in advance
+def test_a_norm_adds_up_its_scale_over_many_blocks(width, norm_first, dtype, monkeypatch):
     from braidlm.ops import triton_norm
 
     monkeypatch.setattr(triton_norm, "PROGRAMS", 2)
-    monkeypatch.setattr(triton_norm, "BLOCK", 16)
-    found = errors(
-        lambda x, w: triton_norm.norm_triton(x, None, w, 1e-5, 1),
-        lambda x, w: rms_norm(x, w, 1e-5),
-        [torch.randn(77, 5), torch.randn(5)],
+    monkeypatch.setattr(triton_norm, "BLOCK", 4 * width)
+    check(
+        lambda x, z, w: triton_norm.norm_triton(x, z, w, 1e-5, 1, norm_first),
+        lambda x, z, w: norm._torch(x, z, w, 1e-5, 1, norm_first, True),
+        lambda x, z, w: gated_rms_norm(x, z, w, 1e-5, norm_before_gate=norm_first),
+        [*torch.randn(2, 77, width).to(dtype), torch.randn(width)],
     )
-    assert max(found) < TRITON_SMALL
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -192,10 +195,60 @@ def test_the_convolution_is_a_sum_of_shifted_rows(columns, activation, layout, d
     check(ours, form, judge, [x, weight, bias])
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("layout", ["rows", "padded", "packed"])
+def test_a_convolution_walks_over_documents(layout, dtype):
+    """Loads of 16 bytes, weights in fp32, walks that end within, before and behind documents."""
+    from braidlm.ops.triton_conv import conv_triton
+
+    length, width = 131, 264
+    segments = layouts(length, 30)[layout]
+    x = torch.randn(2, length, width + 16)[..., 8:-8].to(dtype)
+
+    def here(x: Tensor) -> Segments | None:
+        return None if segments is None else segments.to(x.device)
+
+    def judge(x, w, b):
+        options = {"activation": "silu", "segments": here(x), "return_state": False}
+        return only_real(causal_conv(x, w, b, **options, impl="depthwise")[0], here(x))
+
+    check(
+        lambda x, w, b: only_real(conv_triton(x, w, b, here(x), True), here(x)),
+        judge, judge, [x, torch.randn(width, 4), torch.randn(width)],
+    )  # fmt: skip
+
+
+@needs_gpu
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("has_state", [False, True])
+@pytest.mark.parametrize("layout", ["rows", "padded", "packed"])
+def test_auto_takes_the_convolution_that_keeps_states(layout, has_state, dtype):
+    length, width = int(torch.randint(150, 400, ())), 48
+    segments = layouts(length, 16)[layout]
+    n_docs = 2 if segments is None else segments.n_docs
+    before = torch.randn(n_docs, 3, width)
+
+    def form(impl):
+        def both(x, w, b, state):
+            here = None if segments is None else segments.to(x.device)
+            given = state if has_state else None
+            names = {"activation": "silu", "segments": here, "initial_state": given, "impl": impl}
+            y, last = causal_conv(x, w, b, **names)
+            assert last is not None
+            return torch.cat([only_real(y, here).flatten(), last.flatten()])
+
+        return both
+
+    dispatch.reset()
+    tensors = [torch.randn(2, length, width).to(dtype), torch.randn(width, 4), torch.randn(width)]
+    check(form("auto"), form("depthwise"), form("naive"), [*tensors, before])
+    assert ("triton" in dispatch.used()["conv"]) != has_state
+
+
 def test_a_convolution_adds_up_its_weight_over_many_blocks(monkeypatch):
     from braidlm.ops import triton_conv
 
-    for name, value in (("WALK", 8), ("CHANNELS", 16)):
+    for name, value in (("BACKWARD_WALK", 8), ("CHANNELS", 16), ("SHARES", {"ROWS": 2, "CB": 16})):
         monkeypatch.setattr(triton_conv, name, value)
     found = errors(
         lambda x, w: triton_conv.conv_triton(x, w, None, None, True),
