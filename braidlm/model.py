@@ -14,7 +14,7 @@ from braidlm.meta import MetaTokens
 from braidlm.mixers.norm import RMSNorm
 from braidlm.mixers.room import reserve
 from braidlm.mixers.shorten import shorten
-from braidlm.mixers.untouched import is_untouched
+from braidlm.mixers.untouched import has_hooks, is_untouched
 from braidlm.ops.add_norm import pays
 from braidlm.ops.loss import linear_cross_entropy
 from braidlm.ops.scaled import scaled
@@ -109,6 +109,8 @@ class HybridLM(nn.Module):
         meta = self.meta if state is None else None
         stream, segments, places = self._begin(tokens, segments, meta)
         may_owe = not (telemetry or return_state) and self.training and pays(stream.hidden)
+        # A hook on a block reads the stream, in which nothing may be due then.
+        may_owe = may_owe and not any(map(has_hooks, self.blocks))
         stream = stream._replace(aux={} if with_aux else None, may_owe=may_owe)
         before = [None] * len(self.blocks) if state is None else state
         after, aux = [], {}

@@ -157,3 +157,19 @@ def test_hooks_on_norms_take_part_where_sums_are_left_to_them(monkeypatch, place
     usual = model(IDS, return_state=False).hidden
     monkeypatch.setattr("braidlm.model.pays", lambda hidden: True)
     torch.testing.assert_close(model(IDS, return_state=False).hidden, usual, rtol=0, atol=1e-12)
+
+
+def test_hooks_on_blocks_see_a_stream_in_which_nothing_is_due(monkeypatch):
+    model = lively("M-*-").train()
+    seen: list[torch.Tensor] = []
+
+    def note(block: Any, given: Any, result: Any) -> None:
+        seen.append(result[0].hidden)
+
+    for block in model.blocks:
+        block.register_forward_hook(note)
+    model(IDS, return_state=False)
+    monkeypatch.setattr("braidlm.model.pays", lambda hidden: True)
+    model(IDS, return_state=False)
+    for usual, owed in zip(seen[:4], seen[4:], strict=True):
+        torch.testing.assert_close(owed, usual, rtol=0, atol=1e-12)

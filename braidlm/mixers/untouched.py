@@ -14,10 +14,14 @@ def is_untouched(*modules: nn.Module) -> bool:
     return all(_is_as_built(part) for module in modules for part in module.modules())
 
 
+def has_hooks(module: nn.Module) -> bool:
+    """Whether a call of this module calls hooks too; those of its parts do not count."""
+    forward = module._forward_hooks or module._forward_pre_hooks
+    return bool(forward or module._backward_hooks or module._backward_pre_hooks)
+
+
 def _is_as_built(part: nn.Module) -> bool:
-    if part._forward_hooks or part._forward_pre_hooks:
-        return False
-    if part._backward_hooks or part._backward_pre_hooks:
+    if has_hooks(part):
         return False
     if isinstance(part, nn.Linear):
         return type(part) is nn.Linear and type(part.weight) is nn.Parameter
