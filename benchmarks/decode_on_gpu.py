@@ -2,7 +2,9 @@
 
 The model is by default the hybrid of `training_on_gpu.py`, 401.7M parameters with bf16 weights.
 Greedy; random prompts of one length; a step as it stands, recorded as a CUDA graph, and compiled
-before it is recorded. Rows of figures as they come; one JSON line last.
+before it is recorded. A run is one call of `generate`, prefill included: the time to its first
+token (TTFT), to its last, and of a step between them, as [median, least, greatest] over the runs.
+Rows of figures as they come; one JSON line last.
 
     python benchmarks/decode_on_gpu.py [--batches 1 64] [--forms eager graph compiled]
         [--prefill 131072] [--profile 20]
@@ -30,6 +32,8 @@ PATTERN = "(M-M-M-M-M-*-)4"
 MIXERS = {"-": {"d_ff": 2816}, "*": {"n_kv_heads": 4, "head_dim": 64, "position": "none"}}
 BANDWIDTH = 4.25e12
 """Bytes per second that one H200 copies."""
+N_TIMES = 7
+"""Runs of each form but the eager one."""
 
 
 def seconds(function: Any) -> float:
@@ -39,6 +43,29 @@ def seconds(function: Any) -> float:
     function()
     torch.cuda.synchronize()
     return time.perf_counter() - began
+
+
+def timed(
+    model: HybridLM, prompts: list[list[int]], settings: dict[str, Any]
+) -> tuple[float, float]:
+    """Seconds of one `generate`, its prefill included: to the first token, and to the last."""
+    told: list[float] = []
+
+    def stream(row: int, token: int) -> None:
+        if not told:
+            told.append(time.perf_counter())
+
+    torch.cuda.synchronize()
+    began = time.perf_counter()
+    generate(model, prompts, stream=stream, **settings)
+    torch.cuda.synchronize()
+    return told[0] - began, time.perf_counter() - began
+
+
+def summary(seconds_each: list[float]) -> list[float]:
+    """Median, least and greatest, in milliseconds."""
+    median = statistics.median(seconds_each)
+    return [1e3 * x for x in (median, min(seconds_each), max(seconds_each))]
 
 
 def moved_bytes(model: HybridLM, state: Any, n_tokens: int) -> int:
@@ -57,30 +84,26 @@ def moved_bytes(model: HybridLM, state: Any, n_tokens: int) -> int:
 def measure(model: HybridLM, form: str, prompts: list[list[int]], n_new: int) -> dict[str, Any]:
     """Figures of one form for one batch."""
     step = None if form == "eager" else GraphStep(model, compiled=form == "compiled")
-    settings: dict[str, Any] = {"temperature": 0.0, "step": step}
+    settings: dict[str, Any] = {"temperature": 0.0, "step": step, "max_new_tokens": n_new}
     torch.cuda.reset_peak_memory_stats()
-    first = seconds(lambda: generate(model, prompts, max_new_tokens=n_new, **settings))
-    n_times = 1 if form == "eager" else 3
-    whole, short = (
-        statistics.median(
-            seconds(lambda n=n: generate(model, prompts, max_new_tokens=n, **settings))
-            for _ in range(n_times)
-        )
-        for n in (n_new, 1)
-    )
+    called = seconds(lambda: generate(model, prompts, **settings))
+    n_times = 1 if form == "eager" else N_TIMES
+    runs = [timed(model, prompts, settings) for _ in range(n_times)]
+    first, whole = summary([run[0] for run in runs]), summary([run[1] for run in runs])
     with inference(model):
         state = prefill(model, prompts).state
-    per_token = (whole - short) / (n_new - 1)
+    steps = summary([(last - begin) / (n_new - 1) for begin, last in runs])
+    per_token = steps[0] / 1e3
     moved = moved_bytes(model, state, len(prompts[0]) + n_new // 2)
     return {
         "form": form,
         "batch": len(prompts),
         "prompt": len(prompts[0]),
-        "ms_per_step": per_token * 1e3,
+        "ms_per_step": steps,
         "tokens_per_sec": len(prompts) / per_token,
-        "ttft_ms": short * 1e3,
-        "whole_ms": whole * 1e3,
-        "first_call_sec": first,
+        "ttft_ms": first,
+        "whole_ms": whole,
+        "first_call_sec": called,
         "moved_gb": moved / 1e9,
         "bandwidth_share": moved / per_token / BANDWIDTH,
         "peak_gib": torch.cuda.max_memory_allocated() / 2**30,
@@ -102,6 +125,13 @@ def profiled(model: HybridLM, prompts: list[list[int]], n_rows: int) -> None:
     for e in kernels[:n_rows]:
         each = e.device_time_total / e.count
         print(f"{e.device_time_total / 32:8.1f} us {e.count / 32:6.1f} x {each:6.2f}  {e.key[:60]}")
+
+
+def rounded(value: Any) -> Any:
+    """Leave three digits of a number, or of each of a list."""
+    if isinstance(value, list):
+        return [rounded(one) for one in value]
+    return round(value, 3) if isinstance(value, float) else value
 
 
 def main() -> None:
@@ -126,7 +156,7 @@ def main() -> None:
         for form in options.forms:
             dispatch.reset()
             found.append(measure(model, form, prompts, options.new) | {"ops": dispatch.used()})
-            print({k: round(v, 3) if isinstance(v, float) else v for k, v in found[-1].items()})
+            print({name: rounded(value) for name, value in found[-1].items()}, flush=True)
         if options.profile:
             profiled(model, prompts, options.profile)
     result: dict[str, Any] = {"decode": found}
