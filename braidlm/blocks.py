@@ -20,7 +20,7 @@ from braidlm.mixers.untouched import is_untouched
 from braidlm.ops import rows
 from braidlm.ops.attention import Lent
 from braidlm.ops.dispatch import needs_grad
-from braidlm.ops.rows import Ending, Read
+from braidlm.ops.rows import Ending, Owed, Read
 from braidlm.ops.scaled import scaled
 from braidlm.parallel import Parallel
 from braidlm.segments import Segments
@@ -39,14 +39,26 @@ class Stream(NamedTuple):
     """Keys and values of this call that later sublayers have too, by the letter that made them."""
     aux: dict[str, Tensor] | None = None
     """What the router of the sublayer that made this tells, {} without one; None: nobody asks."""
-    due: Tensor | None = None
-    """(B, T, d_model): what the last sublayer left to the next one to add to `hidden`."""
+    due: Tensor | Owed | None = None
+    """(B, T, d_model): what the last sublayer left to the next one to add to `hidden`, or that in
+    shares."""
     may_owe: bool = False
     """Whether a sublayer may leave its sum to the next one, whose norm makes it on the way."""
 
     def settled(self) -> Stream:
         """Return the stream with what is due added."""
-        return self if self.due is None else self._replace(hidden=self.hidden + self.due, due=None)
+        if self.due is None:
+            return self
+        if isinstance(self.due, Owed):
+            return self._replace(hidden=self.due.added_to(self.hidden), due=None)
+        return self._replace(hidden=self.hidden + self.due, due=None)
+
+    def read_by(self, norm: RMSNorm) -> Read:
+        """Return the rows that a norm reads, with what is due; normed where that was in shares."""
+        due = self.due
+        hidden = self.hidden if isinstance(due, Owed) else self.settled().hidden
+        read = Read(hidden.flatten(0, 1), True, norm.weight, norm.offset, norm.eps)
+        return rows.settled(read, due, norm.weight.dtype) if isinstance(due, Owed) else read
 
 
 class Single(nn.Module):
@@ -97,12 +109,19 @@ class Single(nn.Module):
         is_known = self.out_proj is not None and self.factors[0] == 1.0
         return is_known and asked is not None and asked(is_step, state)
 
-    def from_rows(self, read: Read, state: Any, factor: float) -> tuple[Tensor, Any]:
-        """Add the sublayer's output for each row, times `factor`, to what it reads."""
+    def from_rows(
+        self, read: Read, state: Any, factor: float, may_owe: bool
+    ) -> tuple[Tensor | Owed, Any]:
+        """Add the sublayer's output for each row, times `factor`, to what it reads.
+
+        Where it `may_owe`, the output can be left to be added.
+        """
         assert self.out_proj is not None
         u, state = self.mixer.from_rows(read, state)  # pyright: ignore[reportCallIssue]
-        ending = Ending(residual=read.x, factor=factor * self.factors[1])
-        weight, bias = self.out_proj.weight, self.out_proj.bias
+        weight, bias, factor = self.out_proj.weight, self.out_proj.bias, factor * self.factors[1]
+        if may_owe and rows.owes(u, weight, bias):
+            return rows.product_owed(u, weight, factor), state
+        ending = Ending(residual=read.x, factor=factor)
         return rows.product(u, weight, bias, ending, dtype=read.x.dtype), state
 
     def forward(
@@ -219,12 +238,13 @@ class Block(nn.Module):
         self, stream: Stream, segments: Segments | None, state: Any, return_state: bool
     ) -> tuple[Stream, Any]:
         """`forward` that adds what the last sublayer left, and leaves its own sum to the next."""
-        hidden, norm = stream.hidden, self.norm
-        if stream.due is None:
-            x = norm(hidden)
+        stream = stream.settled() if isinstance(stream.due, Owed) else stream
+        hidden, norm, due = stream.hidden, self.norm, stream.due
+        if isinstance(due, Tensor):
+            reads = due.dtype if self.mix.projects_first else None
+            hidden, x = norm.after_sum(hidden, due, reads)
         else:
-            reads = stream.due.dtype if self.mix.projects_first else None
-            hidden, x = norm.after_sum(hidden, stream.due, reads)
+            x = norm(hidden)
         y, state = self.mix(x, segments, state, return_state)
         due = scaled(y, self.residual_multiplier)
         aux = None if stream.aux is None else {}
@@ -240,10 +260,11 @@ class Block(nn.Module):
 
     def _from_rows(self, stream: Stream, state: Any) -> tuple[Stream, Any]:
         """Take each token by itself, in few launches, see `ops.rows`."""
-        norm = self.norm
-        read = Read(stream.hidden.flatten(0, 1), True, norm.weight, norm.offset, norm.eps)
-        hidden, state = self.mix.from_rows(read, state, self.residual_multiplier)  # pyright: ignore[reportCallIssue]
-        return stream._replace(hidden=hidden.view_as(stream.hidden)), state
+        read, like = stream.read_by(self.norm), stream.hidden
+        found, state = self.mix.from_rows(read, state, self.residual_multiplier, stream.may_owe)  # pyright: ignore[reportCallIssue]
+        if isinstance(found, Owed):
+            return stream._replace(hidden=read.x.view_as(like), due=found), state
+        return stream._replace(hidden=found.view_as(like), due=None), state
 
     @property
     def is_plain(self) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple, overload
 
+import torch
 from torch import Tensor, nn
 
 from braidlm.arch import Spec
@@ -15,8 +16,10 @@ from braidlm.mixers.norm import RMSNorm
 from braidlm.mixers.room import reserve
 from braidlm.mixers.shorten import shorten
 from braidlm.mixers.untouched import has_hooks, is_untouched
+from braidlm.ops import dispatch
 from braidlm.ops.add_norm import pays
 from braidlm.ops.loss import linear_cross_entropy
+from braidlm.ops.rows import Owed
 from braidlm.ops.scaled import scaled
 from braidlm.segments import Segments
 
@@ -108,9 +111,10 @@ class HybridLM(nn.Module):
             raise ValueError("telemetry = True: needs state = None, a call that begins documents")
         meta = self.meta if state is None else None
         stream, segments, places = self._begin(tokens, segments, meta)
-        may_owe = not (telemetry or return_state) and self.training and pays(stream.hidden)
+        trains = self.training and not return_state and torch.is_grad_enabled()
+        may_owe = not telemetry and (trains or dispatch.is_plain(stream.hidden))
         # A hook on a block reads the stream, in which nothing may be due then.
-        may_owe = may_owe and not any(map(has_hooks, self.blocks))
+        may_owe = may_owe and pays(stream.hidden) and not any(map(has_hooks, self.blocks))
         stream = stream._replace(aux={} if with_aux else None, may_owe=may_owe)
         before = [None] * len(self.blocks) if state is None else state
         after, aux = [], {}
@@ -121,7 +125,12 @@ class HybridLM(nn.Module):
             stream, new = block(stream, segments, old, return_state)
             aux |= {f"blocks.{index}.{name}": value for name, value in (stream.aux or {}).items()}
             after.append(new)
-        if stream.due is not None and meta is None and is_untouched(self.norm):
+        is_normed_here = meta is None and is_untouched(self.norm)
+        if isinstance(stream.due, Owed) and is_normed_here:
+            normed = stream.read_by(self.norm).normed
+            assert normed is not None
+            hidden = normed.view_as(stream.hidden)
+        elif isinstance(stream.due, Tensor) and is_normed_here:
             hidden = self.norm.after_sum(stream.hidden, stream.due)[1]
         else:
             hidden = stream.settled().hidden

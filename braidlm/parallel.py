@@ -139,9 +139,10 @@ class Parallel(nn.Module):
         return all(ask is not None and ask(is_step, old) for ask, old in pairs)
 
     def from_rows(
-        self, read: Read, state: ParallelState, factor: float
+        self, read: Read, state: ParallelState, factor: float, may_owe: bool
     ) -> tuple[Tensor, ParallelState]:
         """Add the sublayer's output for each row, times `factor`, to what it reads."""
+        del may_owe
         pairs = zip(self.branches, state.branches, strict=True)
         calls = [partial(branch.from_rows, read, old) for branch, old in pairs]  # pyright: ignore
         u, after = zip(*self._run(calls, (read, state.branches)), strict=True)

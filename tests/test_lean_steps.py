@@ -5,17 +5,20 @@ from __future__ import annotations
 import pytest
 import torch
 
+import braidlm.model
 from braidlm import laws
 from braidlm import state as states
 from braidlm.ops import dispatch, rows
 from tests.laws.test_model_laws import ALL, build, check, tokens
 
 
-@pytest.fixture
-def everywhere(monkeypatch):
+@pytest.fixture(params=[False, True], ids=["added", "owed"])
+def everywhere(monkeypatch, request):
     """On a CPU too, by the formulas: what a GPU's kernels are held to."""
-
     monkeypatch.setattr(rows, "pays", dispatch.is_plain)
+    if request.param:  # what a sublayer gives is left to the next norm
+        monkeypatch.setattr(braidlm.model, "pays", lambda hidden: True)
+        monkeypatch.setattr(rows, "owes", lambda read, weight, bias: bias is None)
     dispatch.reset()
 
 
@@ -42,6 +45,24 @@ def test_they_are_taken(name, everywhere):
     laws.stepped(build(name), tokens(60)[:17], 9)
     assert dispatch.used()["rows"] == "naive"
     assert dispatch.used()["ssd_projected"] == "naive"
+
+
+def test_sums_are_left_to_norms(monkeypatch):
+    """Of steps in shares; of whole prompts as they are."""
+    monkeypatch.setattr(rows, "pays", dispatch.is_plain)
+    monkeypatch.setattr(rows, "owes", lambda read, weight, bias: bias is None)
+    model, row = build("sequential hybrid"), tokens(12)[None]
+    with torch.no_grad():
+        before = model(row[:, :11]).state
+        dispatch.reset()
+        model(row[:, 11:], state=before)
+        assert "rows_settled" not in dispatch.used()
+        monkeypatch.setattr(braidlm.model, "pays", lambda hidden: True)
+        model(row[:, 11:], state=before)
+        assert dispatch.used()["rows_settled"] == dispatch.used()["rows_owed"] == "naive"
+        monkeypatch.setattr(rows, "pays", lambda x: False)
+        model(row)
+        assert dispatch.used()["add_norm"] == "torch"
 
 
 @torch.no_grad()

@@ -49,8 +49,8 @@ def layers_skipped(model: HybridLM, layers: Collection[int]) -> Iterator[None]:
     """Let the stream pass sublayers by, as if they were not there. Their states are still made."""
 
     def skip(block: Any, given: tuple[Any, ...], result: tuple[Stream, Any]) -> tuple[Stream, Any]:
-        before, (after, state) = given[0], result
-        return after._replace(hidden=before.hidden, handed=None), state
+        before, (after, state) = given[0].settled(), result
+        return after._replace(hidden=before.hidden, handed=None, due=None), state
 
     hooks = [model.blocks[i].register_forward_hook(skip) for i in layers]
     try:
@@ -113,7 +113,8 @@ def jolted(
                 harmed, _ = block(*given)
         finally:
             is_cut[0] = False
-        after, state = result
+        (after, state), harmed = result, harmed.settled()
+        after = after.settled()
         hidden = _moved(after.hidden, harmed.hidden, rng)
         return after._replace(hidden=hidden, handed=_moved(after.handed, harmed.handed, rng)), state
 

@@ -60,7 +60,7 @@ def _triton(
 def pays(hidden: Tensor) -> bool:
     """Whether a sublayer should leave its sum to the next norm: the kernel would make both."""
     call = Call.of(hidden, {"W": hidden.shape[-1]}, (hidden,))
-    return torch.is_grad_enabled() and _why_not_triton(call) is None
+    return _why_not_triton(call) is None
 
 
 def _why_not_triton(call: Call) -> str | None:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+import braidlm.model
 from braidlm.analysis import ablation
 from braidlm.analysis.ablation import INSTRUMENT, loss, trial_of
 from braidlm.analysis.cuts import branches_cut, jolted, layers_skipped, sees_far, sight_limited
@@ -146,7 +147,9 @@ def test_the_question_of_a_prompt_is_behind_what_memories_hold():
 @pytest.mark.parametrize(
     "name", ["shared branches, handed on", "meta tokens before parallel branches (Hymba)"]
 )
-def test_a_control_moves_every_token_as_far_as_the_cut(name):
+@pytest.mark.parametrize("owes", [False, True])
+def test_a_control_moves_every_token_as_far_as_the_cut(name, owes, monkeypatch):
+    monkeypatch.setattr(braidlm.model, "pays", lambda hidden: owes)
     model = model_of(ALL[name])
     ids = torch.randint(31, (1, 13))
     places = [s.index for s in model.spec.sublayers if s.is_parallel]
@@ -156,7 +159,7 @@ def test_a_control_moves_every_token_as_far_as_the_cut(name):
     after: list[torch.Tensor] = []
 
     def note(block, given, result):
-        stream = result[0]
+        stream = result[0].settled()
         after.append(stream.hidden if stream.handed is None else stream.handed)
 
     def said(context):

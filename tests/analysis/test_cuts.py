@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 import torch
 
+import braidlm.model
 from braidlm.analysis.cuts import branches_cut, heads_cut, layers_skipped, sight_limited
 from braidlm.laws.lively import enliven
 from braidlm.model import HybridLM
@@ -60,7 +61,9 @@ def test_all_heads_are_the_whole_mixer(pattern):
             torch.testing.assert_close(said(model), found)
 
 
-def test_a_skipped_layer_is_not_there():
+@pytest.mark.parametrize("owes", [False, True])
+def test_a_skipped_layer_is_not_there(owes, monkeypatch):
+    monkeypatch.setattr(braidlm.model, "pays", lambda hidden: owes)
     model, short = lively(spec("M-*-")), lively(spec("M--"))
     with torch.no_grad():
         for name, other in zip((0, 1, 3), short.blocks, strict=True):

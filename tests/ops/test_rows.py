@@ -14,8 +14,8 @@ from braidlm.ops.attention.kernel import Scoring
 from braidlm.ops.dispatch import Call
 from braidlm.ops.greedy import BROKEN, GREEDY
 from braidlm.ops.norm import gated_rms_norm, rms_norm
-from braidlm.ops.rows import ROWS, ConvStep, Ending, Read, product
-from braidlm.ops.rows.naive import product_naive
+from braidlm.ops.rows import OWED, ROWS, SETTLED, ConvStep, Ending, Read, product
+from braidlm.ops.rows.naive import normed, product_naive
 from braidlm.ops.ssd.projected import PROJECTED, Gate, Rates, projected_step
 from tests.ops.compare import relative_l2
 from tests.ops.kernels import DEVICE, HAS_GPU, checked
@@ -127,6 +127,28 @@ def test_few_rows_meet_tiles_of_the_weights(n, dtype):
     compare(Read(x), weight, bias, Ending("silu", True, residual=old[:, half:]))
     conv = ConvStep(5, torch.randn(33, 4), torch.randn(33), torch.randn(n, 3, 33))
     compare(Read(x), weight, None, Ending(conv=conv))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("n", [3, *([64, 70] if HAS_GPU else [])])
+@pytest.mark.parametrize(("n_out", "width"), [(136, 600), (64, 256)])
+def test_a_sum_over_shares_is_owed_until_the_next_norm(n, n_out, width, dtype):
+    """Shares and outputs that are full, and last ones that are not; a norm before, known or not."""
+    x, weight = drawn(n, dtype, n_out, width)
+    old, scale = torch.randn(n, n_out + 8).to(dtype)[:, 8:], torch.randn(n_out).to(dtype)
+    squares, scale_of_x = torch.rand(n, 5) + 1.0, torch.randn(width).to(dtype)
+    ways = [Read(x), Read(x, True, None, 0.0, 1e-5, squares), Read(x, True, scale_of_x, 1.0)]
+    after = Read(old, True, scale, 1.0, 1e-5)
+    for read in ways:
+        truth = moved((read, weight, after), torch.float64, "cpu")
+        ending = Ending(residual=truth[2].x, factor=0.7)
+        expected = product_naive(truth[0], truth[1], None, ending, torch.float64)
+        there = moved((read, weight, after), None, DEVICE)
+        owed = OWED.implementations[0].function(there[0], there[1], 0.7)
+        found = SETTLED.implementations[0].function(there[2], owed, dtype)
+        near(found.x, expected, dtype)
+        near(owed.added_to(there[2].x), expected, dtype)
+        near(found.normed, normed(truth[2]._replace(x=expected), torch.float64), dtype)
 
 
 def test_the_formulas_are_those_of_the_operators():

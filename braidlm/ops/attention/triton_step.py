@@ -25,7 +25,7 @@ triton_jit: Any = triton.jit  # no type checker knows what a launch takes
 
 BLOCK = 64
 """Keys of a tile."""
-PROGRAMS = 512
+PROGRAMS = 1024
 """That share the keys: a few for each processor of any machine."""
 MOST_SHARES = 64
 """Of one document and head."""
@@ -63,7 +63,7 @@ def attention_step_triton(
         BD=max(16, triton.next_power_of_2(width)),
         BV=max(16, triton.next_power_of_2(v_width)),
         BS=BLOCK,
-        num_warps=4,
+        num_warps=2,
         **early(q),
     )
     length = torch.empty_like(cache.length)

@@ -12,11 +12,22 @@ from torch import Tensor
 
 from braidlm.ops import dispatch
 from braidlm.ops.dispatch import Call, Implementation, Operator, check_shape
-from braidlm.ops.rows.naive import product_naive
-from braidlm.ops.rows.parts import PLAIN, ConvStep, Ending, Read
+from braidlm.ops.rows.naive import owed_naive, product_naive, settled_naive
+from braidlm.ops.rows.parts import PLAIN, ConvStep, Ending, Owed, Read
 from braidlm.segments import Segments
 
-__all__ = ["ConvStep", "Ending", "Read", "pays", "product"]
+__all__ = [
+    "ConvStep",
+    "Ending",
+    "Owed",
+    "Read",
+    "is_step",
+    "owes",
+    "pays",
+    "product",
+    "product_owed",
+    "settled",
+]
 
 MOST_ROWS = 512
 """Beyond it a product is bound by its arithmetic, and the usual step is as good."""
@@ -83,9 +94,37 @@ ROWS = Operator(
 )
 
 
+def _shares(read: Read, weight: Tensor, factor: float) -> Owed:
+    from braidlm.ops.rows.shares import product_shares  # a CPU does without triton
+
+    return product_shares(read, weight, factor)
+
+
+def _settled(read: Read, owed: Owed, dtype: torch.dtype) -> Read:
+    from braidlm.ops.rows.shares import settled_triton  # a CPU does without triton
+
+    return settled_triton(read, owed, dtype)
+
+
+OWED = Operator(
+    "rows_owed",
+    (
+        Implementation("triton", _shares, _why_not_few),
+        Implementation("naive", owed_naive, dispatch.always),
+    ),
+)
+SETTLED = Operator(
+    "rows_settled",
+    (
+        Implementation("triton", _settled, dispatch.why_not_triton),
+        Implementation("naive", settled_naive, dispatch.always),
+    ),
+)
+
+
 def pays(x: Tensor) -> bool:
     """Whether products of this tensor's rows should be made here: on a GPU, where nobody learns."""
-    if not x.is_cuda or torch.compiler.is_compiling():
+    if not x.is_cuda or torch.compiler.is_compiling() or x.shape[:-1].numel() > MOST_ROWS:
         return False
     return dispatch.is_plain(x) and dispatch.HAS_TRITON and x.dtype != torch.float64
 
@@ -121,10 +160,47 @@ def product(
         ValueError: shapes that do not fit.
         InputError: an unknown `impl`, or one that cannot run this call.
     """
-    n_rows, width = read.x.shape
-    check_shape("rows", "weight", weight, (weight.shape[0], width))
-    inputs = (read.x, read.scale, weight, bias, ending.residual)
-    sizes = {"n": n_rows, "K": width, "N": weight.shape[0], "at": weight.data_ptr()}
-    call = Call.of(weight, sizes, inputs)
-    chosen = ROWS.choose(impl, call)
+    check_shape("rows", "weight", weight, (weight.shape[0], read.x.shape[1]))
+    chosen = ROWS.choose(impl, _call(read, weight, bias, ending.residual))
     return chosen.function(read, weight, bias, ending, dtype or read.x.dtype)
+
+
+def owes(read: Read, weight: Tensor, bias: Tensor | None) -> bool:
+    """Whether a product is made faster in shares, whose sum the next norm makes."""
+    return bias is None and _why_not_few(_call(read, weight)) is None and len(read.x) > 1
+
+
+def product_owed(read: Read, weight: Tensor, factor: float, *, impl: str = "auto") -> Owed:
+    """`product` without an end, left to be added, times `factor`, to what `settled` is given.
+
+    Args:
+        read: see `product`.
+        weight: W (N, K).
+        factor: see `Owed`.
+        impl: "auto", "triton" or "naive".
+    """
+    check_shape("rows_owed", "weight", weight, (weight.shape[0], read.x.shape[1]))
+    return OWED.choose(impl, _call(read, weight)).function(read, weight, factor)
+
+
+def settled(read: Read, owed: Owed, dtype: torch.dtype, *, impl: str = "auto") -> Read:
+    """x + factor times the sum of all shares, and its norm, by one operator.
+
+    Args:
+        read: x and the norm of the sum.
+        owed: what is added.
+        dtype: of what is normed.
+        impl: "auto", "triton" or "naive".
+
+    Returns:
+        `read` with the sum, in the dtype of x, and with what is `normed`.
+    """
+    check_shape("rows_settled", "parts", owed.parts, (len(owed.parts), *read.x.shape))
+    call = Call.of(read.x, {"K": read.x.shape[1]}, (read.x, read.scale, owed.parts))
+    return SETTLED.choose(impl, call).function(read, owed, dtype)
+
+
+def _call(read: Read, weight: Tensor, *others: Tensor | None) -> Call:
+    n_rows, width = read.x.shape
+    sizes = {"n": n_rows, "K": width, "N": weight.shape[0], "at": weight.data_ptr()}
+    return Call.of(weight, sizes, (read.x, read.scale, weight, *others))

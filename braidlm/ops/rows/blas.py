@@ -32,6 +32,8 @@ def product_blas(
 
 def opened(read: Read, dtype: torch.dtype) -> Tensor:
     """Return what the product reads, (n, K) in `dtype`."""
+    if read.normed is not None:
+        return read.normed.to(dtype)
     if not read.has_norm and read.scale is None and read.x.dtype == dtype:
         return read.x
     n_rows, width = read.x.shape

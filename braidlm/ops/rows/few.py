@@ -45,7 +45,7 @@ GATED = Tile(32, 128, 5)
 """The same where each output is two products."""
 HEAD = Tile(64, 64, 6)
 """Of a product with so many outputs that there are enough programs anyway."""
-NARROW = Tile(16, 128, 8)
+NARROW = Tile(16, 256, 4)
 """Of a product out of a sublayer: with few outputs programs must be narrow to be many."""
 
 

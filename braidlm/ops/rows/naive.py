@@ -9,7 +9,7 @@ from torch import Tensor
 from braidlm.ops.activation import ACTIVATIONS
 from braidlm.ops.conv import conv_step
 from braidlm.ops.dispatch import state_dtype
-from braidlm.ops.rows.parts import ConvStep, Ending, Read
+from braidlm.ops.rows.parts import ConvStep, Ending, Owed, Read
 
 
 def product_naive(
@@ -31,11 +31,25 @@ def product_naive(
 
 def normed(read: Read, wide: torch.dtype) -> Tensor:
     """Return what the product reads, (n, K)."""
+    if read.normed is not None:
+        return read.normed.to(wide)
     v = read.x.to(wide)
     if read.has_norm:
         squares = v.square() if read.squares is None else read.squares.to(wide)
         v = v * torch.rsqrt(squares.sum(-1, keepdim=True) / v.shape[-1] + read.eps)
     return v if read.scale is None else v * (read.scale.to(wide) + read.offset)
+
+
+def owed_naive(read: Read, weight: Tensor, factor: float) -> Owed:
+    """See `product_owed`; one share."""
+    wide = state_dtype(weight.dtype)
+    return Owed(F.linear(normed(read, wide), weight.to(wide))[None], factor)
+
+
+def settled_naive(read: Read, owed: Owed, dtype: torch.dtype) -> Read:
+    """See `settled`."""
+    x = owed.added_to(read.x)
+    return read._replace(x=x, normed=normed(read._replace(x=x), owed.parts.dtype).to(dtype))
 
 
 def _convolved(p: Tensor, conv: ConvStep) -> Tensor:

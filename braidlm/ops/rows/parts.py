@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 
@@ -23,6 +24,32 @@ class Read(NamedTuple):
     squares: Tensor | None = None
     """(n, S): sums of squares that together are those of what the norm averages; x then is that
     times whatever stands behind the norm. None: x is averaged."""
+    normed: Tensor | None = None
+    """(n, K): what all of the above makes of x, where that is known already."""
+
+
+class Owed(NamedTuple):
+    """What is still to be added to rows, by whoever norms them next."""
+
+    parts: Tensor
+    """(S, n, N), at least fp32: a product in shares of its inputs; their sum is meant."""
+    factor: float
+    """Multiplies the sum."""
+    squares: Tensor | None = None
+    """(n, any number): what rows were multiplied are still to be divided by the root of the mean
+    of these sums; None: they are not."""
+    width: int = 1
+    """Of the rows, what the mean counts."""
+    eps: float = 0.0
+    """Added to the mean."""
+
+    def added_to(self, x: Tensor) -> Tensor:
+        """Return x (..., N) with what it is owed, in its dtype."""
+        total = self.factor * self.parts.sum(0)
+        if self.squares is not None:
+            mean = self.squares.to(total.dtype).sum(-1, keepdim=True) / self.width
+            total = total * torch.rsqrt(mean + self.eps)
+        return (x.to(total.dtype) + total.view(x.shape)).to(x.dtype)
 
 
 class ConvStep(NamedTuple):
