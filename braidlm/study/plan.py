@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +10,10 @@ from typing import Any
 
 from braidlm.arch import Recipe
 from braidlm.arch.config import differences, nearest
+from braidlm.arch.experiment import FileSource
 from braidlm.arch.init_changes import changed
+from braidlm.arch.sources import HUB, RUN
+from braidlm.data.corpora import PYTHON_DOCS
 from braidlm.errors import InputError
 from braidlm.files import read_json
 from braidlm.study.config import Arm, Base, Keep, StudyConfig
@@ -24,6 +27,9 @@ FREE_FIELDS = frozenset(
     }
 )
 """What may change between two sessions of a study: nothing that changes a number."""
+
+BUILT_IN = ("bytes", PYTHON_DOCS)
+"""A tokenizer and a text that need no file."""
 
 
 @dataclass
@@ -120,6 +126,28 @@ def check_outcomes(config: StudyConfig, jobs: Sequence[Job]) -> None:
             raise InputError(
                 f"outcomes: '{name}' is no task of an arm{nearest(stem, known)}; allowed: {allowed}"
             )
+
+
+def check_files(jobs: Sequence[Job]) -> None:
+    """Refuse a study whose runs would end for want of a text or a tokenizer.
+
+    Raises:
+        InputError: naming the arm or the base, the field and the path that is not there.
+    """
+    for job in jobs:
+        for field, path in () if is_done(job) else _paths(job.recipe):
+            if not path.startswith((HUB, RUN)) and path not in BUILT_IN and not Path(path).exists():
+                raise InputError(
+                    f"{'base' if job.is_base else 'arm'} '{job.arm}': {field} = '{path}' is not "
+                    f"there, seen from {Path.cwd()}; the head of a recipe says what makes its files"
+                )
+
+
+def _paths(recipe: Recipe) -> Iterator[tuple[str, str]]:
+    yield "data.tokenizer", recipe.data.tokenizer
+    for number, source in enumerate(recipe.data.sources):
+        if isinstance(source, FileSource):
+            yield f"data.sources.{number}.path", source.path
 
 
 def _changed(recipe: Recipe, name: str) -> Recipe:

@@ -25,6 +25,7 @@ from braidlm.study.machine import Share, share
 from braidlm.study.matching import as_rows
 from braidlm.study.plan import (
     Job,
+    check_files,
     check_outcomes,
     check_unchanged,
     fill_commands,
@@ -121,6 +122,7 @@ def run_config(
     config, changes = bases.settle(config, folder)
     planned = plan(config, folder, out)
     check_outcomes(config, planned)
+    check_files(planned)
     budgets = _budgets(config, planned)
     check_matched(budgets, config.require_matched)
     before = books.read_before(out, resume)

@@ -79,6 +79,26 @@ def test_a_missing_recipe_is_named_by_its_path(tmp_path: Path):
         run_study(study_file, tmp_path / "out", is_silent=True)
 
 
+@pytest.mark.parametrize(
+    ("overrides", "says"),
+    [
+        (['data.tokenizer="absent.json"'], "arm 'b': data.tokenizer = 'absent.json' is not there"),
+        (
+            ['data.sources=[{kind = "text", path = "absent"}]', "tasks=[]"],
+            "arm 'b': data.sources.0.path = 'absent' is not there",
+        ),
+    ],
+)
+def test_missing_texts_and_tokenizers_are_named_before_anything_starts(
+    tmp_path: Path, overrides: list[str], says: str
+):
+    study_file = write_study(tmp_path, {"a": [], "b": overrides})
+    with pytest.raises(InputError) as caught:
+        run_study(study_file, tmp_path / "out", is_silent=True)
+    assert says in str(caught.value)
+    assert not (tmp_path / "out").exists()
+
+
 def test_arms_that_must_match_and_do_not_start_nothing(tmp_path: Path):
     required = ["training tokens", "parameters"]
     study_file = write_study(tmp_path, {"narrow": [], "wide": WIDE}, require_matched=required)
