@@ -119,6 +119,8 @@ def sentence(error: ValidationError, where: str = "", data: Any = None) -> str:
     if first["type"] == "union_tag_invalid":
         context = first.get("ctx", {})
         return f"{path}.kind = '{context['tag']:.60}': allowed are {context['expected_tags']}{tail}"
+    if first["type"] == "tuple_type":  # which is what a list of the file becomes
+        message = "input should be a list"
     return f"{path} = {first['input']!r:.80}: {message[0].lower()}{message[1:]}{tail}"
 
 

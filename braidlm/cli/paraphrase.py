@@ -6,14 +6,16 @@ import argparse
 import json
 import sys
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from braidlm.cli.progress import Counter
 from braidlm.errors import InputError
 from braidlm.files import atomic_write
 
 if TYPE_CHECKING:
-    from braidlm.data.paraphrase.make import Made, Progress
+    from braidlm.data.paraphrase.make import Made
 
 _PARTS = ("gate", "source")
 
@@ -74,10 +76,12 @@ def run(args: argparse.Namespace) -> int:
         "source": opened.source,
         "gate": gate.described(),
     }
-    progress = None if args.quiet else _progress()
-    made = make(
-        opened.method, gate, args.out, header, retry_failed=args.retry_failed, progress=progress
-    )
+    with Counter() if not args.quiet else nullcontext() as progress:
+        made = make(
+            opened.method, gate, args.out, header, retry_failed=args.retry_failed, progress=progress
+        )
+    if not made.counts["read"] and not made.stopped:
+        raise InputError(f"IN = '{args.input}': holds no text")
     for name, records in opened.beside.items():
         lines = (json.dumps(record, ensure_ascii=False) + "\n" for record in records)
         atomic_write(args.out / name, "".join(lines).encode())
@@ -101,14 +105,6 @@ def _table(settings: Mapping[str, Any], name: str) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise InputError(f"--set {name}={found}: must name a field, as {name}.FIELD=VALUE")
     return found
-
-
-def _progress() -> Progress:
-    def show(done: int, accepted: int) -> None:
-        line = f"{done:,} passages done, {accepted:,} paraphrases accepted in this run"
-        print(f"\r{line:<79}", end="", file=sys.stderr, flush=True)
-
-    return show
 
 
 def _as_text(made: Made, out: Path) -> str:

@@ -67,6 +67,37 @@ class TaskLines:
         )
 
 
+class Counter:
+    """Says how many passages are done: one line that is drawn again on a terminal, which ends
+    with the work however that ends; elsewhere a line every twenty seconds, and at the end."""
+
+    def __init__(self) -> None:
+        self._is_drawn = sys.stderr.isatty()
+        self._said = time.monotonic()
+        self._line = ""
+
+    def __call__(self, done: int, accepted: int) -> None:
+        """Say how far it is, if it is time."""
+        self._line = f"{done:,} passages done, {accepted:,} paraphrases accepted in this run"
+        if self._is_drawn:
+            print(f"\r{self._line:<79}", end="", file=sys.stderr, flush=True)
+        elif time.monotonic() - self._said >= _SAY_SEC:
+            self._say()
+
+    def __enter__(self) -> Counter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._is_drawn and self._line:
+            print(file=sys.stderr, flush=True)
+        elif self._line:
+            self._say()
+
+    def _say(self) -> None:
+        print(self._line, file=sys.stderr, flush=True)
+        self._said, self._line = time.monotonic(), ""
+
+
 def progress(is_json: bool) -> TaskBar | TaskLines | None:
     """Return what tells how far tasks are: a bar on a terminal, else lines; nothing beside JSON."""
     if is_json:

@@ -65,6 +65,7 @@ def test_progress_goes_to_standard_error(braid, collection, tmp_path):
         (["--method", "pairs", "--set", "source.fiel=x"], "source: unknown field 'fiel'"),
         (["--method", "pairs", "--set", "text"], "--set text: must look like a.b=value"),
         (["--method", "pairs", "--set", "text=source"], 'has no field "source"'),
+        (["--method", "pairs", "--set", "paraphrases=text"], "= 'text': input should be a list"),
         (["--method", "rules", "--set", "wordnet=nowhere"], ("--method rules", "wordnet")),
     ],
 )
@@ -90,3 +91,9 @@ def test_an_input_that_is_not_there_and_a_folder_begun_otherwise(refused, braid,
     before = contents(tmp_path / "a")
     refused(*words, "--seed", 1, says="was begun with seed = 0, not 1")
     assert contents(tmp_path / "a") == before
+
+
+def test_an_input_without_texts_is_refused(refused, tmp_path):
+    (tmp_path / "none.jsonl").write_text("")
+    words = ("paraphrase", tmp_path / "none.jsonl", "--method", "pairs", "--out", tmp_path / "out")
+    refused(*words, says="none.jsonl': holds no text")

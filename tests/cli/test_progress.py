@@ -1,11 +1,12 @@
 """The bar of `braid eval` on a terminal."""
 
 import re
+from contextlib import suppress
 
 import pytest
 
 from braidlm.cli import progress
-from braidlm.cli.progress import TaskBar, TaskLines
+from braidlm.cli.progress import Counter, TaskBar, TaskLines
 
 
 @pytest.fixture
@@ -78,3 +79,32 @@ def test_what_is_told_where(monkeypatch):
     monkeypatch.setattr(progress.sys.stderr, "isatty", lambda: False, raising=False)
     assert isinstance(progress.progress(is_json=False), TaskLines)
     assert progress.progress(is_json=True) is None
+
+
+@pytest.mark.parametrize("error", [None, ValueError])
+def test_a_count_ends_its_line_however_the_work_ends(clock, capsys, monkeypatch, error):
+    monkeypatch.setattr(progress.sys.stderr, "isatty", lambda: True, raising=False)
+    with suppress(ValueError), Counter() as count:
+        count(1, 1)
+        count(2, 1)
+        if error:
+            raise error
+    shown = capsys.readouterr().err
+    assert shown.split("\r")[-1].rstrip(" \n") == (
+        "2 passages done, 1 paraphrases accepted in this run"
+    )
+    assert (shown.count("\r"), shown.count("\n"), shown[-1]) == (2, 1, "\n")
+
+
+def test_a_count_without_a_terminal_is_whole_lines(clock, capsys):
+    with Counter() as count:
+        for done in range(1, 6):
+            clock[0] += 8
+            count(done, done)
+    assert capsys.readouterr().err.splitlines() == [
+        "3 passages done, 3 paraphrases accepted in this run",
+        "5 passages done, 5 paraphrases accepted in this run",
+    ]
+    with Counter():
+        pass
+    assert capsys.readouterr().err == ""
