@@ -47,7 +47,8 @@ def train_tokenizer(
 
     Raises:
         InputError: a vocabulary below what the bytes need or beyond what the text gives, special
-            tokens that are empty or the same, or text that cannot be read.
+            tokens that are empty or the same, text that cannot be read, or a file that is there
+            and would come out otherwise.
         OSError: the file cannot be written.
     """
     _check(vocab_size, special)
@@ -67,6 +68,10 @@ def train_tokenizer(
         )
     data = inner.to_str(pretty=True).encode() + b"\n"
     mine = JSONTokenizer(out, data)
+    if out.is_file() and out.read_bytes() != data:
+        raise InputError(
+            f"out = {out}: another tokenizer is there, which models may need; give a new name"
+        )
     held = reader.held_out or reader.first
     atomic_write(out, data)
     return {

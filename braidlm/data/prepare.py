@@ -147,6 +147,8 @@ def build(
         OSError: the folder cannot be written.
     """
     folder = Path(data.cache_dir if out is None else out)
+    if folder.is_file():
+        raise InputError(f"{folder} is a file; the shards need a folder")
     # A recipe of generated symbols alone names a tokenizer that nothing reads.
     has_text = any(not isinstance(s, SymbolSource) for s in data.sources)
     tokenizer = load_tokenizer(data.tokenizer) if has_text else None

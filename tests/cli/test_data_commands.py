@@ -45,6 +45,20 @@ def test_a_tokenizer_is_trained_and_used(braid, recipe):
     assert braid("data", "build", recipe, "--set", f'data.tokenizer="{out}"').code == 0
 
 
+def test_another_tokenizer_is_not_written_over(braid, refused, recipe):
+    out = recipe.parent / "t.json"
+    words = ("data", "tokenizer", recipe.parent / "corpus.jsonl", "--out", out, "--vocab-size")
+    assert braid(*words, 300).code == 0
+    before = out.read_bytes()
+    refused(*words, 290, says="another tokenizer is there")
+    assert braid(*words, 300).code == 0  # the same one
+    assert out.read_bytes() == before
+
+
+def test_shards_need_a_folder(refused, recipe):
+    refused("data", "build", recipe, "--out", recipe, says="is a file; the shards need a folder")
+
+
 @pytest.mark.parametrize(
     ("words", "says"),
     [
