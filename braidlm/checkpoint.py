@@ -157,7 +157,13 @@ def latest(run_dir: str | os.PathLike[str]) -> Path:
     """
     found = checkpoints(run_dir)
     if not found:
-        raise InputError(f"{run_dir} has no checkpoint; others' weights need 'braid import' first")
+        is_run = (Path(run_dir) / "status.json").is_file()
+        advice = (
+            "none was saved or it was taken away: 'braid train' with --resume trains it again"
+            if is_run
+            else "weights that were not trained here need 'braid import' first"
+        )
+        raise InputError(f"{run_dir} has no checkpoint; {advice}")
     return found[-1]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
@@ -209,7 +210,8 @@ def _is_path(source: str | Path) -> bool:
 def _names_a_place(source: str) -> bool:
     """Whether text that is no pattern looks like a path, or is one: "runs/a", a folder."""
     is_there = source != "" and Path(source).exists()  # "" would be the current folder
-    return is_there or ("/" in source and not set(source) <= PLAIN | set("/|"))
+    is_word = re.search("[a-z]{2}", source) is not None  # letters of mixers are capitals
+    return is_there or is_word or ("/" in source and not set(source) <= PLAIN | set("/|"))
 
 
 def _read(path: Path) -> dict[str, Any]:

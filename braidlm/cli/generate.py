@@ -112,10 +112,10 @@ def _print_stream(
         sys.stdout.flush()
 
     text = TextStream(tokenizer)
-    write(prompt)
     for _, token in stream_tokens(model, ids, **settings):
-        write(text.push(token))
-    write(text.finish() + "\n")
+        write(prompt + text.push(token))
+        prompt = ""  # only what can be continued is printed
+    write(prompt + text.finish() + "\n")
 
 
 def _as_data(

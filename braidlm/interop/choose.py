@@ -25,6 +25,10 @@ def of_config(config: Mapping[str, Any], where: str) -> Family:
     families = FAMILIES | READ_ONLY
     known = ", ".join(families)
     name = config.get("model_type")
+    if name is None and {"model", "train"} <= config.keys():
+        raise InputError(
+            f"{where}: is of a run of this program, which every command takes as it is"
+        )
     if name not in families:
         code = (
             " (it comes with code of its own, which is never run)" if "auto_map" in config else ""

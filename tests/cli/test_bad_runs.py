@@ -209,3 +209,15 @@ def test_any_text_is_a_prompt(braid, trained, prompt):
     found = braid(*words)
     assert found.code == 0
     assert len(json.loads(found.out)["completions"][0]["tokens"]) == 2
+
+
+def test_a_prompt_that_cannot_be_continued_is_not_printed(refused, trained):
+    words = ("generate", trained / "run", "--prompt", "Return ", "--max-new-tokens", "-1")
+    refused(*words, says="max_new_tokens = -1")
+
+
+def test_a_run_without_checkpoints_says_how_it_gets_some(refused, braid, trained, run):
+    shutil.rmtree(run / "checkpoints")
+    refused("generate", run, says="'braid train' with --resume trains it again")
+    assert braid(*_resume(trained, run)).code == 0
+    assert braid("generate", run, "--max-new-tokens", "1").code == 0

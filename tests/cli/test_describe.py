@@ -154,6 +154,8 @@ def test_overrides(braid):
         (["M|M"], "'|' is Megatron's pipeline-stage split"),
         (["none.toml"], "none.toml: cannot be read"),
         (["runs/none"], "runs/none: is no recipe, run or pattern, or is not there"),
+        (["nowhere"], "nowhere: is no recipe, run or pattern, or is not there"),
+        (["MQM"], "letter 'Q' names no mixer"),
         (["M*/M*"], "'/' is Megatron's multi-token-prediction part"),
         (["M", "--context", "0"], "context = 0: must be at least 1"),
         (["M", "--d-model", "0"], "d_model = 0"),

@@ -135,3 +135,9 @@ def test_what_needs_a_run_names_the_import(refused, tmp_path, command):
     folder = llama(tmp_path / "hf")
     says = "config.json: is no recipe; of another's folder 'braid import' makes a run"
     refused(*command.split(), folder, says=says)
+
+
+def test_a_run_needs_no_import(refused, imported, tmp_path):
+    out = tmp_path / "again"
+    refused("import", imported, "--out", out, says="every command takes as it is")
+    assert not out.exists()
