@@ -10,12 +10,11 @@ from torch import Tensor, nn
 
 from braidlm.arch import Spec
 from braidlm.blocks import Block, Stream
-from braidlm.errors import InputError
 from braidlm.meta import MetaTokens
 from braidlm.mixers.norm import RMSNorm
 from braidlm.mixers.room import reserve
 from braidlm.mixers.shorten import shorten
-from braidlm.mixers.untouched import has_hooks, is_untouched
+from braidlm.mixers.untouched import has_hooks, is_untouched, weight_of
 from braidlm.ops import dispatch
 from braidlm.ops.add_norm import pays
 from braidlm.ops.loss import linear_cross_entropy
@@ -233,13 +232,8 @@ class HybridLM(nn.Module):
     def _cross_entropy(
         self, out: Output, targets: Tensor, reduction: Literal["mean", "sum", "none"]
     ) -> Tensor:
-        if not is_untouched(self.lm_head):
-            raise InputError(
-                "the loss reads the weight of lm_head and never calls it: "
-                "its hooks and adapters would be passed by, so take them off"
-            )
-        hidden = self._for_head(out.hidden)
-        return linear_cross_entropy(hidden, self.lm_head.weight, targets, reduction=reduction)
+        hidden, weight = self._for_head(out.hidden), weight_of(self.lm_head, "lm_head")
+        return linear_cross_entropy(hidden, weight, targets, reduction=reduction)
 
     def _for_head(self, hidden: Tensor) -> Tensor:
         """Scale what the head reads: cheaper than scaling the logits, which are wider."""

@@ -142,7 +142,7 @@ def test_a_hook_on_the_head_takes_part_in_logits_and_is_refused_by_the_loss(monk
     hook = model.lm_head.register_forward_hook(added_one)
     moved = precise_logits(model, hidden) - whole
     torch.testing.assert_close(moved, torch.ones_like(moved), rtol=0, atol=1e-5)
-    with pytest.raises(InputError, match="reads the weight of lm_head and never calls it"):
+    with pytest.raises(InputError, match="lm_head is read and lm_head never called"):
         model.loss(IDS, IDS)
     hook.remove()
     assert torch.isfinite(model.loss(IDS, IDS))
@@ -173,3 +173,16 @@ def test_hooks_on_blocks_see_a_stream_in_which_nothing_is_due(monkeypatch):
     model(IDS, return_state=False)
     for usual, owed in zip(seen[:4], seen[4:], strict=True):
         torch.testing.assert_close(owed, usual, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "fields", "name"),
+    [("+", {}, "kv_up"), ("S", {"S": {"n_groups": 2}}, "dt_proj")],
+)
+def test_an_adapter_on_what_is_never_called_is_refused(pattern, fields, name):
+    model = lively(pattern, mixers=fields)
+    model(IDS)
+    mixer: Any = model.blocks[0].mix.mixer  # pyright: ignore[reportAttributeAccessIssue]
+    setattr(mixer, name, Low(getattr(mixer, name)))
+    with pytest.raises(InputError, match=f"weight of {name} is read and {name} never called"):
+        model(IDS)

@@ -27,6 +27,7 @@ from braidlm.mixers.dynamics import draw_dt_bias
 from braidlm.mixers.reading import Forgetting
 from braidlm.mixers.step_filter import StepRule
 from braidlm.mixers.telemetry import real, rms
+from braidlm.mixers.untouched import weight_of
 from braidlm.ops.conv import causal_conv, conv_step
 from braidlm.ops.dispatch import is_plain, state_dtype
 from braidlm.ops.norm import rms_norm
@@ -207,13 +208,13 @@ class Mamba1(nn.Module):
         rows = zip(x.chunk(n, dim=-1), rates.chunk(n), *parts, held, strict=True)
         for index, (inner, A, D, bias, initial) in enumerate(rows):
             source, B, C = self._select(inner, index)
-            dt = self._linear(self.dt_proj, source, index)
+            dt = self._linear("dt_proj", source, index)
             found.append((Group(inner, dt, A, B, C, D, bias), initial))
         return found
 
     def _select(self, inner: Tensor, index: int) -> tuple[Tensor, ...]:
         """Map a group's convolved x to dt's source, B and C."""
-        selected = self._linear(self.x_proj, inner, index)
+        selected = self._linear("x_proj", inner, index)
         if not self.is_normed:
             return selected.split(self.widths, dim=-1)
         weights: tuple[Tensor | None, ...] = (None, None, None)
@@ -222,11 +223,12 @@ class Mamba1(nn.Module):
         pairs = zip(selected.split(self.widths, dim=-1), weights, strict=True)
         return tuple(rms_norm(part, weight, self.norm_eps) for part, weight in pairs)
 
-    def _linear(self, module: nn.Linear, x: Tensor, index: int) -> Tensor:
+    def _linear(self, name: str, x: Tensor, index: int) -> Tensor:
         """The rows of one group; without groups the module itself, for what hangs on it."""
+        module: nn.Linear = getattr(self, name)
         if self.n_groups == 1:
             return module(x)
-        return F.linear(x, module.weight.chunk(self.n_groups)[index])
+        return F.linear(x, weight_of(module, name).chunk(self.n_groups)[index])
 
     def _step(
         self, x: Tensor, state: Mamba1State, return_state: bool

@@ -11,6 +11,7 @@ from braidlm.arch.mixers import MLAConfig
 from braidlm.mixers.attention import magnitude, scaling
 from braidlm.mixers.norm import RMSNorm
 from braidlm.mixers.reading import Scores
+from braidlm.mixers.untouched import weight_of
 from braidlm.ops.attention import KVCache, Lent, reserve
 from braidlm.ops.latent import Expansion, latent_attention
 from braidlm.ops.rope import apply_rope, rope_frequencies
@@ -84,7 +85,7 @@ class MLA(nn.Module):
         u, new_state = latent_attention(
             q,
             entries,
-            self.kv_up.weight,
+            weight_of(self.kv_up, "kv_up"),
             rank=self.rank,
             segments=segments,
             cache=state,
@@ -103,7 +104,9 @@ class MLA(nn.Module):
         """Return what is compared for x (B, T, d_model), every head's keys made of the latents."""
         p = self.in_proj(x)
         q, entries = self._compared(p if added is None else p + added, segments, None)
-        k, _ = Expansion.of(self.kv_up.weight, self.n_heads, self.nope).expanded(entries)
+        k, _ = Expansion.of(weight_of(self.kv_up, "kv_up"), self.n_heads, self.nope).expanded(
+            entries
+        )
         return Scores(q, k, self.scale)
 
     def _compared(

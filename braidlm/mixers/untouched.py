@@ -6,7 +6,23 @@ library in its place, would be passed by without a word.
 
 from __future__ import annotations
 
-from torch import nn
+from torch import Tensor, nn
+
+from braidlm.errors import InputError
+
+
+def weight_of(projection: nn.Linear, name: str) -> Tensor:
+    """Return the weight of a projection that is nowhere called.
+
+    Raises:
+        InputError: a hook or an adapter hangs on it.
+    """
+    if not is_untouched(projection):
+        raise InputError(
+            f"the weight of {name} is read and {name} never called: "
+            "its hooks and adapters would be passed by, so take them off"
+        )
+    return projection.weight
 
 
 def is_untouched(*modules: nn.Module) -> bool:
