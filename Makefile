@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 # Files that tests/judges reads by path, beside the environment: transformers would import these packages.
 JUDGES := einops fla-core tree-recurrence
 
-.PHONY: demo test test-slow test-browser test-all lint install clean
+.PHONY: demo test test-browser test-all lint install clean
 
 install: $(STAMP)
 
@@ -22,16 +22,13 @@ demo: $(STAMP)
 	$(BIN)/braid report runs/demo --out runs/demo/report.html
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -q -n 2
-
-test-slow: $(STAMP)
-	$(BIN)/python -m pytest -q -n 2 -m 'slow and not browser'
+	$(BIN)/python -m pytest -q -n 2 --dist worksteal
 
 test-browser: $(STAMP)
 	$(BIN)/python -m pytest -q -n 2 -m browser tests/browser
 
 test-all: $(STAMP)
-	$(BIN)/python -m pytest -q -n 2 -m 'slow or not slow'
+	$(BIN)/python -m pytest -q -n 2 --dist worksteal -m 'slow or not slow'
 
 lint: $(STAMP)
 	$(BIN)/ruff check
