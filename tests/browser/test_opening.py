@@ -2,7 +2,10 @@
 
 import pytest
 
+from braidlm.report.paraphrases import build
 from tests.browser.measuring import REPORTS, UNFOLD, ask, texts
+from tests.browser.test_reading import CUT
+from tests.report.test_paraphrases import folder_of
 
 WIDTHS = pytest.mark.parametrize("width", [400, 1400])
 BOXES = """parts => parts.map((part) => {
@@ -72,3 +75,22 @@ def test_a_phone_sees_every_column_of_the_table_by_scrolling_its_box(opened):
     found = last.bounding_box()
     assert found["x"] >= 0
     assert found["x"] + found["width"] <= 400
+
+
+def test_a_phone_shows_text_and_paraphrase_one_below_the_other(browser, tmp_path):
+    """Both columns of a wide screen, each as wide as the phone, and nothing to be scrolled."""
+    words = "On 5 May 1990 the old bridge over the river was opened to carts and carriages. "
+    places = {}
+    for width in (1400, 390):
+        page = browser.new_page(viewport={"width": width, "height": 900})
+        page.goto(build(folder_of(tmp_path, [(words * 3, words[::-1] * 3)])).as_uri())
+        boxes = [page.locator(".beside tbody td").nth(i).bounding_box() for i in (0, 1)]
+        places[width] = [(round(box["x"]), round(box["y"])) for box in boxes]
+        assert page.eval_on_selector_all(".scroll", CUT) == []
+        page.close()
+    (left, top), (right, also) = places[1400]
+    assert left < right
+    assert top == also
+    (left, above), (also_left, below) = places[390]
+    assert left == also_left
+    assert above < below
