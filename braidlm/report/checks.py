@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from braidlm.report.conversions import KIND as CONVERSION
 from braidlm.report.load import Arm, Loaded
 from braidlm.report.run import Run
 from braidlm.report.series import first_bad_step
@@ -104,10 +105,14 @@ def _clashing_ops(values: list[tuple[Arm, Any]]) -> dict[str, list[str]]:
 
 
 def _early(task: str, found: list[tuple[Arm, Run, dict[str, Any]]]) -> list[str]:
-    """Results of a checkpoint that is not the last one; speed is that of any weights."""
+    """Results of a checkpoint that is not the last one.
+
+    Speed is that of any weights, a conversion's tables tell of stages, and weights that a run began
+    with were not trained in its folder.
+    """
     early = []
     for arm, run, result in found:
-        if result.get("kind") == SPEED:
+        if result.get("kind") in (SPEED, CONVERSION) or number(run.status.get("steps")) == 0:
             continue
         step, steps = (
             number(result.get("step")),

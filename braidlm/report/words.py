@@ -110,6 +110,10 @@ def _ranking(data: dict[str, Any], column: dict[str, Any]) -> list[str]:
         return [f"{what[0].upper()}{what[1:]} is {value}."]
     if not others:
         return [f"{best['label']} is the only arm with {what}: {value}."]
+    if chance is not None and top.mean <= chance:
+        return [
+            f"No arm has {what} above chance ({fixed(chance, 3)}): at most {fixed(top.mean, 3)}."
+        ]
     level = [arms[name]["label"] for name, gap in others.items() if gap["is_within_error"]]
     superlative = "highest" if column["better"] == "higher" else "lowest"
     start = f"{what[0].upper()}{what[1:]} is {superlative} for {best['label']}, at {value}"
@@ -166,13 +170,16 @@ def _cheapest_at_best_recall(data: dict[str, Any]) -> list[str]:
     """The smallest cache among the arms that cannot be told from the best recall."""
     column = next(filter(_is_recall, data["columns"]), None)
     lead = data["leads"].get(column["key"]) if column else None
-    if lead is None:
+    if column is None or lead is None:
         return []
     level = {lead["best"], *(n for n, gap in lead["others"].items() if gap["is_within_error"])}
     known = [a for a in data["arms"] if a["name"] in level and a["cache_bytes"] is not None]
     smallest = min(known, key=_bytes, default=None)
     best = next((arm for arm in known if arm["name"] == lead["best"]), None)
     if smallest is None or best is None or smallest["cache_bytes"] == best["cache_bytes"]:
+        return []
+    chance = data["chance"].get(column["task"])
+    if chance is not None and best["metrics"][column["key"]]["mean"] <= chance:
         return []
     return [
         f"Of the arms within error of the best recall, {smallest['label']} keeps the smallest "

@@ -6,7 +6,7 @@ import pytest
 from braidlm import report
 from braidlm.errors import InputError
 
-from .making import config, documents, lm, losses, mqar, write_run, write_study
+from .making import config, documents, lm, losses, mqar, write, write_run, write_study
 
 
 def _study(path, arms, **fields):
@@ -59,6 +59,14 @@ def test_the_summary_names_the_best_and_what_is_within_error(three):
     lead = three["leads"]["mqar-recall.accuracy"]
     assert lead["best"] == "full"
     assert [lead["others"][name]["is_within_error"] for name in ("hybrid", "ssm")] == [True, False]
+
+
+def test_recall_at_chance_has_no_winner_and_recommends_no_cache(tmp_path):
+    arms = {"full": ("*-*-", [(1.50, 0.03), (1.52, 0.03)]), "ssm": ("M-M-", [(1.46, 0.01)] * 2)}
+    words = " ".join(report.tables([_study(tmp_path, arms)])["summary"])
+    assert "No arm has recall (MQAR accuracy) above chance (0.031): at most 0.030." in words
+    assert "smallest" not in words
+    assert "Bits per byte is lowest for ssm" in words
 
 
 def test_cache_follows_the_context(tmp_path):
@@ -183,6 +191,16 @@ def test_what_was_not_measured_alike_is_told(tmp_path):
     assert "attention" not in told
     assert "measured before the end of training: a seed 0 (step 50 of 100)" in told
     assert "128 tokens are longer than the 64 tokens of training" in told
+
+
+def test_weights_that_were_given_and_tables_of_stages_are_not_early(tmp_path):
+    stages = {**lm(1.5, step=0), "kind": "convert", "name": "stages"}
+    run = write_run(tmp_path / "run", config(), results=[lm(1.5, step=100), stages])
+    write_run(run / "init", config("*-", name="given"), results=[lm(1.4, step=0)])
+    write(run / "init" / "status.json", {"state": "done", "step": 0, "steps": 0})
+    found = report.tables([run, run / "init"])
+    assert [arm["label"] for arm in found["arms"]] == ["arm", "given"]
+    assert not any("before the end" in told for told in found["cautions"])
 
 
 def test_a_declared_match_that_does_not_hold_is_told(three, tmp_path):
