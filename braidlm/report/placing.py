@@ -77,7 +77,7 @@ def _cost(box: Box, taken: list[Box], frame: Box, x: float, y: float) -> float:
     )
     covered = sum(_overlap(box, other) for other in taken)
     distance = abs((box[1] + box[3]) / 2 - y) + 0.1 * (box[2] < x)
-    return 50 * outside + 2 * covered + distance
+    return 1000 * outside + 2 * covered + distance
 
 
 def _overlap(a: Box, b: Box) -> float:

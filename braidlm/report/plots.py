@@ -180,9 +180,8 @@ def estimates(
     values = [*ends, *limits, *([] if level is None else [level])]
     frame = svg.Frame(x, svg.scale(values, BOTTOM, TOP, is_log=is_log))
     body = [_axes(frame, *titles, units.plain, x_ticks=x_ticks)]
-    if level is not None:
-        body.append(_level(frame, level, level_name))
-    body += [_guess_line(frame, guesses), *extra]
+    line, note = ("", "") if level is None else _level(frame, level, level_name)
+    body += [line, _guess_line(frame, guesses), *extra]
     step = min(5.0, 26.0 / max(len(points), 1))
     for index, (arm, rows) in enumerate(points.items()):
         shift = (index - (len(points) - 1) / 2) * step
@@ -193,6 +192,7 @@ def estimates(
             drawn += _bar(frame, px, e, index, limits)
             drawn += svg.marker(px, frame.y(e.mean), index, tip=tip)
         body.append((group or _of_arm)(index, drawn))
+    body.append(note)  # over the bars that it may lie on
     return svg.figure(WIDTH, HEIGHT, "".join(body), title=f"{titles[1]} by {titles[0]}")
 
 
@@ -219,13 +219,13 @@ def _guess_line(frame: svg.Frame, guesses: Sequence[dict[str, float]]) -> str:
     return f'<path class="guess" d="M{path}"/>'
 
 
-def _level(frame: svg.Frame, value: float, name: str) -> str:
+def _level(frame: svg.Frame, value: float, name: str) -> tuple[str, str]:
+    """A dashed line, and what it is."""
     left, _, right, _ = frame.box
     y = frame.y(value)
     said = f"{name} {units.plain(value)}" if name == "chance" else name
-    return f'<path class="level" d="M{svg.n(left)} {svg.n(y)}H{svg.n(right)}"/>' + svg.text(
-        right - 2, y - 5, said, anchor="end", cls="note"
-    )
+    line = f'<path class="level" d="M{svg.n(left)} {svg.n(y)}H{svg.n(right)}"/>'
+    return line, svg.text(right - 2, y - 5, said, anchor="end", cls="note")
 
 
 def frontier(rows: list[dict[str, Any]], order: list[str], labels: dict[str, str]) -> str | None:

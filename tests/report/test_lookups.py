@@ -5,7 +5,9 @@ import re
 import pytest
 
 from braidlm import report
-from braidlm.report import books
+from braidlm.report import books, svg
+from braidlm.report.plots import estimates
+from braidlm.report.stats import Estimate
 
 from .making import config, lm, phonebook, write_run, write_study
 
@@ -92,3 +94,16 @@ def test_results_without_their_tables_are_left_out(tmp_path):
     run = write_run(tmp_path / "run", results=[found])
     assert report.tables([run])["lookups"] == {"phonebook-lookup": {}}
     assert "Phonebook by" not in report.build([run], tmp_path / "page.html").read_text()
+
+
+def test_the_name_of_the_line_is_drawn_over_bars():
+    found = Estimate(0.2, None, 0.1, 1, 8, (0.2,))
+    x = svg.scale([1, 2], 0.0, 100.0, pad=0.1)
+    drawn = estimates(
+        *({"a": [(1.0, found), (2.0, found)]}, {"a": "a"}, x),
+        titles=("x", "y"),
+        name=str,
+        level=0.2,
+        level_name="chance",
+    )
+    assert drawn.index('class="level"') < drawn.index('class="error') < drawn.index("chance 0.2")

@@ -1,9 +1,11 @@
 import math
+import re
 
 import pytest
 
 from braidlm.report import svg
 from braidlm.report.placing import place_labels
+from braidlm.report.plots import BOTTOM, TOP, frontier
 
 
 def test_linear_scale_maps_ends_and_middle():
@@ -60,8 +62,6 @@ def test_text_and_tips_are_escaped():
 
 
 def _boxes(drawn, words):
-    import re
-
     out = []
     for one, word in zip(drawn, words, strict=True):
         found = re.search(r'<text x="([\d.]+)" y="([\d.]+)" text-anchor="(\w+)"', one)
@@ -83,3 +83,23 @@ def test_labels_of_near_points_do_not_overlap_and_stay_inside():
         assert a[2] <= frame[2] + 1
         for b in boxes[i + 1 :]:
             assert a[2] <= b[0] or b[2] <= a[0] or a[3] <= b[1] or b[3] <= a[1]
+
+
+def test_labels_at_the_lower_edge_stay_above_the_axis():
+    caches = {
+        "Transformer": 4.00,
+        "Mamba-2": 0.02,
+        "Sequential hybrid": 2.01,
+        "Parallel hybrid, normed mean": 4.02,
+        "Parallel hybrid, cross-attention": 8.02,
+    }
+    recall = {"mean": 0.0, "seed_stderr": None, "item_stderr": 0.081, "n_seeds": 1, "n_items": 12}
+    rows = [
+        {"arm": name, "cache_bytes": size * 2**20, "recall": {**recall, "values": (0.0,)}}
+        for name, size in caches.items()
+    ]
+    drawn = frontier(rows, list(caches), {name: name for name in caches})
+    assert drawn is not None
+    places = re.findall(r'<text x="[\d.]+" y="([\d.]+)" text-anchor="\w+" class="label"', drawn)
+    assert len(places) == len(caches)
+    assert all(TOP < float(y) <= BOTTOM - 3 for y in places)
