@@ -108,6 +108,7 @@ class TestLmEval:
     @pytest.mark.filterwarnings("ignore")
     def test_a_task_of_a_file_is_evaluated(self, judge, tmp_path):
         import lm_eval
+        from lm_eval.tasks import TaskManager
 
         (tmp_path / "task.jsonl").write_text("\n".join(map(json.dumps, ONE_ANSWER)))
         task = {
@@ -124,7 +125,11 @@ class TestLmEval:
             "doc_to_target": "answer",
         }
         made = cast(Any, lm_eval.simple_evaluate)(
-            model=judge, tasks=[task], bootstrap_iters=0, verbosity="ERROR"
+            model=judge,
+            tasks=[task],
+            bootstrap_iters=0,
+            verbosity="ERROR",
+            task_manager=TaskManager(include_defaults=False),
         )
         scores = []
         for asked in ONE_ANSWER:

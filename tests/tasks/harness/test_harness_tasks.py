@@ -5,6 +5,8 @@ import json
 import math
 import socket
 import sys
+from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -62,6 +64,27 @@ def _no_network(monkeypatch):
         raise AssertionError("the network was asked")
 
     monkeypatch.setattr(socket.socket, "connect", refuse)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _its_files_are_read_once():
+    """Every manager of tasks reads the ten thousand files of the harness anew."""
+    from lm_eval.tasks import _index
+
+    build, folder = _index.TaskIndex.build, Path(_index.__file__).parent
+
+    @cache
+    def whole() -> dict:
+        return build([folder])
+
+    def read(paths: Iterable[Path], **settings: bool) -> dict:
+        paths = list(paths)
+        is_whole = paths == [folder] and not settings
+        return dict(whole()) if is_whole else build(paths, **settings)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_index.TaskIndex, "build", staticmethod(read))
+        yield
 
 
 @pytest.fixture(scope="module")
