@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 # Files that tests/judges reads by path, beside the environment: transformers would import these packages.
 JUDGES := einops fla-core tree-recurrence
 
-.PHONY: demo test test-browser test-all lint install clean
+.PHONY: demo test test-slow test-browser test-all lint install clean
 
 install: $(STAMP)
 
@@ -23,6 +23,9 @@ demo: $(STAMP)
 
 test: $(STAMP)
 	$(BIN)/python -m pytest -q -n 2 --dist worksteal
+
+test-slow: $(STAMP)
+	$(BIN)/python -m pytest -q -n 2 --dist worksteal -m slow
 
 test-browser: $(STAMP)
 	$(BIN)/python -m pytest -q -n 2 -m browser tests/browser
