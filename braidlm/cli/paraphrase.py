@@ -31,7 +31,12 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument(
         "input", metavar="IN", nargs="?", help="what a source's path may be; some methods need none"
     )
-    parser.add_argument("--method", required=True, metavar="NAME", help="what writes them")
+    parser.add_argument(
+        "--method",
+        required=True,
+        metavar="NAME",
+        help="what writes them: hf, openai, pairs, rules or biographies",
+    )
     parser.add_argument("--out", required=True, type=Path, metavar="DIR")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of what is random")
     parser.add_argument(

@@ -1,8 +1,11 @@
 """`braid paraphrase`: the good path, going on, and one sentence for everything that is wrong."""
 
 import json
+import re
 
 import pytest
+
+from braidlm.data.paraphrase.methods import METHODS
 
 from .conftest import contents
 
@@ -97,3 +100,9 @@ def test_an_input_without_texts_is_refused(refused, tmp_path):
     (tmp_path / "none.jsonl").write_text("")
     words = ("paraphrase", tmp_path / "none.jsonl", "--method", "pairs", "--out", tmp_path / "out")
     refused(*words, says="none.jsonl': holds no text")
+
+
+def test_the_help_names_every_method(braid):
+    words = re.sub(r"\s+", " ", braid("paraphrase", "--help").out)
+    *names, last = METHODS
+    assert f"{', '.join(names)} or {last}" in words
