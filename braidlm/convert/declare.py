@@ -47,7 +47,10 @@ def load_conversion(
     asked = _with_flags(override(written, overrides), flags or {})
     teacher = asked["convert"].get("teacher")
     if not isinstance(teacher, str):
-        raise InputError("convert.teacher: no teacher is given: a run, or a folder of transformers")
+        raise InputError(
+            "convert.teacher: no teacher is given: a run, or a folder of transformers; "
+            "to go on, add --resume to the whole command"
+        )
     start = open_teacher(teacher, out)
     _check_named(asked.get("data"), start)
     complete = _with_flags(override(_over(_known(start), written), overrides), flags or {})

@@ -170,6 +170,7 @@ def test_what_is_wrong_is_one_sentence_and_leaves_nothing(place, tmp_path, capsy
         ((teacher, *recipe, "--minutes", "0"), "--minutes 0: must be above 0"),
         ((teacher,), "one of pattern, keep and keep_layers must be given"),
         ((recipe[0], recipe[1]), "convert.teacher: no teacher is given"),
+        (("--resume",), "to go on, add --resume to the whole command"),
         ((place / "nowhere", *recipe), "teacher = '"),
         ((teacher, *recipe, "--set", "convert.choose.tasks=[\"x\"]"), "'x' is no task"),
         ((teacher, *recipe, "--set", "convert.stages.mixers.lr=-1"), "convert.stages.0.lr = -1"),
