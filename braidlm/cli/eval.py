@@ -191,7 +191,7 @@ def _number(found: dict[str, Any]) -> str:
         return "unknown"
     if found["stderr"] is None:
         return f"{found['value']:.6g}"
-    told = f"{found['value']:.4f} ± {found['stderr']:.4f} (n = {found['n']})"
+    told = f"{found['value']:z.4f} ± {found['stderr']:.4f} (n = {found['n']})"
     if found.get("low") is None:
         return told
-    return f"{told} [{found['low']:.4f}, {found['high']:.4f}]"
+    return f"{told} [{found['low']:z.4f}, {found['high']:z.4f}]"

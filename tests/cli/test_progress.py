@@ -1,4 +1,4 @@
-"""The bar of `braid eval` on a terminal."""
+"""What `braid eval` and others say on a terminal and elsewhere: how far they are, what came out."""
 
 import re
 from contextlib import suppress
@@ -6,6 +6,7 @@ from contextlib import suppress
 import pytest
 
 from braidlm.cli import progress
+from braidlm.cli.eval import card
 from braidlm.cli.progress import Counter, TaskBar, TaskLines
 
 
@@ -108,3 +109,11 @@ def test_a_count_without_a_terminal_is_whole_lines(clock, capsys):
     with Counter():
         pass
     assert capsys.readouterr().err == ""
+
+
+def test_a_loss_of_nothing_has_no_sign():
+    found = {"value": -1e-9, "stderr": 0.0, "n": 8, "unit": "share", "low": -1e-6, "high": 0.01}
+    head = {"kind": "lm", "name": "x", "checkpoint": "step-1", "device": "cpu", "dtype": "fp32"}
+    drawn = card({**head, "wall_sec": 0.1, "metric": "a", "metrics": {"a": found}})
+    assert drawn.endswith("0.0000 ± 0.0000 (n = 8) [0.0000, 0.0100] share")
+    assert "-0.0000" not in drawn
