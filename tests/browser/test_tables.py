@@ -72,3 +72,13 @@ def test_the_keyboard_sorts_too_and_the_order_is_told(opened, arms, key):
         assert page.locator("#arms th[aria-sort]").count() == 1
         assert page.locator("#arms thead th").nth(2).get_attribute("aria-sort") == order
         assert head.evaluate("head => head === document.activeElement")
+
+
+def test_a_long_title_makes_no_wide_column(opened):
+    head = opened("real").page.locator("#arms thead th").last
+    width = head.evaluate("""head => {
+      const title = head.querySelector('span').firstChild;
+      title.textContent = 'recall from weights (facts_from_weights, new forms)';
+      return head.getBoundingClientRect().width;
+    }""")
+    assert width < 250
