@@ -169,4 +169,5 @@ def _ceilings(found: dict[str, Row]) -> list[str]:
 
 
 def _giga(found: Estimate) -> str:
-    return f"{found.mean / 1e9:.4g} ± {found.stderr / 1e9:.2g}"
+    places = units.decimals(found.stderr / 1e9)
+    return f"{units.fixed(found.mean / 1e9, places)} ± {units.fixed(found.stderr / 1e9, places)}"

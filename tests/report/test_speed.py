@@ -57,7 +57,7 @@ def test_measured_lines_stand_beside_what_the_ceiling_allows(tmp_path):
     assert "transformers bamba, 64 tokens: 500 ± 50" in section
     assert "Abacus, torch 2.0, 3 threads, fp32" in section
     assert "absent: no peer: not installed" in section
-    assert "copy 10 ± 0.1 GB/s, matrix product 100 ± 2 GFLOP/s" in section
+    assert "copy 10.00 ± 0.10 GB/s, matrix product 100.0 ± 2.0 GFLOP/s" in section
     assert "1.00 k <small>± 100</small>" in section
     assert "25.0 % <small>± 1 %</small>" in section
     assert "2.00 MiB to 3.00 MiB" in section
