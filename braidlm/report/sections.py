@@ -213,6 +213,9 @@ def _runs(runs: list[str]) -> str:
 
 
 def _config(arm: Data, config: Data) -> Markup:
-    changed = f" (changed by the study: {', '.join(arm['overrides'])})" if arm["overrides"] else ""
     text = json.dumps(config, indent=2, ensure_ascii=False, default=str)
-    return details(f"Resolved config of {arm['label']}{changed}", tag("pre", text, tabindex="0"))
+    inner = [tag("pre", text, tabindex="0")]
+    if arm["overrides"]:
+        changes = tag("pre", "\n".join(arm["overrides"]), tabindex="0")
+        inner = [tag("p", "Changed by the study:"), changes, tag("p", "All of it:"), *inner]
+    return details(f"Resolved config of {arm['label']}", *inner)

@@ -106,6 +106,18 @@ def test_strings_from_files_are_escaped_everywhere(tmp_path):
     assert EVIL in "".join(page.text)
 
 
+def test_what_a_study_changed_is_folded_away_with_the_config(tmp_path):
+    """A change can be a whole model: too long for the line that unfolds it."""
+    write_run(tmp_path / "s" / "a" / "seed-0", config(), results=[lm(1.5)])
+    arm = {"name": "a", "label": "A", "overrides": ["train.steps=2", "model={...}"]}
+    write_study(tmp_path / "s", [], arms=[arm])
+    out = report.build([tmp_path / "s"], tmp_path / "r.html")
+    _checked(out)
+    page = out.read_text()
+    assert "<summary>Resolved config of A</summary>" in page
+    assert ">train.steps=2\nmodel={...}</pre>" in page
+
+
 def test_half_a_character_does_not_stop_the_page(tmp_path):
     run = write_run(tmp_path / "r", error="\ud800 broke", state="failed", results=[lm(1.5)])
     _checked(report.build([run], tmp_path / "r.html"))
