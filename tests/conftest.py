@@ -8,6 +8,9 @@ import hypothesis
 import pytest
 import torch
 
+# Programs that tests start run beside other tests, as the tests themselves do: one thread each.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 # Triton asks this once, when it is imported: without a GPU its kernels are interpreted.
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"
