@@ -50,6 +50,8 @@ def main(folders: list[str]) -> None:
     print(f"{'percent of pairs':<24}" + "".join(f"{folder[-14:]:>15}" for folder in folders))
     print(f"{'n':<24}" + "".join(f"{len(found[folder]):>15,}" for folder in folders))
     every = {"all of them": lambda s: all(holds(s) for holds in asked.values())}
+    if gate.get("semantic_model") is None:  # not judged
+        asked.pop(f"similarity from {GateConfig.of(gate).min_similarity}")
     for name, holds in {**asked, **every}.items():
         shares = (100 * sum(map(holds, s)) / len(s) for s in found.values())
         print(f"{name:<24}" + "".join(f"{share:>15.1f}" for share in shares))
@@ -57,7 +59,9 @@ def main(folders: list[str]) -> None:
     for folder, rows in found.items():
         for name in ("length_ratio", "distance", "similarity", "names_kept", "numbers_kept"):
             values = sorted(row[name] for row in rows if name in row)
-            at = [values[min(len(values) * p // 100, len(values) - 1)] for p in SHARES if values]
+            if not values:
+                continue
+            at = [values[min(len(values) * p // 100, len(values) - 1)] for p in SHARES]
             print(f"{folder[-14:]:<15}{name:<15}" + "".join(f"{value:>9.3f}" for value in at))
 
 

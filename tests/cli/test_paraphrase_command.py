@@ -2,12 +2,13 @@
 
 import json
 import re
+import runpy
 
 import pytest
 
 from braidlm.data.paraphrase.methods import METHODS
 
-from .conftest import contents
+from .conftest import ROOT, contents
 
 RECORDS = [
     {
@@ -106,3 +107,14 @@ def test_the_help_names_every_method(braid):
     words = re.sub(r"\s+", " ", braid("paraphrase", "--help").out)
     *names, last = METHODS
     assert f"{', '.join(names)} or {last}" in words
+
+
+def test_the_benchmark_of_the_gate_leaves_out_what_was_not_judged(
+    braid, collection, tmp_path, capsys
+):
+    out = tmp_path / "out"
+    assert braid("paraphrase", collection, "--method", "pairs", "--out", out).code == 0
+    runpy.run_path(str(ROOT / "benchmarks" / "paraphrase_gate.py"))["main"]([str(out)])
+    told = capsys.readouterr().out
+    assert re.search(r"^numbers kept +50\.0$", told, re.MULTILINE)
+    assert "similarity" not in told
