@@ -7,13 +7,14 @@ import subprocess
 import sys
 from pathlib import Path
 
-RECIPE = Path(__file__).parents[2] / "recipes" / "tiny.toml"
+from tests.cli.conftest import write_recipe
 
 
 def train(out: Path, steps: int, *more: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "braidlm", "train", str(RECIPE), "--out", str(out)]
+    recipe = write_recipe(out.parent)
+    command = [sys.executable, "-m", "braidlm", "train", str(recipe), "--out", str(out)]
     small = ("data.seq_len=32", "train.batch_size=2", "train.threads=1")
-    for text in (f"train.steps={steps}", *small, f'data.cache_dir="{out.parent / "cache"}"'):
+    for text in (f"train.steps={steps}", *small):
         command += ["--set", text]
     return subprocess.Popen(
         [*command, "--progress", "json", *more],
