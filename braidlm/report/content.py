@@ -13,7 +13,7 @@ from braidlm.report.analysis import analyses
 from braidlm.report.checks import cautions, problems, unmatched
 from braidlm.report.compare import leads
 from braidlm.report.conversions import KIND as CONVERSION
-from braidlm.report.conversions import conversions
+from braidlm.report.conversions import conversions, tokens_of_stages
 from braidlm.report.figures import arch_figures
 from braidlm.report.inside import telemetry
 from braidlm.report.load import Arm, Loaded, load
@@ -149,6 +149,10 @@ def _other(result: dict[str, Any]) -> tuple[tuple[str, str, str, str], ...]:
 
 
 def _arm(arm: Arm, columns: list[Column], context: int) -> dict[str, Any]:
+    figures, staged = arch_figures(arm.config, context), tokens_of_stages(arm)
+    is_given = bool(arm.runs) and all(number(r.status.get("steps")) == 0 for r in arm.runs)
+    if is_given or staged is not None:  # what was spent is not what the config says
+        figures |= {"training_tokens": staged, "training_flops": None}
     return {
         "name": arm.name,
         "label": arm.label,
@@ -157,7 +161,7 @@ def _arm(arm: Arm, columns: list[Column], context: int) -> dict[str, Any]:
         "init_changes": _init_changes(arm),
         "seeds": [run.seed for run in arm.runs],
         "n_runs": len(arm.runs),
-        **arch_figures(arm.config, context),
+        **figures,
         "metrics": {column.key: _metric(arm, column) for column in columns},
     }
 

@@ -28,6 +28,18 @@ def conversions(arm: Arm) -> list[Row]:
     return found
 
 
+def tokens_of_stages(arm: Arm) -> int | None:
+    """Return the tokens that all stages of a conversion read; None for an arm that is none.
+
+    The config of such a run is that of its last stage.
+    """
+    for run in conversions(arm):
+        read = {row.get("stage"): row["tokens"] for row in run["stages"] if row.get("tokens")}
+        if read:
+            return sum(read.values())
+    return None
+
+
 def _rows(found: Any) -> list[Row]:
     return [row for row in found if isinstance(row, dict)] if isinstance(found, list) else []
 
@@ -47,7 +59,9 @@ _NOTE = (
     "± is the standard error over items. Below a stage's value is its change against the teacher, "
     "paired by item, ± the half width of its 95 % interval. A stage's loss is in its own unit: "
     "mixers and hidden are shares of what the teacher gives that is missed, logits and text nats "
-    "per token. Harm is what the teacher loses when one attention alone is replaced."
+    "per token. The arm's tokens are those of all stages; its FLOPs are left out, since stages "
+    "train parts of the student and the teacher reads too. Harm is what the teacher loses when "
+    "one attention alone is replaced."
 )
 
 

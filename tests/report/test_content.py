@@ -203,6 +203,23 @@ def test_weights_that_were_given_and_tables_of_stages_are_not_early(tmp_path):
     assert not any("before the end" in told for told in found["cautions"])
 
 
+def test_training_is_what_was_spent_and_not_what_the_config_of_the_last_stage_says(tmp_path):
+    rows = [
+        {"stage": stage, "task": "lm-x", "metric": "nll", "value": 1.0, "tokens": n}
+        for stage, n in (("teacher", None), ("mixers", 300), ("text", 70))
+    ]
+    stages = {**lm(1.5), "kind": "convert", "name": "stages", "tables": {"stages": rows}}
+    student = write_run(tmp_path / "run", config(), results=[stages])
+    write_run(student / "init", config("*-", name="given"), results=[lm(1.4, step=0)])
+    write(student / "init" / "status.json", {"state": "done", "step": 0, "steps": 0})
+    trained = write_run(tmp_path / "trained", config(name="trained"), results=[lm(1.5)])
+    found = report.tables([student, student / "init", trained])["arms"]
+    spent = {arm["label"]: (arm["training_tokens"], arm["training_flops"]) for arm in found}
+    assert spent["arm"] == (370, None)
+    assert spent["given"] == (None, None)
+    assert None not in spent["trained"]
+
+
 def test_a_declared_match_that_does_not_hold_is_told(three, tmp_path):
     assert three["cautions"][0].startswith("training FLOPs: declared equal, but the largest arm")
     arms = {"a": ("M-", [(1.5, 0.9)]), "b": ("M-", [(1.5, 0.9)])}

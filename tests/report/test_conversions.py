@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from braidlm.report.conversions import conversions, section
+from braidlm.report.conversions import conversions, section, tokens_of_stages
 from braidlm.report.load import Arm
 from braidlm.report.run import Run
 
@@ -64,3 +64,13 @@ def test_broken_rows_are_left_out_and_nothing_is_no_section():
     assert conversions(arm(stages={"stages": "none"})) == []
     assert "x" in shown(arm(stages={"stages": [3, {"stage": "x"}]}))
     assert section({"arms": [], "conversions": {}}) == ""
+
+
+def test_the_tokens_of_a_conversion_are_those_of_all_its_stages():
+    rows = [
+        {"stage": stage, "task": task, "metric": "m", "value": 1.0, "tokens": n}
+        for stage, n in (("teacher", None), ("mixers", 300), ("logits", 500), ("text", 70))
+        for task in ("t", "u")
+    ]
+    assert tokens_of_stages(arm(stages={"stages": rows})) == 870
+    assert tokens_of_stages(arm()) is None
