@@ -113,8 +113,10 @@ def _print_stream(
 
     text = TextStream(tokenizer)
     for _, token in stream_tokens(model, ids, **settings):
-        write(prompt + text.push(token))
-        prompt = ""  # only what can be continued is printed
+        if prompt:  # only what can be continued is printed
+            write(prompt)
+            prompt = ""
+        write(text.push(token))
     write(prompt + text.finish() + "\n")
 
 
