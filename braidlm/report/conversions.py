@@ -34,9 +34,9 @@ def tokens_of_stages(arm: Arm) -> int | None:
     The config of such a run is that of its last stage.
     """
     for run in conversions(arm):
-        read = {row.get("stage"): row["tokens"] for row in run["stages"] if row.get("tokens")}
-        if read:
-            return sum(read.values())
+        read = {str(row.get("stage")): number(row.get("tokens")) for row in run["stages"]}
+        if any(read.values()):
+            return int(sum(n for n in read.values() if n is not None))
     return None
 
 

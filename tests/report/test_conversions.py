@@ -74,3 +74,5 @@ def test_the_tokens_of_a_conversion_are_those_of_all_its_stages():
     ]
     assert tokens_of_stages(arm(stages={"stages": rows})) == 870
     assert tokens_of_stages(arm()) is None
+    odd = [{"stage": ["x"], "tokens": "many"}, {"stage": "text", "tokens": 70}, {"tokens": None}]
+    assert tokens_of_stages(arm(stages={"stages": odd})) == 70

@@ -276,7 +276,7 @@ def _accumulate(
         HAS_EACH=each is not None,
         HAS_LAST=has_last,
         NEAR=triton_call.NEAR if each is None else 0,
-        BACK=back,
+        BACK=back,  # no kernel reads it: Triton compiles another one where `turn` is 0
     )
     return last, gain
 
